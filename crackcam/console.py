@@ -1,0 +1,201 @@
+"""Manners that the three scripts share: flags, messages, exit codes, device and precision.
+
+Results go to stdout, notes and progress to stderr. Exit codes: 0 done; 2 the user can mend it (one line, ``error: ...``);
+130 interrupted; anything else is our fault and shows a traceback. Torch is imported only after the arguments are parsed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    import torch
+
+DATA, WEIGHTS, OUTPUTS = Path("data"), Path("weights/model.safetensors"), Path("outputs")
+
+
+class UserError(Exception):
+    """Something that the user can mend. The message is one line: what is wrong, and what to do about it."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose usage errors are one line; the script's docstring is its manual."""
+
+    def __init__(self, manual: str) -> None:
+        super().__init__(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see python {self.prog} --help)")
+
+
+def command(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[str] | None], int]:
+    """Turns what goes wrong in a script's ``main`` into its exit code and one line on stderr."""
+
+    @functools.wraps(main)
+    def run(argv: Sequence[str] | None = None) -> int:
+        try:
+            return main(argv)
+        except UserError as error:
+            note(f"error: {' '.join(str(error).split())}")
+            return 2
+        except OSError as error:
+            if error.strerror is None:
+                raise
+            note(f"error: {error.strerror}{f': {error.filename}' if error.filename else ''}")
+            return 2
+        except KeyboardInterrupt:
+            note("interrupted")
+            return 130
+        except SystemExit as exit_:  # argparse: --help
+            return int(exit_.code or 0)
+
+    return run
+
+
+def note(message: str) -> None:
+    """One line on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def counted(number: int, noun: str) -> str:
+    """'1 picture', '1,200 pictures'."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+# -- values of flags -----------------------------------------------------------------------------------
+
+
+def _number(kind: type, low: float, high: float, words: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {words}")
+        return value
+
+    return parse
+
+
+positive_int = _number(int, 1, 10**9, "a whole number above 0")
+whole_number = _number(int, 0, 2**63 - 1, "a whole number from 0 up")
+positive_float = _number(float, 1e-12, 1e12, "a number above 0")
+fraction = _number(float, 0.01, 0.9, "a fraction from 0.01 to 0.9")
+
+
+def split_names(text: str) -> list[str]:
+    """'a,b' -> ['a', 'b']."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+# -- flags of more than one script ------------------------------------------------------------------------
+
+
+def add_machine_flags(parser: argparse.ArgumentParser, precision: str) -> None:
+    """--device, --precision."""
+    group = parser.add_argument_group("machine")
+    group.add_argument("--device", default="auto", metavar="auto|cpu|cuda|mps", help="auto: cuda, then mps, then cpu")
+    group.add_argument(
+        "--precision", default=precision, choices=("auto", "fp32", "bf16"),
+        help=f"auto: bf16 where the processor has it natively (default: {precision})",
+    )  # fmt: skip
+
+
+def add_picture_flags(parser: argparse.ArgumentParser) -> None:
+    """Which pictures to look at, and with which network."""
+    group = parser.add_argument_group("pictures and network")
+    group.add_argument("--type", metavar="CLASS", help="class folder to look at (default: Positive, else the first)")
+    group.add_argument("--data", type=Path, default=DATA, metavar="DIR", help="class folders (default: data)")
+    group.add_argument("--split", choices=("train", "val", "test"), help="default: test, else val")
+    group.add_argument("--image", type=Path, nargs="+", metavar="PATH", help="these pictures or folders instead")
+    group.add_argument("--num", type=positive_int, default=9, metavar="N", help="pictures to draw (default: 9)")
+    group.add_argument("--seed", type=whole_number, default=0, help="chooses the pictures (default: 0)")
+    group.add_argument("--weights", type=Path, default=WEIGHTS, metavar="FILE", help=f"default: {WEIGHTS}")
+    group.add_argument("--arch", help="architecture, for a plain .pth state dict")
+    group.add_argument("--classes", type=split_names, metavar="A,B", help="class names in index order, for a .pth")
+    group.add_argument("--batch-size", type=positive_int, default=32, metavar="N", help="default: 32")
+
+
+# -- device and precision -----------------------------------------------------------------------------------
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of ``--device``; raises UserError where it is unknown or absent."""
+    import torch
+
+    if name == "auto":
+        has_mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device {name} is not available here: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:
+    """The dtype of ``--precision``, and the reason for it."""
+    import torch
+
+    if name != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[name], "asked for"
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16, "native on this GPU"
+    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return torch.bfloat16, "native on this processor"
+    return torch.float32, "no native bf16 here"
+
+
+def describe_machine(device: torch.device, dtype: torch.dtype, reason: str) -> str:
+    """'cpu, bf16 (native on this processor)'."""
+    return f"{device}, {'bf16' if 'bfloat16' in str(dtype) else 'fp32'} ({reason})"
+
+
+# -- files -----------------------------------------------------------------------------------------------------
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Calls ``write`` with a temporary name beside ``path``, then renames: a file is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, document: dict) -> None:
+    """A readable JSON file."""
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(document, indent=2) + "\n", "utf-8"))
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Rows with the same keys, which become the header."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_atomically(path, write)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed a result."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")}

@@ -1,0 +1,242 @@
+"""Class folders -> splits -> pixels in memory.
+
+Two layouts, told apart by their folder names:
+
+    root/{train,val,test}/<class>/...    any of the three; the names train, val and test are never classes
+    root/<class>/...                     split by us
+
+What is held out from training is taken in blocks of neighbouring file names, because neighbours are often cut from one
+photograph; it is stratified by class, seeded, copies nothing, and is written into the checkpoint. Hidden folders are
+no classes. Classes travel by name: a folder that is missing or surplus in a split shifts nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from crackcam.console import UserError, counted, note
+from crackcam.images import files_below, fit, read_all
+
+SPLITS = ("train", "val", "test")
+BLOCKS = 20  # a class is cut into about this many blocks of neighbours
+IN_MEMORY = 4 * 2**30  # bytes of pixels in memory; a larger split lies in a temporary file, 40,000 pictures are 6 GB
+
+Files = dict[str, list[Path]]  # class name -> files
+
+
+@dataclass
+class Plan:
+    """What to train, choose and test on.
+
+    Attributes:
+        classes: names in index order.
+        files: for each split, the files of each class. ``train`` and ``val`` always, ``test`` where there is one.
+        held_out: for each split that we held out, its files relative to the data folder.
+    """
+
+    classes: list[str]
+    files: dict[str, Files]
+    held_out: dict[str, list[str]]
+
+
+def class_folders(root: Path) -> dict[str, dict[str, Path]]:
+    """Folders by split and class; the split is "" where the layout has none.
+
+    Raises:
+        UserError: no folder, or nothing in it.
+    """
+    if not root.is_dir():
+        raise UserError(f"no data folder {root}: name one with --data, or make sample pictures with python train.py --sample")
+    splits = {name: root / name for name in SPLITS if (root / name).is_dir()} or {"": root}
+    folders = {split: {f.name: f for f in sorted(folder.iterdir()) if _is_class(f)} for split, folder in splits.items()}
+    if not any(folders.values()):
+        raise UserError(f"no class folders in {root}: see data/README.md, or make sample pictures with python train.py --sample")
+    return folders
+
+
+def _is_class(folder: Path) -> bool:
+    return folder.is_dir() and not folder.name.startswith(".")
+
+
+def plan_training(root: Path, val_fraction: float, seed: int) -> Plan:
+    """Decide what to train, choose and test on; see the module's docstring.
+
+    Raises:
+        UserError: no training pictures, fewer than two classes, or a class too small to hold anything out.
+    """
+    folders = class_folders(root)
+    if "train" not in folders and "" not in folders:
+        raise UserError(f"{root} has no train folder")
+    files = {split: {name: files_below(f) for name, f in classes.items()} for split, classes in folders.items()}
+    train = files.pop("train", None) or files.pop("")
+    for name in sorted(train):
+        if not train[name]:
+            raise UserError(f"class folder {folders.get('train', folders.get(''))[name]} is empty: fill it or remove it")
+    if len(train) < 2:
+        raise UserError(f"only one class folder ({next(iter(train))}) in {root}: a classifier needs two or more")
+    classes = sorted(train)
+    wanted = [split for split in (("val",) if "train" in folders else ("val", "test")) if not any(files.get(split, {}).values())]
+    held_out: dict[str, list[str]] = {}
+    for split in wanted:
+        parts = {name: hold_out(train[name], val_fraction, f"{seed}/{split}/{name}") for name in classes}
+        train = {name: kept for name, (kept, _) in parts.items()}
+        files[split] = {name: held for name, (_, held) in parts.items()}
+        held_out[split] = [p.relative_to(root).as_posix() for name in classes for p in files[split][name]]
+        small = [name for name in classes if not train[name] or not files[split][name]]
+        if small:
+            raise UserError(f"class {small[0]} has too few pictures to hold out a {split} split")
+    for split, parts in files.items():
+        for name in sorted(set(parts) - set(classes)):
+            note(f"warning: {split}/{name} is no class of the training split and is left out")
+        for name in sorted(n for n in classes if not parts.get(n)):
+            note(f"warning: no pictures of {name} in the {split} split")
+        files[split] = {name: parts.get(name, []) for name in classes}
+    return Plan(classes, {"train": train, **files}, held_out)
+
+
+def hold_out(files: list[Path], share: float, seed: str) -> tuple[list[Path], list[Path]]:
+    """Cut files (in natural order) into blocks of neighbours and draw blocks until ``share`` is reached.
+
+    Returns:
+        Files kept and files held out, each in order; at least one held out where there are two.
+    """
+    count = min(round(len(files) * share) or 1, len(files) - 1)
+    length = max(1, len(files) // BLOCKS)
+    starts = list(range(0, len(files), length))
+    random.Random(seed).shuffle(starts)
+    order = [i for start in starts for i in range(start, min(start + length, len(files)))]
+    held = set(order[:count])
+    return [f for i, f in enumerate(files) if i not in held], [f for i, f in enumerate(files) if i in held]
+
+
+class Chosen(NamedTuple):
+    """What inference and explanation look at: the split's name and the files of each class in it."""
+
+    split: str
+    files: Files
+
+
+def choose_split(root: Path, split: str | None, held_out: dict[str, list[str]]) -> Chosen:
+    """The split that was asked for; without a wish test, else val, else what training held out.
+
+    Raises:
+        UserError: there is no such split.
+    """
+    folders = class_folders(root)
+    available = {name: lambda n=name: {c: files_below(f) for c, f in folders[n].items()} for name in folders if name}
+    for name, members in held_out.items():
+        available.setdefault(name, lambda m=members: _held_out_files(root, folders, m))
+    order = [split] if split else ["test", "val"]
+    found = next((name for name in order if name in available), None)
+    if found is None and not split and "" in folders:
+        found, available[""] = "", lambda: {c: files_below(f) for c, f in folders[""].items()}
+        note(f"note: {root} has no splits and this checkpoint held nothing out of it: looking at all pictures")
+    if found is None:
+        have = ", ".join(sorted(available)) or "none"
+        raise UserError(f"no {split or 'test or val'} split in {root}; there are: {have}")
+    return Chosen(found, available[found]())
+
+
+def _held_out_files(root: Path, folders: dict[str, dict[str, Path]], members: list[str]) -> Files:
+    base = folders.get("", folders.get("train", {}))
+    files = {name: [root / m for m in members if (root / m).is_relative_to(folder)] for name, folder in base.items()}
+    return {name: [f for f in found if f.is_file()] for name, found in files.items()}
+
+
+# -- pixels ------------------------------------------------------------------------------------------------------
+
+
+class Pixels(NamedTuple):
+    """A split in memory, at the network's size.
+
+    Attributes:
+        pixels: (N, 3, size, size) uint8.
+        labels: (N,) int64.
+        paths: N files.
+    """
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+    paths: list[Path]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load_pixels(name: str, classes: list[str], files: Files, size: int, threads: int) -> Pixels:
+    """Decode a split once. Unreadable files are named and left out; large splits lie in a temporary file.
+
+    Raises:
+        UserError: no file of a training class can be read.
+    """
+    paths = [path for c in classes for path in files[c]]
+    labels = [index for index, c in enumerate(classes) for _ in files[c]]
+    array = _pixel_array(len(paths), size)
+    good: list[int] = []
+    reading = read_all(paths, lambda picture: fit(picture, size), threads)
+    for i, loaded in enumerate(tqdm(reading, f"reading {name}", len(paths), leave=False, disable=None, unit="picture")):
+        if loaded.picture is None:
+            note(f"warning: skipped {loaded.path}: {loaded.error}")
+            continue
+        array[len(good)] = loaded.picture.transpose(2, 0, 1)
+        good.append(i)
+    if len(good) < len(paths):
+        note(f"warning: {counted(len(paths) - len(good), 'file')} of the {name} split could not be read")
+    kept = torch.tensor([labels[i] for i in good], dtype=torch.int64)
+    for index, c in enumerate(classes):
+        if name == "train" and not (kept == index).any():
+            raise UserError(f"no picture of class {c} in the {name} split can be read")
+    return Pixels(torch.from_numpy(array[: len(good)]), kept, [paths[i] for i in good])
+
+
+def _pixel_array(count: int, size: int) -> np.ndarray:
+    shape = (count, 3, size, size)
+    if count * 3 * size * size <= IN_MEMORY:
+        return np.empty(shape, np.uint8)
+    return np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=shape)
+
+
+def augmentation(size: int, strong: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What training does to a picture, (3, H, W) uint8 -> (3, size, size) uint8.
+
+    Args:
+        strong: flips, rotation, scale, light and blur, for training from random weights; else mirror and light.
+    """
+    from torchvision.transforms import v2
+
+    resize = v2.Resize((size, size), antialias=True)
+    mirror = v2.RandomHorizontalFlip()
+    if not strong:
+        return v2.Compose([resize, mirror, v2.ColorJitter(brightness=0.1, contrast=0.1)])
+    grey = [124, 116, 104]  # the mean of ImageNet: corners that a rotation bares carry no signal
+    turn = v2.RandomAffine(15, scale=(0.9, 1.2), interpolation=v2.InterpolationMode.BILINEAR, fill=grey)
+    blur = v2.RandomApply([v2.GaussianBlur(5, (0.3, 1.5))], p=0.2)
+    return v2.Compose([resize, mirror, v2.RandomVerticalFlip(), turn, v2.ColorJitter(0.3, 0.3, 0.2), blur])
+
+
+class Augmented(torch.utils.data.Dataset):
+    """Pixels seen through an augmentation, for a DataLoader."""
+
+    def __init__(self, split: Pixels, transform: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.split = split
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.transform(self.split.pixels[index]), self.split.labels[index]
+
+
+def describe(files: Files) -> str:
+    """'Negative 300, Positive 300'."""
+    return ", ".join(f"{name} {len(found):,}" for name, found in files.items())

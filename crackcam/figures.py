@@ -1,0 +1,211 @@
+"""Every picture that is written to disk."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from PIL import Image
+
+from crackcam.console import write_atomically
+
+INK, PALE, RIGHT, WRONG = "#222222", "#777777", "#2b6ca3", "#c22f2f"
+TRAIN, VALIDATION = "#8a8a8a", "#2b6ca3"
+HEAT = colormaps["inferno"]
+TILE = 2.7  # inches
+DPI = 120
+BARS = 3  # classes whose probability is shown
+SHOWN_SIDE = 480  # pixels of a picture in a tile
+
+
+class Tile(NamedTuple):
+    """One picture of a grid.
+
+    Attributes:
+        picture: (H, W, 3) uint8.
+        name: file name.
+        probabilities: by class name, highest first.
+        true: class, where it is known.
+        note: a line below the picture.
+    """
+
+    picture: np.ndarray
+    name: str
+    probabilities: dict[str, float]
+    true: str | None
+    note: str = ""
+
+    @property
+    def predicted(self) -> str:
+        return next(iter(self.probabilities))
+
+    @property
+    def wrong(self) -> bool:
+        return self.true is not None and self.predicted != self.true
+
+
+def percent(share: float) -> str:
+    """'98.2 %'; never a rounded '100.0 %' or '0.0 %' for what is not quite so."""
+    if 0.9995 <= share < 1:
+        return "> 99.9 %"
+    if 0 < share < 0.0005:
+        return "< 0.1 %"
+    return f"{100 * share:.1f} %"
+
+
+def shortened(text: str, length: int) -> str:
+    """The text, its middle left out where it is longer; its end tells files apart. No mathtext."""
+    text = text if len(text) <= length else f"{text[: length // 3]}…{text[len(text) - length + length // 3 + 1 :]}"
+    return text.replace("$", r"\$")
+
+
+def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """The picture with the heat over it; cold places stay as they are.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        heat: (H, W) in [0, 1].
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    colour = HEAT(heat)[..., :3] * 255
+    cover = (0.75 * np.clip(heat, 0, 1) ** 0.7)[..., None]
+    return np.rint(picture * (1 - cover) + colour * cover).astype(np.uint8)
+
+
+def thumbnail(picture: np.ndarray) -> np.ndarray:
+    """The picture, scaled down to what a tile shows."""
+    image = Image.fromarray(picture)
+    image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    return np.asarray(image)
+
+
+def prediction_grid(path: Path, title: str, tiles: list[Tile]) -> None:
+    """Pictures with the probabilities of their likeliest classes as bars; wrong ones framed in red."""
+    bars = min(BARS, len(tiles[0].probabilities))
+    figure, cells = _grid(len(tiles), title, note_height=0.26 * bars + 0.1)
+    for tile, (image, below) in zip(tiles, cells, strict=True):
+        _show(image, tile)
+        below.set(xlim=(0, 1), ylim=(bars - 0.4, -0.6))
+        for row, (name, share) in enumerate(list(tile.probabilities.items())[:bars]):
+            colour = (WRONG if tile.wrong else RIGHT) if row == 0 else "#b9b9b9"
+            below.barh(row, 1, color="#f0f0f0", height=0.82)
+            below.barh(row, share, color=colour, alpha=0.55, height=0.82)
+            below.text(0.02, row, shortened(name, 24), va="center", fontsize=8, color=INK)
+            below.text(0.98, row, percent(share), va="center", ha="right", fontsize=8, color=INK)
+    _save(figure, path)
+
+
+def heat_grid(path: Path, title: str, tiles: list[Tile]) -> None:
+    """Overlays with prediction and explained class; wrong predictions framed in red."""
+    figure, cells = _grid(len(tiles), title, note_height=0.42, bar=True)
+    for tile, (image, below) in zip(tiles, cells, strict=True):
+        _show(image, tile)
+        says = f"predicts {shortened(tile.predicted, 18)} {percent(tile.probabilities[tile.predicted])}"
+        below.set(xlim=(0, 1), ylim=(0, 1))
+        below.text(0.5, 0.78, says, ha="center", va="center", fontsize=8.5, color=WRONG if tile.wrong else INK)
+        below.text(0.5, 0.28, tile.note, ha="center", va="center", fontsize=8, color=PALE)
+    _save(figure, path)
+
+
+def _grid(count: int, title: str, note_height: float, bar: bool = False) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+    """A figure of ``count`` cells, as square as can be; each has axes for a picture and for a note below it."""
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    name_height, gap, margin, head, foot = 0.24, 0.12, 0.15, 0.5, 0.5 if bar else 0.0
+    cell = name_height + TILE + note_height + gap
+    width = max(columns * TILE + (columns - 1) * gap + 2 * margin, 3.4)
+    height = head + rows * cell + foot + margin
+    left = (width - columns * TILE - (columns - 1) * gap) / 2
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    fitting = int(width * 11)  # characters in one line
+    figure.text(0.5, 1 - 0.28 / height, shortened(title, fitting), ha="center", va="center", fontsize=10.5, color=INK)
+    cells = []
+    for i in range(count):
+        row, column = divmod(i, columns)
+        x, top = left + column * (TILE + gap), height - head - row * cell - name_height
+        image = figure.add_axes((x / width, (top - TILE) / height, TILE / width, TILE / height))
+        below = figure.add_axes((x / width, (top - TILE - note_height) / height, TILE / width, note_height / height))
+        below.axis("off")
+        cells.append((image, below))
+    if bar:
+        axes = figure.add_axes(((width / 2 - 1.2) / width, 0.36 / height, 2.4 / width, 0.1 / height))
+        scale = figure.colorbar(ScalarMappable(cmap=HEAT), cax=axes, orientation="horizontal", ticks=[0, 0.5, 1])
+        scale.set_label("heat, relative to each picture's own maximum", fontsize=7.5, color=PALE, labelpad=1)
+        scale.ax.tick_params(labelsize=7, color=PALE, labelcolor=PALE, length=2, pad=1)
+        scale.outline.set_visible(False)
+    return figure, cells
+
+
+def _show(axes: Axes, tile: Tile) -> None:
+    axes.imshow(tile.picture, interpolation="lanczos")
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(shortened(tile.name, 34), fontsize=8, color=PALE, pad=3)
+    for spine in axes.spines.values():
+        spine.set(color=WRONG, linewidth=3) if tile.wrong else spine.set_visible(False)
+    if tile.wrong:
+        axes.text(
+            0.03, 0.97, f"✗ is {shortened(tile.true or '', 20)}", transform=axes.transAxes, va="top", fontsize=8.5,
+            color="white", bbox={"facecolor": WRONG, "edgecolor": "none", "pad": 2.5},
+        )  # fmt: skip
+
+
+# -- training ------------------------------------------------------------------------------------------------------
+
+
+def training_curves(path: Path, log: list[dict], title: str) -> None:
+    """Loss and accuracy over the epochs, for training and validation; the kept epoch is marked."""
+    figure = Figure(figsize=(9, 3.6), dpi=DPI, facecolor="white", layout="constrained")
+    figure.suptitle(shortened(title, 100), fontsize=10.5, color=INK)
+    epochs = [row["epoch"] for row in log]
+    best = max(row["epoch"] for row in log if row["best"])
+    for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        trained = [(row["epoch"], row[f"train_{measure}"]) for row in log if row[f"train_{measure}"] is not None]
+        if trained:
+            axes.plot(*zip(*trained, strict=True), color=TRAIN, marker="o", markersize=3.5, label="training, augmented")
+        values = [row[f"val_{measure}"] for row in log]
+        axes.plot(epochs, values, color=VALIDATION, marker="o", markersize=3.5, label="validation")
+        axes.axvline(best, color=PALE, linewidth=0.8, linestyle=":", label=f"kept: epoch {best}")
+        axes.set_title(measure, fontsize=9.5, color=INK)
+        axes.set_xlabel("epoch", fontsize=8.5, color=INK)
+        axes.set_xlim(min(epochs) - 0.4, max(epochs) + 0.4)
+        axes.set_ylim(*((0, None) if measure == "loss" else (None, 1.005)))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.tick_params(labelsize=8, colors=PALE)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e8e8e8", linewidth=0.7)
+        axes.legend(fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def confusion_matrix(path: Path, counts: np.ndarray, classes: list[str], title: str) -> None:
+    """Rows: true class; columns: predicted; counts, shaded by their share of the row."""
+    side = max(3.2, 0.75 * len(classes) + 1.6)
+    figure = Figure(figsize=(side + 0.6, side), dpi=DPI, facecolor="white", layout="constrained")
+    axes = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if shares[row, column] > 0.5 else INK
+        axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=11, color=colour)
+        axes.text(column, row + 0.24, percent(shares[row, column]), ha="center", va="center", fontsize=7, color=colour)
+    names = [shortened(name, 16) for name in classes]
+    axes.set_xticks(range(len(names)), names, fontsize=8.5, rotation=0 if len(names) < 5 else 45)
+    axes.set_yticks(range(len(names)), names, fontsize=8.5, rotation=90 if len(names) < 5 else 0, va="center")
+    axes.set_xlabel("predicted", fontsize=9, color=INK)
+    axes.set_ylabel("true", fontsize=9, color=INK)
+    axes.set_title(shortened(title, 60), fontsize=10, color=INK)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))

@@ -1,0 +1,134 @@
+"""Picture files that nobody checked -> RGB arrays.
+
+A picture is what Pillow can decode, whatever its name ends in. It is decoded once, upright (EXIF orientation applied), as
+uint8 RGB; networks get their input from that array through :func:`fit`, in training and afterwards alike.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+MAX_PIXELS = 200_000_000  # 600 MB decoded: more is an attack or a mistake
+
+
+class PictureError(Exception):
+    """A file that is no readable picture; the message says why in a few words."""
+
+
+class Loaded(NamedTuple):
+    """A file that was read: its picture, or what is wrong with it."""
+
+    path: Path
+    picture: np.ndarray | None
+    error: str
+
+
+def load(path: Path) -> np.ndarray:
+    """Decode a picture.
+
+    Transparent pixels come out over white; 16-bit and float pictures are scaled to 8 bits (float: from 0..1).
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        PictureError: empty, truncated, not a picture, too large, not to be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise PictureError(f"{image.width}x{image.height} is more than {MAX_PIXELS // 10**6} megapixels")
+                return _rgb(ImageOps.exif_transpose(image))
+    except PictureError:
+        raise
+    except Exception as error:  # decoders raise whatever a broken file makes them raise
+        raise PictureError(_reason(path, error)) from None
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=np.float64)
+        grey = np.clip(values * 255 if image.mode == "F" else values / 257, 0, 255)
+        return np.repeat(np.rint(np.nan_to_num(grey)).astype(np.uint8)[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.array(image.convert("RGB"))
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "empty file" if path.stat().st_size == 0 else "not a picture"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {MAX_PIXELS // 10**6} megapixels"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return "truncated" if "truncated" in str(error) else f"damaged ({' '.join(str(error).split())[:80]})"
+
+
+def fit(picture: np.ndarray, size: int) -> np.ndarray:
+    """The whole picture, squashed to (size, size, 3) uint8: the network's view of it."""
+    if picture.shape[:2] == (size, size):
+        return picture
+    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0))
+
+
+def read_all(
+    paths: Iterable[Path], prepare: Callable[[np.ndarray], np.ndarray] = lambda picture: picture, threads: int = 4
+) -> Iterator[Loaded]:
+    """Decode many pictures, in order, a few ahead of their use; ``prepare`` runs in the decoding threads."""
+
+    def read(path: Path) -> Loaded:
+        try:
+            return Loaded(path, prepare(load(path)), "")
+        except PictureError as error:
+            return Loaded(path, None, str(error))
+
+    ahead: deque[Future[Loaded]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for path in paths:
+            ahead.append(pool.submit(read, path))
+            if len(ahead) > 8 * threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files below a folder that are not hidden, in natural order (2 before 10)."""
+    found = (p for p in folder.rglob("*") if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    return sorted((p for p in found if p.is_file()), key=lambda p: natural_key(p.relative_to(folder).as_posix()))
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sort key that reads digits as numbers."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+
+
+def sample(paths: list[Path], count: int, seed: int) -> tuple[list[Loaded], list[Loaded]]:
+    """Up to ``count`` readable pictures, chosen without replacement; the same for the same seed.
+
+    Returns:
+        The pictures, and the unreadable files that were met on the way.
+    """
+    order = random.Random(seed).sample(paths, len(paths))
+    good: list[Loaded] = []
+    bad: list[Loaded] = []
+    for path in order:
+        if len(good) == count:
+            break
+        loaded = next(read_all([path], threads=1))
+        (bad if loaded.picture is None else good).append(loaded)
+    return good, bad

@@ -1,0 +1,167 @@
+"""From command line to predictions: the network, the pictures, and what it says about them.
+
+inference.py and xai.py share every step up to here, so both look at the same pictures in the same way.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from crackcam import checkpoint
+from crackcam.checkpoint import Card
+from crackcam.console import (
+    UserError,
+    choose_device,
+    choose_precision,
+    counted,
+    describe_machine,
+    note,
+    versions,
+)
+from crackcam.dataset import Files, choose_split
+from crackcam.images import Loaded, files_below, fit, read_all, sample
+from crackcam.model import Machine
+
+SCHEMA = 1
+
+
+class Network(NamedTuple):
+    """A trained network, ready to run."""
+
+    model: nn.Module
+    card: Card
+    machine: Machine
+    path: Path
+
+
+class Selection(NamedTuple):
+    """Files to look at.
+
+    Attributes:
+        name: for file names: the class folder, ``images`` or ``all``.
+        split: where they come from; None for files that the user named.
+        files: the files of each class; under "" where the class is not known.
+    """
+
+    name: str
+    split: str | None
+    files: Files
+
+
+def open_network(args: argparse.Namespace) -> Network:
+    """The checkpoint of ``--weights`` on ``--device``; says what was taken from it."""
+    device = choose_device(args.device)
+    model, card = checkpoint.load(args.weights, device, args.arch, args.classes)
+    dtype, reason = choose_precision(args.precision, device)
+    note(f"network: {card.arch}, classes {', '.join(card.classes)}, {card.image_size} px, from {args.weights}")
+    note(f"machine: {describe_machine(device, dtype, reason)}")
+    return Network(model, card, Machine(device, dtype, card.mean, card.std), args.weights)
+
+
+def select(args: argparse.Namespace, card: Card, every_class: bool = False) -> Selection:
+    """The files that the flags name.
+
+    Args:
+        every_class: without ``--type`` take all classes, not the default one.
+
+    Raises:
+        UserError: no such file, split or class; or nothing in it.
+    """
+    if args.image:
+        return _select_named(args)
+    split, files = choose_split(args.data, args.split, card.split)
+    known = {name: found for name, found in files.items() if name in card.classes}
+    if args.type is not None and args.type not in known:
+        raise UserError(f"no class {args.type!r} in the {split or args.data} split; there are: {', '.join(sorted(known)) or 'none'}")
+    if not known:
+        raise UserError(f"{args.data} has none of the classes that the network knows: {', '.join(card.classes)}")
+    where = f"the {split} split of {args.data}" if split else str(args.data)
+    if args.type is None and every_class:
+        if not any(known.values()):
+            raise UserError(f"no pictures in {where}")
+        note(f"pictures: all classes in {where}")
+        return Selection("all", split, known)
+    name = args.type or ("Positive" if "Positive" in known else min(known))
+    said = "" if args.type else " (the default; choose with --type)"
+    note(f"pictures: {name}{said} in {where}, {counted(len(known[name]), 'file')}")
+    if not known[name]:
+        raise UserError(f"no pictures of {name} in {where}")
+    return Selection(name, split, {name: known[name]})
+
+
+def _select_named(args: argparse.Namespace) -> Selection:
+    if args.type is not None or args.split is not None:
+        raise UserError("--image names pictures itself: leave --type and --split out")
+    files: list[Path] = []
+    for path in args.image:
+        if not path.exists():
+            raise UserError(f"no picture {path}")
+        files += files_below(path) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"no files in {args.image[0]}")
+    return Selection("images", None, {"": files})
+
+
+def read_selection(args: argparse.Namespace, selection: Selection) -> list[Loaded]:
+    """Decode what a grid shows: up to ``--num`` of a folder by ``--seed``, or all pictures that were named.
+
+    Raises:
+        UserError: none can be read.
+    """
+    (files,) = selection.files.values()
+    named_one_by_one = args.image and not any(path.is_dir() for path in args.image)
+    if named_one_by_one:
+        loaded = list(read_all(files))
+        good, bad = [p for p in loaded if p.picture is not None], [p for p in loaded if p.picture is None]
+    else:
+        good, bad = sample(files, args.num, args.seed)
+    for skipped in bad:
+        note(f"warning: skipped {skipped.path}: {skipped.error}")
+    if not good:
+        raise UserError(f"none of {counted(len(bad), 'file')} can be read as a picture")
+    if bad:
+        note(f"warning: {counted(len(bad), 'file')} could not be read")
+    if len(good) < args.num and not named_one_by_one:
+        note(f"note: only {counted(len(good), 'picture')} there, {args.num} asked for")
+    return good
+
+
+def to_pixels(network: Network, pictures: list[np.ndarray]) -> torch.Tensor:
+    """Pictures of any size -> (N, 3, size, size) uint8, as in training."""
+    fitted = np.stack([fit(picture, network.card.image_size) for picture in pictures])
+    return torch.from_numpy(fitted).permute(0, 3, 1, 2)
+
+
+def predict(network: Network, pixels: torch.Tensor, batch_size: int) -> np.ndarray:
+    """Probabilities, (N, classes) float32."""
+    with torch.inference_mode(), network.machine.autocast():
+        parts = [network.model(network.machine.input(part)).float().softmax(1).cpu() for part in pixels.split(batch_size)]
+    return torch.cat(parts).numpy()
+
+
+def by_class(network: Network, probabilities: np.ndarray) -> dict[str, float]:
+    """Probabilities of one picture by class name, highest first."""
+    pairs = zip(network.card.classes, probabilities.tolist(), strict=True)
+    return dict(sorted(pairs, key=lambda pair: -pair[1]))
+
+
+def manifest(network: Network, args: argparse.Namespace, selection: Selection, rows: list[dict]) -> dict:
+    """What the JSON file beside a picture says: how it was made, and of what."""
+    return {
+        "schema": SCHEMA,
+        "type": args.type if args.image else selection.name,
+        "split": selection.split,
+        "seed": args.seed,
+        "device": str(network.machine.device),
+        "precision": "bf16" if network.machine.dtype == torch.bfloat16 else "fp32",
+        "checkpoint": {"file": str(network.path), "sha256": checkpoint.file_hash(network.path), "arch": network.card.arch},
+        "classes": network.card.classes,
+        "versions": versions(),
+        "pictures": rows,
+    }

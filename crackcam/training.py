@@ -1,0 +1,331 @@
+"""Transfer learning: a linear probe on features computed once, then fine-tuning from it.
+
+*Probe.* The network, as ImageNet left it, turns every picture into features once; logistic regression (L-BFGS)
+on them takes a second, its regularisation chosen on the validation split. The result is folded into the head.
+
+*Fine-tuning* starts from the probe, with a small learning rate (Kumar et al., ICLR 2022: better away from the
+training data than fine-tuning from a random head). From random weights there is nothing to probe, and the same loop
+trains everything with stronger augmentation and a longer schedule, on small pictures first.
+
+Every epoch draws from random generators seeded with its own number, and the state after it is written atomically. So a
+run that was killed goes on with the next epoch and ends with the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from crackcam.console import UserError, note, write_atomically
+from crackcam.dataset import Augmented, Pixels, augmentation
+from crackcam.model import Machine, head_inputs, set_linear_head
+
+REGULARISATION = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # scikit-learn's C, inverse strength
+WEIGHT_DECAY = 0.05
+WARM_UP = 0.25  # share of the steps in which the learning rate rises
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train after the probe.
+
+    Attributes:
+        sizes: side of the training pictures in each epoch; small ones cost less and come first.
+        lr: highest learning rate of AdamW; it rises to it, then falls to nothing (one cycle).
+        batch_size: pictures a step.
+        strong: strong augmentation, see :func:`crackcam.dataset.augmentation`.
+        patience: epochs without a better one after which training stops; 0: never.
+        seed: of shuffling and augmentation.
+        workers: processes that augment.
+    """
+
+    sizes: tuple[int, ...]
+    lr: float
+    batch_size: int
+    strong: bool
+    patience: int
+    seed: int
+    workers: int
+
+
+def recipe_for(
+    from_random: bool, pictures: int, image_size: int, epochs: int | None, lr: float | None, **rest: int
+) -> Recipe:
+    """The default recipe, changed where ``epochs`` or ``lr`` is given.
+
+    From random weights, epochs fall as the root of the number of pictures (510 pictures: 12, 3,000: 5), which takes
+    time as the root; three fifths of them see pictures of 4/7 the size, a fifth 5/7, the rest the full size.
+    """
+    if from_random:
+        epochs = min(30, max(3, round(280 / pictures**0.5))) if epochs is None else epochs
+        small, medium = round(image_size * 4 / 7), round(image_size * 5 / 7)
+        first, second = round(epochs * 0.6), round(epochs * 0.8)
+        sizes = tuple(small if e < first else medium if e < second else image_size for e in range(epochs))
+        return Recipe(sizes, lr or 1e-3, strong=True, **rest)
+    return Recipe((image_size,) * (2 if epochs is None else epochs), lr or 1e-4, strong=False, **rest)
+
+
+class Scores(NamedTuple):
+    """A network on a split.
+
+    Attributes:
+        probabilities: (N, classes) float32.
+        loss: mean cross entropy.
+        accuracy: share of right predictions.
+        balanced: mean over the classes of the share found, which choosing the best epoch goes by.
+    """
+
+    probabilities: np.ndarray
+    loss: float
+    accuracy: float
+    balanced: float
+
+
+def forward(model: nn.Module, machine: Machine, split: Pixels, batch_size: int, what: str) -> torch.Tensor:
+    """Logits of a split, (N, classes) float32 on the CPU; the network runs in eval mode and stays in it."""
+    model.eval()
+    logits = []
+    with torch.inference_mode(), machine.autocast():
+        for pixels in tqdm(split.pixels.split(batch_size), what, leave=False, disable=None, unit="batch"):
+            logits.append(model(machine.input(pixels)).float().cpu())
+    return torch.cat(logits)
+
+
+def score(logits: torch.Tensor, labels: torch.Tensor) -> Scores:
+    """Measure logits (N, classes) against labels (N,)."""
+    from sklearn.metrics import recall_score
+
+    predicted = logits.argmax(dim=1)
+    present = labels.unique().tolist()
+    return Scores(
+        logits.softmax(dim=1).numpy(),
+        F.cross_entropy(logits, labels).item(),
+        (predicted == labels).float().mean().item(),
+        float(recall_score(labels, predicted, labels=present, average="macro", zero_division=0)),
+    )
+
+
+def evaluate(model: nn.Module, machine: Machine, split: Pixels, batch_size: int) -> Scores:
+    """Measure a network on a split."""
+    return score(forward(model, machine, split, batch_size, "scoring"), split.labels)
+
+
+class Report(NamedTuple):
+    """The last word on a network.
+
+    Attributes:
+        metrics: accuracy, loss, and per class precision, recall, F1 and number of pictures.
+        confusion: (classes, classes) counts, rows are true classes.
+        text: the same as a table.
+    """
+
+    metrics: dict
+    confusion: np.ndarray
+    text: str
+
+
+def final_report(model: nn.Module, machine: Machine, split: Pixels, classes: list[str], batch_size: int) -> Report:
+    """Score a split, class by class."""
+    from sklearn.metrics import classification_report, confusion_matrix
+
+    scores = evaluate(model, machine, split, batch_size)
+    predicted = scores.probabilities.argmax(axis=1)
+    indices = list(range(len(classes)))
+    layout = {"labels": indices, "target_names": classes, "zero_division": 0}
+    per_class = classification_report(split.labels, predicted, output_dict=True, **layout)
+    metrics = {
+        "accuracy": scores.accuracy,
+        "balanced_accuracy": scores.balanced,
+        "loss": scores.loss,
+        "per_class": {
+            name: {
+                "precision": per_class[name]["precision"],
+                "recall": per_class[name]["recall"],
+                "f1": per_class[name]["f1-score"],
+                "pictures": int(per_class[name]["support"]),
+            }
+            for name in classes
+        },
+    }
+    text = classification_report(split.labels, predicted, digits=4, **layout)
+    return Report(metrics, confusion_matrix(split.labels, predicted, labels=indices), text)
+
+
+# -- linear probe ----------------------------------------------------------------------------------------------------
+
+
+def linear_probe(model: nn.Module, machine: Machine, train: Pixels, val: Pixels, batch_size: int) -> Scores:
+    """Fit the head by logistic regression on features computed once; scores on the validation split.
+
+    Classes count alike, whatever their sizes. The strength of the regularisation is that of the lowest validation loss.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+    from sklearn.preprocessing import StandardScaler
+
+    with head_inputs(model) as seen:
+        forward(model, machine, train, batch_size, "features of train")
+        x = torch.cat([f.float().cpu() for f in seen]).numpy()
+        seen.clear()
+        forward(model, machine, val, batch_size, "features of val")
+        x_val = torch.cat([f.float().cpu() for f in seen]).numpy()
+    scaler = StandardScaler().fit(x)
+    best_loss, best = np.inf, None
+    for strength in REGULARISATION:
+        probe = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
+        probe.fit(scaler.transform(x), train.labels.numpy())
+        loss = log_loss(val.labels.numpy(), probe.predict_proba(scaler.transform(x_val)), labels=probe.classes_)
+        if loss < best_loss:
+            best_loss, best = loss, probe
+    weight, bias = best.coef_, best.intercept_
+    if len(weight) == 1:  # two classes: scikit-learn keeps the difference of their logits
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    weight = weight / scaler.scale_
+    bias = bias - weight @ scaler.mean_
+    set_linear_head(model, torch.from_numpy(weight), torch.from_numpy(bias))
+    return evaluate(model, machine, val, batch_size)
+
+
+# -- training loop ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Epoch:
+    """One line of the log. Epoch 0 is the probe (or the random weights), before any training."""
+
+    epoch: int
+    train_loss: float | None
+    train_accuracy: float | None
+    val_loss: float
+    val_accuracy: float
+    val_balanced_accuracy: float
+    lr: float
+    size: int
+    best: bool
+
+
+def is_better(candidate: Epoch, history: list[Epoch]) -> bool:
+    """Whether an epoch beats all before it: higher balanced accuracy, then lower loss, on the validation split."""
+    return all((candidate.val_balanced_accuracy, -candidate.val_loss) > (e.val_balanced_accuracy, -e.val_loss) for e in history)
+
+
+def fit(
+    model: nn.Module, machine: Machine, recipe: Recipe, train: Pixels, val: Pixels, history: list[Epoch],
+    state_file: Path, fingerprint: dict, on_epoch: Callable[[Epoch], None],
+) -> None:  # fmt: skip
+    """Train; ``history`` grows by one epoch after another.
+
+    Args:
+        history: holds epoch 0 at the start of a fresh run, nothing where a killed run is to be resumed.
+        state_file: what a killed run resumes from, written after every epoch.
+        fingerprint: what must agree between a run and its resumption.
+        on_epoch: called after each epoch with the model in eval mode, before the state is written.
+
+    Raises:
+        UserError: the loss is no longer a number.
+    """
+    counts = torch.bincount(train.labels, minlength=int(train.labels.max()) + 1)
+    weights = (len(train) / (len(counts) * counts.clamp(min=1))).to(machine.device)
+    steps = max(1, len(train) // recipe.batch_size)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.lr, total_steps=max(1, steps * len(recipe.sizes)), pct_start=WARM_UP
+    )
+    if not history:
+        history += resume(state_file, fingerprint, model, optimizer, schedule)
+    for epoch in range(history[-1].epoch + 1, len(recipe.sizes) + 1):
+        size = recipe.sizes[epoch - 1]
+        loss, accuracy = _train_epoch(model, machine, recipe, train, weights, optimizer, schedule, epoch, size)
+        scores = evaluate(model, machine, val, recipe.batch_size)
+        rate = schedule.get_last_lr()[0]
+        done = Epoch(epoch, loss, accuracy, scores.loss, scores.accuracy, scores.balanced, rate, size, best=False)
+        done.best = is_better(done, history)
+        history.append(done)
+        on_epoch(done)
+        write_state(state_file, fingerprint, model, optimizer, schedule, history)
+        if recipe.patience and epoch - max(e.epoch for e in history if e.best) >= recipe.patience:
+            note(f"no better epoch in {recipe.patience}: stopping early")
+            break
+
+
+def _train_epoch(
+    model: nn.Module, machine: Machine, recipe: Recipe, train: Pixels, weights: torch.Tensor,
+    optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.OneCycleLR, epoch: int, size: int,
+) -> tuple[float, float]:  # fmt: skip
+    seed = recipe.seed * 100_003 + epoch
+    torch.manual_seed(seed)
+    random.seed(seed)
+    loader = torch.utils.data.DataLoader(
+        Augmented(train, augmentation(size, recipe.strong)), recipe.batch_size, shuffle=True,
+        drop_last=len(train) >= recipe.batch_size,  # a last batch of one picture has no batch statistics
+        num_workers=recipe.workers, generator=torch.Generator().manual_seed(seed),
+    )  # fmt: skip
+    model.train()
+    total_loss = torch.zeros((), device=machine.device)
+    right = torch.zeros((), device=machine.device)
+    seen = 0
+    for pixels, labels in tqdm(loader, f"epoch {epoch}/{len(recipe.sizes)}", leave=False, disable=None, unit="batch"):
+        labels = labels.to(machine.device)
+        with machine.autocast():
+            logits = model(machine.input(pixels))
+        loss = F.cross_entropy(logits.float(), labels, weight=weights)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        total_loss += loss.detach() * len(labels)
+        right += (logits.detach().argmax(dim=1) == labels).sum()
+        seen += len(labels)
+    if not total_loss.isfinite():
+        raise UserError(f"the loss is no longer a number in epoch {epoch}: try a lower --lr than {recipe.lr:g}, or --precision fp32")
+    return (total_loss / seen).item(), (right / seen).item()
+
+
+# -- resuming --------------------------------------------------------------------------------------------------------
+
+
+def write_state(
+    path: Path, fingerprint: dict, model: nn.Module, optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler, history: list[Epoch],
+) -> None:  # fmt: skip
+    """Everything that the next epoch depends on, atomically; plain types and tensors only."""
+    state = {
+        "fingerprint": fingerprint,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": {k: v for k, v in schedule.state_dict().items() if isinstance(v, int | float | str | bool | list)},
+        "history": [asdict(epoch) for epoch in history],
+    }
+    write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+
+def resume(
+    path: Path, fingerprint: dict, model: nn.Module, optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> list[Epoch]:  # fmt: skip
+    """Put everything back as :func:`write_state` found it; returns the history.
+
+    Raises:
+        UserError: the state is damaged, or belongs to a run with other arguments.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        before = state["fingerprint"]
+    except Exception:
+        raise UserError(f"the state in {path} is damaged: train without --resume") from None
+    for name in fingerprint:
+        if before.get(name) != fingerprint[name]:
+            raise UserError(f"{path} belongs to a run with {name} {before.get(name)}, not {fingerprint[name]}: give the same arguments")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    return [Epoch(**epoch) for epoch in state["history"]]

@@ -1,0 +1,130 @@
+"""Predict pictures of a class folder, or any pictures, and draw them with their probabilities.
+
+    python inference.py                                    nine pictures of the default class
+    python inference.py --type Negative --seed 7           nine others
+    python inference.py --image bridge.jpg photos/         pictures of your own
+    python inference.py --all                              every picture of the test split, as a table
+
+Everything about the network comes from the checkpoint that train.py wrote. Writes outputs/inference_<type>.png with a
+.json beside it; with --all, outputs/predictions_<type>.csv: file, true, predicted, one probability a class, and what is
+wrong with files that cannot be read.
+"""
+
+import argparse
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from crackcam import console
+from crackcam.console import OUTPUTS, UserError, counted, note
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = console.Parser(__doc__)
+    console.add_picture_flags(parser)
+    parser.add_argument("--all", action="store_true", help="score every picture (of --type, else of all classes) into a CSV")
+    console.add_machine_flags(parser, precision="auto")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the .png, or with --all the .csv (default: in outputs/)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+@console.command
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    suffix = ".csv" if args.all else ".png"
+    if args.output and args.output.suffix.lower() != suffix:
+        raise UserError(f"--output {args.output} must end in {suffix}")
+
+    from crackcam import predicting
+
+    network = predicting.open_network(args)
+    selection = predicting.select(args, network.card, every_class=args.all)
+    return score_all(args, network, selection) if args.all else draw_grid(args, network, selection)
+
+
+def draw_grid(args: argparse.Namespace, network, selection) -> int:  # noqa: ANN001
+    """A few pictures as a grid."""
+    from crackcam import figures, predicting
+
+    loaded = predicting.read_selection(args, selection)
+    true = next(iter(selection.files)) or None
+    pixels = predicting.to_pixels(network, [item.picture for item in loaded])
+    probabilities = [predicting.by_class(network, row) for row in predicting.predict(network, pixels, args.batch_size)]
+    tiles = [
+        figures.Tile(figures.thumbnail(item.picture), item.path.name, chances, true)
+        for item, chances in zip(loaded, probabilities, strict=True)
+    ]
+    wrong = sum(tile.wrong for tile in tiles)
+    title = f"{network.card.arch}, {true}: {len(tiles) - wrong} of {len(tiles)} right" if true else network.card.arch
+    picture = args.output or OUTPUTS / f"inference_{selection.name}.png"
+    figures.prediction_grid(picture, title, tiles)
+    rows = [
+        {"file": str(item.path), "true": true, "predicted": tile.predicted, "probabilities": tile.probabilities}
+        for item, tile in zip(loaded, tiles, strict=True)
+    ]
+    document = {**predicting.manifest(network, args, selection, rows), "picture": str(picture)}
+    console.write_json(picture.with_suffix(".json"), document)
+    if args.json:
+        print(json.dumps(document, indent=2))
+        return 0
+    for item, tile in zip(loaded, tiles, strict=True):
+        mark = "   <- wrong" if tile.wrong else ""
+        print(f"{item.path}  {tile.predicted} {figures.percent(tile.probabilities[tile.predicted])}{mark}")
+    print(f"{len(tiles) - wrong} of {counted(len(tiles), 'picture')} right" if true else counted(len(tiles), "picture"))
+    print(f"wrote {picture}, {picture.with_suffix('.json')}")
+    return 0
+
+
+def score_all(args: argparse.Namespace, network, selection) -> int:  # noqa: ANN001
+    """Every picture into a CSV, read while the network computes; memory does not grow with their number."""
+    from itertools import islice
+
+    from tqdm import tqdm
+
+    from crackcam import images, predicting
+
+    classes = network.card.classes
+    queue = [(name, path) for name, found in selection.files.items() for path in found]
+    table = args.output or OUTPUTS / f"predictions_{selection.name}.csv"
+    right = unreadable = 0
+
+    def write(temporary: Path) -> None:
+        nonlocal right, unreadable
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["file", "true", "predicted", *(f"p_{name}" for name in classes), "error"])
+            reading = images.read_all([path for _, path in queue], lambda picture: images.fit(picture, network.card.image_size))
+            items = iter(zip(tqdm(reading, "predicting", len(queue), disable=None, unit="picture"), queue, strict=True))
+            while batch := list(islice(items, args.batch_size)):
+                readable = [loaded.picture for loaded, _ in batch if loaded.picture is not None]
+                rows = iter(predicting.predict(network, predicting.to_pixels(network, readable), args.batch_size) if readable else ())
+                for loaded, (true, path) in batch:
+                    if loaded.picture is None:
+                        unreadable += 1
+                        note(f"warning: {path}: {loaded.error}")
+                        writer.writerow([path, true, "", *[""] * len(classes), loaded.error])
+                        continue
+                    row = next(rows)
+                    predicted = classes[int(row.argmax())]
+                    right += predicted == true
+                    writer.writerow([path, true, predicted, *(f"{share:.6f}" for share in row), ""])
+        if unreadable == len(queue):
+            raise UserError(f"none of {counted(unreadable, 'file')} can be read as a picture")
+
+    console.write_atomically(table, write)
+    scored = len(queue) - unreadable
+    accuracy = None if args.image else right / scored
+    if args.json:
+        summary = {"type": selection.name, "split": selection.split, "pictures": scored, "unreadable": unreadable}
+        print(json.dumps({**summary, "accuracy": accuracy, "table": str(table)}, indent=2))
+        return 0
+    said = "" if accuracy is None else f", accuracy {accuracy:.4f}"
+    print(f"{counted(scored, 'picture')}{said}" + (f", {counted(unreadable, 'file')} not readable" if unreadable else ""))
+    print(f"wrote {table}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

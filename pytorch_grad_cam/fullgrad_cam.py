@@ -1,0 +1,83 @@
+"""FullGrad."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform, forward_hooks
+from pytorch_grad_cam.base_cam import BaseCAM
+from pytorch_grad_cam.utils import maps as map_utils
+from pytorch_grad_cam.utils.model_targets import Target, target_scores
+from pytorch_grad_cam.utils.svd_on_activations import principal_map
+
+
+class FullGrad(BaseCAM):
+    """Input times gradient, plus the gradient of every bias: for piecewise linear networks they sum to the score.
+
+    map = psi(x * dY/dx) + sum over layers of psi(b * dY/dz), summed over channels, where z is what a convolution or
+    batch norm with bias b puts out (for batch norm, b includes the shift by the running mean). psi is the absolute
+    value, stretched to [0, 1] over all channels of a picture together, enlarged to the picture.
+
+    Srinivas and Fleuret, Full-Gradient Representation for Neural Network Visualization, NeurIPS 2019
+    (arXiv:1905.00780), equation 6, with psi as in the authors' code. Resizing is linear, so channels are summed
+    before it; and each layer's gradient is reduced as soon as the backward pass reaches it.
+
+    Args:
+        target_layers: ignored; all convolutions and batch norms with a bias take part.
+
+    The other arguments are those of :class:`BaseCAM`. The map is not changed by ``normalize=False`` but for the last
+    stretch: psi is part of the method.
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        target_layers: Sequence[Module] = (),
+        reshape_transform: ReshapeTransform | None = None,
+        *,
+        use_cuda: bool | None = None,
+    ) -> None:
+        super().__init__(model, (), reshape_transform, use_cuda=use_cuda)
+
+    def _layer_maps(
+        self, inputs: torch.Tensor, targets: Sequence[Target | int] | None, eigen_smooth: bool
+    ) -> list[torch.Tensor]:
+        size = tuple(inputs.shape[2:])
+        layers = [module for module in self.model.modules() if implicit_bias(module) is not None]
+        reduced: list[torch.Tensor] = []
+
+        def watch(index: int, output: torch.Tensor) -> None:
+            bias = implicit_bias(layers[index])
+            # The gradient hook sees the output as the layer made it, whatever works in place on it afterwards.
+            output.register_hook(
+                lambda gradient: reduced.append(psi(gradient.float() * map_utils.over_space(bias[None], gradient)))
+            )
+
+        with torch.enable_grad():
+            leaf = inputs.detach().clone().requires_grad_()
+            with forward_hooks(layers, watch):
+                outputs = self.model(leaf)
+            resolved = self._resolved(targets, outputs)
+            (gradient,) = torch.autograd.grad(target_scores(resolved, outputs).sum(), leaf)
+        reduced.append(psi(gradient.float() * inputs))
+        enlarged = [map_utils.resize(layer, size) for layer in reduced]
+        return [principal_map(torch.stack(enlarged, dim=1)) if eigen_smooth else torch.stack(enlarged).sum(dim=0)]
+
+
+def implicit_bias(module: Module) -> torch.Tensor | None:
+    """What a layer adds to its input's linear image: (channels,), or None where it has no such bias."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+        slope = (module.running_var + module.eps).rsqrt()
+        if module.affine:
+            slope = slope * module.weight
+        shift = -module.running_mean * slope
+        return (shift + module.bias if module.affine else shift).detach().float()
+    if isinstance(module, nn.modules.conv._ConvNd) and module.bias is not None:
+        return module.bias.detach().float()
+    return None
+
+
+def psi(product: torch.Tensor) -> torch.Tensor:
+    """Absolute value, stretched to [0, 1] over each picture's channels together, summed over them: (N, *spatial)."""
+    return map_utils.normalize(product.abs()).sum(dim=1)

@@ -1,0 +1,1 @@
+"""Helpers around the maps: pictures in and out, targets, projections."""

@@ -1,0 +1,38 @@
+"""Arithmetic on heat maps, on whatever device they are: (N, *spatial) float32 tensors."""
+
+import torch
+import torch.nn.functional as F
+
+# A map whose range is smaller than its own rounding error is constant, whatever its scale.
+ROUNDING = 1e-6
+
+
+def spatial_dims(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The dimensions after batch and channel."""
+    return tuple(range(2, tensor.ndim))
+
+
+def over_space(weights: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Weights (N, C), shaped to multiply activations (N, C, *spatial)."""
+    return weights.reshape(*weights.shape, *[1] * (like.ndim - 2))
+
+
+def normalize(maps: torch.Tensor) -> torch.Tensor:
+    """Each map stretched to [0, 1] by its own minimum and maximum; a constant map becomes zeros.
+
+    Exact at every scale: a map of values around 1e-12 is as valid as one around 1.
+    """
+    flat = maps.flatten(1)
+    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+    extent = high - low
+    varies = extent > ROUNDING * torch.maximum(low.abs(), high.abs())
+    stretched = (flat - low) / torch.where(varies, extent, 1.0)
+    return torch.where(varies, stretched, 0.0).reshape(maps.shape)
+
+
+def resize(maps: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    """Maps (N, *spatial) at another spatial size, linear between pixel centres (as cv2.resize does)."""
+    if maps.shape[1:] == torch.Size(size):
+        return maps
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
+    return F.interpolate(maps[:, None], size=tuple(size), mode=mode, align_corners=False)[:, 0]

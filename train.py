@@ -1,0 +1,186 @@
+"""Train an image classifier by transfer learning on folders of pictures.
+
+    python train.py                                        data/ -> weights/model.safetensors
+    python train.py --sample                               generate data/ first: concrete with and without cracks
+    python train.py --data photos --arch resnet50          any class folders, any torchvision classifier
+    python train.py --epochs 0                             the linear probe alone: seconds instead of minutes
+
+--data holds train/<class>/, and val/ and test/ likewise where you have them; or plain <class>/ folders, which are split
+here. From ImageNet weights, a linear probe on features computed once comes first, then a short fine-tuning from it;
+without a network connection, training starts from random weights, longer, and says so. Validation pictures choose the
+epoch; the test split is scored once, at the end.
+
+Writes weights/model.safetensors (network, classes, preprocessing, split, metrics), outputs/training.csv,
+outputs/training_curves.png and outputs/confusion_matrix.png. Ctrl-C keeps the best epoch so far; --resume goes on after
+a kill.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from crackcam import console
+from crackcam.console import OUTPUTS, UserError, counted, note
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = console.Parser(__doc__)
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", type=Path, default=console.DATA, metavar="DIR", help="class folders (default: data)")
+    data.add_argument("--sample", action="store_true", help="generate pictures into --data where it has none")
+    data.add_argument("--val-fraction", type=console.fraction, default=0.15, metavar="F",
+                      help="share of the training pictures to choose the epoch by, where there is no val folder (default: 0.15)")  # fmt: skip
+    network = parser.add_argument_group("network")
+    network.add_argument("--arch", default="resnet18", help="any classifier of torchvision.models (default: resnet18)")
+    network.add_argument("--pretrained", default="auto", metavar="auto|imagenet|none|PATH",
+                         help="auto: ImageNet weights if they can be had, else random ones; PATH: a checkpoint or .pth")  # fmt: skip
+    network.add_argument("--image-size", type=console.positive_int, metavar="PX", help="default: what the architecture is made for")
+    recipe = parser.add_argument_group("recipe")
+    recipe.add_argument("--epochs", type=console.whole_number, metavar="N", help="after the probe (default: 2; from random weights 3 to 30, by the number of pictures)")
+    recipe.add_argument("--batch-size", type=console.positive_int, default=32, metavar="N", help="default: 32")
+    recipe.add_argument("--lr", type=console.positive_float, help="highest learning rate (default: 1e-4; from random weights 1e-3)")
+    recipe.add_argument("--patience", type=console.whole_number, default=0, metavar="N", help="stop after N epochs without a better one (default: 0, never)")
+    recipe.add_argument("--seed", type=console.whole_number, default=0, help="default: 0")
+    recipe.add_argument("--resume", action="store_true", help="go on with the run that was killed")
+    console.add_machine_flags(parser, precision="auto")
+    parser.add_argument("--workers", type=console.whole_number, default=min(4, (os.cpu_count() or 1) // 2), metavar="N",
+                        help="processes that augment (default: half the processors, at most 4)")  # fmt: skip
+    parser.add_argument("--output", type=Path, default=console.WEIGHTS, metavar="FILE", help=f"default: {console.WEIGHTS}")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def make_sample(root: Path) -> None:
+    """Generate sample pictures, unless there are class folders already."""
+    from crackcam import dataset, sample
+
+    try:
+        dataset.class_folders(root)
+    except UserError:
+        count = sample.write_sample(root)
+        note(f"sample: generated {counted(count, 'picture')} and their crack masks in {root}")
+    else:
+        note(f"sample: {root} has class folders already; nothing generated")
+
+
+def build_network(args: argparse.Namespace, classes: int):  # noqa: ANN201
+    """The network and where its weights come from; the latter starts with 'random' where they are."""
+    from crackcam import model as m
+
+    if args.pretrained == "none":
+        return m.build(args.arch, classes), "random weights: asked for"
+    if args.pretrained in ("auto", "imagenet"):
+        try:
+            return m.build(args.arch, classes, imagenet=True), "ImageNet weights of torchvision"
+        except m.WeightsUnavailable as reason:
+            if args.pretrained == "imagenet":
+                raise UserError(f"no ImageNet weights for {args.arch}: {reason}") from None
+            note(f"warning: no ImageNet weights for {args.arch} ({reason}); training from random weights, which takes longer")
+            return m.build(args.arch, classes), f"random weights: ImageNet's could not be had ({reason})"
+    network = m.build(args.arch, classes)
+    m.load_backbone(network, Path(args.pretrained))
+    return network, f"weights of {args.pretrained}"
+
+
+@console.command
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    if args.output.suffix != ".safetensors":
+        raise UserError(f"--output {args.output} must end in .safetensors")
+    if args.sample:
+        make_sample(args.data)
+
+    import torch
+
+    from crackcam import checkpoint, dataset, figures, training
+    from crackcam import model as m
+
+    device = console.choose_device(args.device)
+    dtype, reason = console.choose_precision(args.precision, device)
+    machine = m.Machine(device, dtype)
+    m.check_arch(args.arch)
+    size = args.image_size or m.default_image_size(args.arch)
+    plan = dataset.plan_training(args.data, args.val_fraction, args.seed)
+    torch.manual_seed(args.seed)
+    network, pretrained = build_network(args, len(plan.classes))
+    network = network.to(device, memory_format=torch.channels_last)
+    from_random = pretrained.startswith("random")
+    _, target = m.grid_layers(network, size)
+    note(f"network: {args.arch} at {size} px, {pretrained}")
+    note(f"machine: {console.describe_machine(device, dtype, reason)}")
+    threads = max(2, args.workers)
+    splits = {name: dataset.load_pixels(name, plan.classes, files, size, threads) for name, files in plan.files.items()}
+    for name, files in plan.files.items():
+        held = " (held out of the training folder)" if name in plan.held_out else ""
+        note(f"{name}: {dataset.describe(files)}{held}")
+    train, val = splits["train"], splits["val"]
+    recipe = training.recipe_for(
+        from_random, len(train), size, args.epochs, args.lr, batch_size=args.batch_size, patience=args.patience,
+        seed=args.seed, workers=args.workers,
+    )  # fmt: skip
+
+    card = checkpoint.Card(
+        args.arch, plan.classes, size, pretrained=pretrained, split=plan.held_out,
+        output_stride=size // m.grid_layers(network, size)[0][target][1] if target else None,
+        training={name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
+    )  # fmt: skip
+    log = OUTPUTS / "training.csv"
+    history: list[training.Epoch] = []
+
+    def record(epoch: training.Epoch) -> None:
+        """Says how an epoch went; keeps the network where it is the best one so far."""
+        write_log = [vars(e) for e in history]
+        console.write_csv(log, write_log)
+        trained = "" if epoch.train_loss is None else f"train loss {epoch.train_loss:.4f} accuracy {epoch.train_accuracy:.4f}, "
+        what = "linear probe" if epoch.epoch == 0 and not from_random else f"epoch {epoch.epoch}/{len(recipe.sizes)}"
+        note(f"{what}: {trained}val loss {epoch.val_loss:.4f} accuracy {epoch.val_accuracy:.4f}{' *' if epoch.best else ''}")
+        if epoch.best:
+            card.metrics = {"best_epoch": epoch.epoch, "val": {"accuracy": epoch.val_accuracy, "loss": epoch.val_loss}}
+            checkpoint.save(args.output, network, card)
+
+    state_file = args.output.with_suffix(".resume")
+    resuming = args.resume and state_file.exists()
+    if args.resume and not resuming:
+        note(f"note: nothing to resume at {state_file}; starting afresh")
+    try:
+        if not resuming:
+            if from_random and args.epochs != 0:
+                scores = training.evaluate(network, machine, val, args.batch_size)
+            else:
+                scores = training.linear_probe(network, machine, train, val, args.batch_size)
+            history.append(training.Epoch(0, None, None, scores.loss, scores.accuracy, scores.balanced, 0.0, size, best=True))
+            record(history[0])
+        fingerprint = {**card.training, "pretrained": pretrained, "classes": plan.classes, "pictures": len(train)}
+        for changeable in ("resume", "json", "sample", "workers", "output", "device"):
+            fingerprint.pop(changeable)
+        training.fit(network, machine, recipe, train, val, history, state_file, fingerprint, record)
+    except KeyboardInterrupt:
+        best = max((e.epoch for e in history if e.best), default=None)
+        if best is not None:
+            note(f"kept the best epoch so far, {best}, in {args.output}; go on with --resume")
+        raise
+
+    network, card = checkpoint.load(args.output, device)
+    name = "test" if len(splits.get("test", ())) else "val"
+    result = training.final_report(network, machine, splits[name], plan.classes, args.batch_size)
+    card.metrics = {**card.metrics, name: result.metrics}
+    checkpoint.save(args.output, network, card)
+    state_file.unlink(missing_ok=True)
+
+    curves, matrix = OUTPUTS / "training_curves.png", OUTPUTS / "confusion_matrix.png"
+    figures.training_curves(curves, [vars(e) for e in history], f"{args.arch}, {pretrained.split(':')[0]}")
+    figures.confusion_matrix(matrix, result.confusion, plan.classes, f"{name} split, accuracy {figures.percent(result.metrics['accuracy'])}")
+    files = [str(path) for path in (args.output, log, curves, matrix)]
+    if args.json:
+        print(json.dumps({"split": name, **card.metrics, "classes": plan.classes, "pretrained": pretrained, "files": files}, indent=2))
+    else:
+        print(result.text)
+        print(f"{name} accuracy {result.metrics['accuracy']:.4f} ({counted(len(splits[name]), 'picture')})")
+        print("wrote " + ", ".join(files))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
