@@ -10,22 +10,32 @@ Everything about the network comes from the checkpoint that train.py wrote. Writ
 wrong with files that cannot be read.
 """
 
+from __future__ import annotations
+
 import argparse
 import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crackcam import console
 from crackcam.console import OUTPUTS, UserError, counted, note
+
+if TYPE_CHECKING:
+    from crackcam.predicting import Network, Selection
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = console.Parser(__doc__)
     console.add_picture_flags(parser)
-    parser.add_argument("--all", action="store_true", help="score every picture (of --type, else of all classes) into a CSV")
+    parser.add_argument(
+        "--all", action="store_true", help="score every picture (of --type, else of all classes) into a CSV"
+    )
     console.add_machine_flags(parser, precision="auto")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the .png, or with --all the .csv (default: in outputs/)")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="the .png, or with --all the .csv (default: in outputs/)"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
@@ -44,17 +54,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return score_all(args, network, selection) if args.all else draw_grid(args, network, selection)
 
 
-def draw_grid(args: argparse.Namespace, network, selection) -> int:  # noqa: ANN001
+def draw_grid(args: argparse.Namespace, network: Network, selection: Selection) -> int:
     """A few pictures as a grid."""
     from crackcam import figures, predicting
 
-    loaded = predicting.read_selection(args, selection)
+    pictures = predicting.read_selection(args, selection)
     true = next(iter(selection.files)) or None
-    pixels = predicting.to_pixels(network, [item.picture for item in loaded])
+    pixels = predicting.to_pixels(network, [item.pixels for item in pictures])
     probabilities = [predicting.by_class(network, row) for row in predicting.predict(network, pixels, args.batch_size)]
     tiles = [
-        figures.Tile(figures.thumbnail(item.picture), item.path.name, chances, true)
-        for item, chances in zip(loaded, probabilities, strict=True)
+        figures.Tile(figures.thumbnail(item.pixels), item.path.name, chances, true)
+        for item, chances in zip(pictures, probabilities, strict=True)
     ]
     wrong = sum(tile.wrong for tile in tiles)
     title = f"{network.card.arch}, {true}: {len(tiles) - wrong} of {len(tiles)} right" if true else network.card.arch
@@ -62,22 +72,22 @@ def draw_grid(args: argparse.Namespace, network, selection) -> int:  # noqa: ANN
     figures.prediction_grid(picture, title, tiles)
     rows = [
         {"file": str(item.path), "true": true, "predicted": tile.predicted, "probabilities": tile.probabilities}
-        for item, tile in zip(loaded, tiles, strict=True)
+        for item, tile in zip(pictures, tiles, strict=True)
     ]
     document = {**predicting.manifest(network, args, selection, rows), "picture": str(picture)}
     console.write_json(picture.with_suffix(".json"), document)
     if args.json:
         print(json.dumps(document, indent=2))
         return 0
-    for item, tile in zip(loaded, tiles, strict=True):
+    for item, tile in zip(pictures, tiles, strict=True):
         mark = "   <- wrong" if tile.wrong else ""
-        print(f"{item.path}  {tile.predicted} {figures.percent(tile.probabilities[tile.predicted])}{mark}")
+        print(f"{item.path}  {tile.predicted} {figures.chance(tile.probabilities[tile.predicted])}{mark}")
     print(f"{len(tiles) - wrong} of {counted(len(tiles), 'picture')} right" if true else counted(len(tiles), "picture"))
     print(f"wrote {picture}, {picture.with_suffix('.json')}")
     return 0
 
 
-def score_all(args: argparse.Namespace, network, selection) -> int:  # noqa: ANN001
+def score_all(args: argparse.Namespace, network: Network, selection: Selection) -> int:
     """Every picture into a CSV, read while the network computes; memory does not grow with their number."""
     from itertools import islice
 
@@ -95,16 +105,22 @@ def score_all(args: argparse.Namespace, network, selection) -> int:  # noqa: ANN
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["file", "true", "predicted", *(f"p_{name}" for name in classes), "error"])
-            reading = images.read_all([path for _, path in queue], lambda picture: images.fit(picture, network.card.image_size))
+            reading = images.read_all(
+                [path for _, path in queue], lambda picture: images.fit(picture, network.card.image_size)
+            )
             items = iter(zip(tqdm(reading, "predicting", len(queue), disable=None, unit="picture"), queue, strict=True))
             while batch := list(islice(items, args.batch_size)):
-                readable = [loaded.picture for loaded, _ in batch if loaded.picture is not None]
-                rows = iter(predicting.predict(network, predicting.to_pixels(network, readable), args.batch_size) if readable else ())
-                for loaded, (true, path) in batch:
-                    if loaded.picture is None:
+                readable = [item.pixels for item, _ in batch if isinstance(item, images.Picture)]
+                rows = iter(
+                    predicting.predict(network, predicting.to_pixels(network, readable), args.batch_size)
+                    if readable
+                    else ()
+                )
+                for item, (true, path) in batch:
+                    if isinstance(item, images.Unreadable):
                         unreadable += 1
-                        note(f"warning: {path}: {loaded.error}")
-                        writer.writerow([path, true, "", *[""] * len(classes), loaded.error])
+                        note(f"warning: {path}: {item.reason}")
+                        writer.writerow([path, true, "", *[""] * len(classes), item.reason])
                         continue
                     row = next(rows)
                     predicted = classes[int(row.argmax())]
@@ -121,7 +137,9 @@ def score_all(args: argparse.Namespace, network, selection) -> int:  # noqa: ANN
         print(json.dumps({**summary, "accuracy": accuracy, "table": str(table)}, indent=2))
         return 0
     said = "" if accuracy is None else f", accuracy {accuracy:.4f}"
-    print(f"{counted(scored, 'picture')}{said}" + (f", {counted(unreadable, 'file')} not readable" if unreadable else ""))
+    print(
+        f"{counted(scored, 'picture')}{said}" + (f", {counted(unreadable, 'file')} not readable" if unreadable else "")
+    )
     print(f"wrote {table}")
     return 0
 

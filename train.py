@@ -15,14 +15,20 @@ outputs/training_curves.png and outputs/confusion_matrix.png. Ctrl-C keeps the b
 a kill.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crackcam import console
 from crackcam.console import OUTPUTS, UserError, counted, note
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,18 +42,35 @@ def build_parser() -> argparse.ArgumentParser:
     network.add_argument("--arch", default="resnet18", help="any classifier of torchvision.models (default: resnet18)")
     network.add_argument("--pretrained", default="auto", metavar="auto|imagenet|none|PATH",
                          help="auto: ImageNet weights if they can be had, else random ones; PATH: a checkpoint or .pth")  # fmt: skip
-    network.add_argument("--image-size", type=console.positive_int, metavar="PX", help="default: what the architecture is made for")
+    network.add_argument(
+        "--image-size", type=console.positive_int, metavar="PX", help="default: what the architecture is made for"
+    )
     recipe = parser.add_argument_group("recipe")
-    recipe.add_argument("--epochs", type=console.whole_number, metavar="N", help="after the probe (default: 2; from random weights 3 to 30, by the number of pictures)")
+    recipe.add_argument(
+        "--epochs",
+        type=console.whole_number,
+        metavar="N",
+        help="after the probe (default: 2; from random weights 3 to 30)",
+    )
     recipe.add_argument("--batch-size", type=console.positive_int, default=32, metavar="N", help="default: 32")
-    recipe.add_argument("--lr", type=console.positive_float, help="highest learning rate (default: 1e-4; from random weights 1e-3)")
-    recipe.add_argument("--patience", type=console.whole_number, default=0, metavar="N", help="stop after N epochs without a better one (default: 0, never)")
+    recipe.add_argument(
+        "--lr", type=console.positive_float, help="highest one (default: 1e-4; from random weights 1e-3)"
+    )
+    recipe.add_argument(
+        "--patience",
+        type=console.whole_number,
+        default=0,
+        metavar="N",
+        help="stop after N epochs without a better one (0: never)",
+    )
     recipe.add_argument("--seed", type=console.whole_number, default=0, help="default: 0")
     recipe.add_argument("--resume", action="store_true", help="go on with the run that was killed")
     console.add_machine_flags(parser, precision="auto")
     parser.add_argument("--workers", type=console.whole_number, default=min(4, (os.cpu_count() or 1) // 2), metavar="N",
                         help="processes that augment (default: half the processors, at most 4)")  # fmt: skip
-    parser.add_argument("--output", type=Path, default=console.WEIGHTS, metavar="FILE", help=f"default: {console.WEIGHTS}")
+    parser.add_argument(
+        "--output", type=Path, default=console.WEIGHTS, metavar="FILE", help=f"default: {console.WEIGHTS}"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
@@ -65,7 +88,7 @@ def make_sample(root: Path) -> None:
         note(f"sample: {root} has class folders already; nothing generated")
 
 
-def build_network(args: argparse.Namespace, classes: int):  # noqa: ANN201
+def build_network(args: argparse.Namespace, classes: int) -> tuple[nn.Module, str]:
     """The network and where its weights come from; the latter starts with 'random' where they are."""
     from crackcam import model as m
 
@@ -74,10 +97,12 @@ def build_network(args: argparse.Namespace, classes: int):  # noqa: ANN201
     if args.pretrained in ("auto", "imagenet"):
         try:
             return m.build(args.arch, classes, imagenet=True), "ImageNet weights of torchvision"
-        except m.WeightsUnavailable as reason:
+        except m.WeightsUnavailableError as reason:
             if args.pretrained == "imagenet":
                 raise UserError(f"no ImageNet weights for {args.arch}: {reason}") from None
-            note(f"warning: no ImageNet weights for {args.arch} ({reason}); training from random weights, which takes longer")
+            note(
+                f"warning: no ImageNet weights for {args.arch} ({reason}); training from random ones, which takes longer"
+            )
             return m.build(args.arch, classes), f"random weights: ImageNet's could not be had ({reason})"
     network = m.build(args.arch, classes)
     m.load_backbone(network, Path(args.pretrained))
@@ -89,6 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.output.suffix != ".safetensors":
         raise UserError(f"--output {args.output} must end in .safetensors")
+    if args.output.is_dir() or (OUTPUTS.exists() and not OUTPUTS.is_dir()):
+        raise UserError(f"cannot write {args.output} and {OUTPUTS}/: the one must be a file, the other a folder")
     if args.sample:
         make_sample(args.data)
 
@@ -103,9 +130,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     m.check_arch(args.arch)
     size = args.image_size or m.default_image_size(args.arch)
     plan = dataset.plan_training(args.data, args.val_fraction, args.seed)
+    state_file = args.output.with_suffix(".resume")
+    resuming = args.resume and state_file.exists()
+    if args.resume and not resuming:
+        note(f"note: nothing to resume at {state_file}; starting afresh")
     torch.manual_seed(args.seed)
-    network, pretrained = build_network(args, len(plan.classes))
-    network = network.to(device, memory_format=torch.channels_last)
+    if resuming:  # its weights come from the state
+        network, pretrained = (
+            m.build(args.arch, len(plan.classes)),
+            training.read_state(state_file)["run"]["pretrained"],
+        )
+    else:
+        network, pretrained = build_network(args, len(plan.classes))
+    network = m.place(network, device)
     from_random = pretrained.startswith("random")
     _, target = m.grid_layers(network, size)
     note(f"network: {args.arch} at {size} px, {pretrained}")
@@ -131,31 +168,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def record(epoch: training.Epoch) -> None:
         """Says how an epoch went; keeps the network where it is the best one so far."""
-        write_log = [vars(e) for e in history]
-        console.write_csv(log, write_log)
-        trained = "" if epoch.train_loss is None else f"train loss {epoch.train_loss:.4f} accuracy {epoch.train_accuracy:.4f}, "
-        what = "linear probe" if epoch.epoch == 0 and not from_random else f"epoch {epoch.epoch}/{len(recipe.sizes)}"
-        note(f"{what}: {trained}val loss {epoch.val_loss:.4f} accuracy {epoch.val_accuracy:.4f}{' *' if epoch.best else ''}")
+        console.write_csv(log, [vars(e) for e in history])
+        trained = f"train loss {epoch.train_loss:.4f} accuracy {epoch.train_accuracy:.4f}, " if epoch.epoch else ""
+        what = f"epoch {epoch.epoch}/{len(recipe.sizes)}" if epoch.epoch else "linear probe"
+        chosen = f"val loss {epoch.val_loss:.4f} accuracy {epoch.val_accuracy:.4f}{' *' if epoch.best else ''}"
+        note(f"{what}: {trained}{chosen}")
         if epoch.best:
             card.metrics = {"best_epoch": epoch.epoch, "val": {"accuracy": epoch.val_accuracy, "loss": epoch.val_loss}}
             checkpoint.save(args.output, network, card)
 
-    state_file = args.output.with_suffix(".resume")
-    resuming = args.resume and state_file.exists()
-    if args.resume and not resuming:
-        note(f"note: nothing to resume at {state_file}; starting afresh")
+    run = {**card.training, "pretrained": pretrained, "classes": plan.classes, "pictures": len(train)}
+    for free in ("data", "resume", "json", "sample", "workers", "output", "device"):
+        del run[free]
+    state = training.StateFile(state_file, run)
     try:
-        if not resuming:
-            if from_random and args.epochs != 0:
-                scores = training.evaluate(network, machine, val, args.batch_size)
-            else:
-                scores = training.linear_probe(network, machine, train, val, args.batch_size)
-            history.append(training.Epoch(0, None, None, scores.loss, scores.accuracy, scores.balanced, 0.0, size, best=True))
+        if not resuming and (args.epochs == 0 or not from_random):
+            history.append(training.linear_probe(network, machine, train, val, args.batch_size))
             record(history[0])
-        fingerprint = {**card.training, "pretrained": pretrained, "classes": plan.classes, "pictures": len(train)}
-        for changeable in ("resume", "json", "sample", "workers", "output", "device"):
-            fingerprint.pop(changeable)
-        training.fit(network, machine, recipe, train, val, history, state_file, fingerprint, record)
+        training.fit(network, machine, recipe, train, val, history, state, resuming, record)
     except KeyboardInterrupt:
         best = max((e.epoch for e in history if e.best), default=None)
         if best is not None:
@@ -171,14 +201,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     curves, matrix = OUTPUTS / "training_curves.png", OUTPUTS / "confusion_matrix.png"
     figures.training_curves(curves, [vars(e) for e in history], f"{args.arch}, {pretrained.split(':')[0]}")
-    figures.confusion_matrix(matrix, result.confusion, plan.classes, f"{name} split, accuracy {figures.percent(result.metrics['accuracy'])}")
-    files = [str(path) for path in (args.output, log, curves, matrix)]
+    figures.confusion_matrix(
+        matrix, result.confusion, plan.classes, f"{name} split, accuracy {figures.percent(result.metrics['accuracy'])}"
+    )
+    written = [str(path) for path in (args.output, log, curves, matrix)]
     if args.json:
-        print(json.dumps({"split": name, **card.metrics, "classes": plan.classes, "pretrained": pretrained, "files": files}, indent=2))
+        print(
+            json.dumps(
+                {"split": name, **card.metrics, "classes": plan.classes, "pretrained": pretrained, "files": written},
+                indent=2,
+            )
+        )
     else:
         print(result.text)
         print(f"{name} accuracy {result.metrics['accuracy']:.4f} ({counted(len(splits[name]), 'picture')})")
-        print("wrote " + ", ".join(files))
+        print("wrote " + ", ".join(written))
     return 0
 
 

@@ -5,12 +5,13 @@
     python xai.py --image bridge.jpg --target Positive     what speaks for Positive in a picture of your own
     python xai.py --list-layers                            where else a map can be made: --layer layer3
 
-The pictures are those that inference.py draws for the same flags. Writes outputs/xai_<type>_<method>.png with a .json beside
-it. --save-maps DIR also writes each map as <stem>.npy: float32 (H, W) at the picture's own size, >= 0, in the
+The pictures are those that inference.py draws for the same flags. Writes outputs/xai_<type>_<method>.png with a .json
+beside it. --save-maps DIR also writes each map as <stem>.npy: float32 (H, W) at the picture's own size, >= 0, in the
 method's own unit, so that pictures can be compared.
 """
 
 import argparse
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,11 +25,24 @@ def build_parser() -> argparse.ArgumentParser:
     parser = console.Parser(__doc__)
     maps = parser.add_argument_group("heat maps")
     maps.add_argument("--method", choices=METHODS, default="gradcam", help="default: gradcam")
-    maps.add_argument("--target", metavar="predicted|CLASS", help="class to explain (default: --type; predicted for --image)")
-    maps.add_argument("--layer", type=console.split_names, metavar="NAME[,NAME]", help="target layers (default: the last grid before the head)")
-    maps.add_argument("--list-layers", action="store_true", help="print the layers that --layer takes, with their shapes")
-    maps.add_argument("--aug-smooth", action="store_true", help="average over mirrored and scaled variants: 7 times the work")
-    maps.add_argument("--eigen-smooth", action="store_true", help="first principal component instead of the sum of channels")
+    maps.add_argument(
+        "--target", metavar="predicted|CLASS", help="class to explain (default: --type; predicted for --image)"
+    )
+    maps.add_argument(
+        "--layer",
+        type=console.split_names,
+        metavar="NAME[,NAME]",
+        help="target layers (default: the last grid before the head)",
+    )
+    maps.add_argument(
+        "--list-layers", action="store_true", help="print the layers that --layer takes, with their shapes"
+    )
+    maps.add_argument(
+        "--aug-smooth", action="store_true", help="average over mirrored and scaled variants: 7 times the work"
+    )
+    maps.add_argument(
+        "--eigen-smooth", action="store_true", help="first principal component instead of the sum of channels"
+    )
     maps.add_argument("--save-maps", type=Path, metavar="DIR", help="also write each map as a .npy file")
     console.add_picture_flags(parser)
     # Maps are compared and scored by their values: exact by default, where predictions may be fast.
@@ -65,11 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if target not in ("predicted", *classes):
         raise UserError(f"no class {target!r} to explain; there are: predicted, {', '.join(classes)}")
 
-    loaded = predicting.read_selection(args, selection)
-    stems = [item.path.stem for item in loaded]
+    pictures = predicting.read_selection(args, selection)
+    stems = [item.path.stem for item in pictures]
     if args.save_maps and len(set(stems)) < len(stems):
         raise UserError("two of the pictures have the same name: their maps would overwrite each other")
-    pixels = predicting.to_pixels(network, [item.picture for item in loaded])
+    pixels = predicting.to_pixels(network, [item.pixels for item in pictures])
     probabilities = predicting.predict(network, pixels, args.batch_size)
     targets = [int(row.argmax()) if target == "predicted" else classes.index(target) for row in probabilities]
     note(f"{args.method} at {', '.join(layer_names)}, explaining {target}")
@@ -79,11 +93,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
 
     tiles, rows = [], []
-    for item, chances, index, one in zip(loaded, probabilities, targets, heat, strict=True):
-        small = figures.thumbnail(item.picture)
+    for item, chances, index, one in zip(pictures, probabilities, targets, heat, strict=True):
+        small = figures.thumbnail(item.pixels)
         shown = explaining.at_picture_size(one, small)
         peak = float(one.max())
-        says = f"heat: {figures.shortened(classes[index], 24)}" if peak > 0 else f"nothing speaks for {classes[index]} here"
+        says = (
+            f"heat: {figures.shortened(classes[index], 24)}"
+            if peak > 0
+            else f"nothing speaks for {classes[index]} here"
+        )
         picture = figures.overlay(small, shown / shown.max() if peak > 0 else shown)
         tiles.append(figures.Tile(picture, item.path.name, predicting.by_class(network, chances), true, says))
         rows.append({
@@ -91,13 +109,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             "probabilities": tiles[-1].probabilities, "target": classes[index], "map_max": peak,
         })  # fmt: skip
         if args.save_maps:
-            whole = explaining.at_picture_size(one, item.picture)
+            whole = explaining.at_picture_size(one, item.pixels)
             path = args.save_maps / f"{item.path.stem}.npy"
-            console.write_atomically(path, lambda temporary, whole=whole: np.save(temporary, whole))
+            console.write_atomically(path, functools.partial(np.save, arr=whole))
             rows[-1]["map"] = str(path)
 
     grid = args.output or OUTPUTS / f"xai_{selection.name}_{args.method}.png"
-    figures.heat_grid(grid, f"{args.method} at {', '.join(layer_names)} of {network.card.arch}: what speaks for {target}", tiles)
+    figures.heat_grid(
+        grid, f"{args.method} at {', '.join(layer_names)} of {network.card.arch}: what speaks for {target}", tiles
+    )
     document = {
         **predicting.manifest(network, args, selection, rows), "method": args.method, "layer": layer_names,
         "target": target, "aug_smooth": args.aug_smooth, "eigen_smooth": args.eigen_smooth, "picture": str(grid),

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from crackcam.console import UserError, versions, write_atomically
-from crackcam.model import IMAGENET_MEAN, IMAGENET_STD, build, default_image_size
+from crackcam.model import IMAGENET_MEAN, IMAGENET_STD, build, default_image_size, place
 
 KEY, SCHEMA = "crackcam", 1
 
@@ -91,8 +91,10 @@ def load(
         model.load_state_dict(tensors)
     except RuntimeError as error:
         detail = str(error).split("\n")[1:2] or [str(error)]
-        raise UserError(f"{path} does not fit {card.arch} with {len(card.classes)} classes: {detail[0].strip()[:200]}") from None
-    return model.eval().to(device, memory_format=torch.channels_last), card
+        raise UserError(
+            f"{path} does not fit {card.arch} with {len(card.classes)} classes: {detail[0].strip()[:200]}"
+        ) from None
+    return place(model.eval(), device), card
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -134,7 +136,9 @@ def _read_card(path: Path) -> Card | None:
         document = json.loads(text)
         schema = document.pop("schema")
         if schema != SCHEMA:
-            raise UserError(f"{path} is of schema {schema}, this version reads {SCHEMA}: train again, or use the version that wrote it")
+            raise UserError(
+                f"{path} is of schema {schema}, this version reads {SCHEMA}: train again, or update crackcam"
+            )
         card = Card(**document)
         names_are_text = all(isinstance(name, str) for name in [card.arch, *card.classes])
         if not names_are_text or not isinstance(card.image_size, int) or len(set(card.classes)) != len(card.classes):

@@ -1,7 +1,8 @@
 """Manners that the three scripts share: flags, messages, exit codes, device and precision.
 
-Results go to stdout, notes and progress to stderr. Exit codes: 0 done; 2 the user can mend it (one line, ``error: ...``);
-130 interrupted; anything else is our fault and shows a traceback. Torch is imported only after the arguments are parsed.
+Results go to stdout, notes and progress to stderr. Exit codes: 0 done; 2 the user can mend it (one line,
+``error: ...``); 130 interrupted; anything else is our fault and shows a traceback. Torch is imported only after the
+arguments are parsed.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 if TYPE_CHECKING:
     import torch
 
 DATA, WEIGHTS, OUTPUTS = Path("data"), Path("weights/model.safetensors"), Path("outputs")
+SYSTEM_LIBRARIES = "libgl1 libglib2.0-0"  # what OpenCV's wheel expects, by Debian's names
 
 
 class UserError(Exception):
@@ -36,7 +38,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see python {self.prog} --help)")
 
 
-def command(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[str] | None], int]:
+class Main(Protocol):
+    """A script's main."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int: ...
+
+
+def command(main: Main) -> Main:
     """Turns what goes wrong in a script's ``main`` into its exit code and one line on stderr."""
 
     @functools.wraps(main)
@@ -50,6 +58,11 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[s
             if error.strerror is None:
                 raise
             note(f"error: {error.strerror}{f': {error.filename}' if error.filename else ''}")
+            return 2
+        except ImportError as error:
+            if ".so" not in str(error):
+                raise
+            note(f"error: a system library is missing ({error}); on Debian: apt-get install {SYSTEM_LIBRARIES}")
             return 2
         except KeyboardInterrupt:
             note("interrupted")

@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 from crackcam.console import UserError, counted, note
-from crackcam.images import files_below, fit, read_all
+from crackcam.images import Unreadable, files_below, fit, read_all
 
 SPLITS = ("train", "val", "test")
 BLOCKS = 20  # a class is cut into about this many blocks of neighbours
@@ -55,11 +55,15 @@ def class_folders(root: Path) -> dict[str, dict[str, Path]]:
         UserError: no folder, or nothing in it.
     """
     if not root.is_dir():
-        raise UserError(f"no data folder {root}: name one with --data, or make sample pictures with python train.py --sample")
+        raise UserError(
+            f"no data folder {root}: name one with --data, or make sample pictures with python train.py --sample"
+        )
     splits = {name: root / name for name in SPLITS if (root / name).is_dir()} or {"": root}
     folders = {split: {f.name: f for f in sorted(folder.iterdir()) if _is_class(f)} for split, folder in splits.items()}
     if not any(folders.values()):
-        raise UserError(f"no class folders in {root}: see data/README.md, or make sample pictures with python train.py --sample")
+        raise UserError(
+            f"no class folders in {root}: see data/README.md, or make sample pictures with python train.py --sample"
+        )
     return folders
 
 
@@ -77,14 +81,16 @@ def plan_training(root: Path, val_fraction: float, seed: int) -> Plan:
     if "train" not in folders and "" not in folders:
         raise UserError(f"{root} has no train folder")
     files = {split: {name: files_below(f) for name, f in classes.items()} for split, classes in folders.items()}
-    train = files.pop("train", None) or files.pop("")
+    base = "train" if "train" in folders else ""
+    train = files.pop(base)
     for name in sorted(train):
         if not train[name]:
-            raise UserError(f"class folder {folders.get('train', folders.get(''))[name]} is empty: fill it or remove it")
+            raise UserError(f"class folder {folders[base][name]} is empty: fill it or remove it")
     if len(train) < 2:
         raise UserError(f"only one class folder ({next(iter(train))}) in {root}: a classifier needs two or more")
     classes = sorted(train)
-    wanted = [split for split in (("val",) if "train" in folders else ("val", "test")) if not any(files.get(split, {}).values())]
+    lacking = ("val",) if base else ("val", "test")
+    wanted = [split for split in lacking if not any(files.get(split, {}).values())]
     held_out: dict[str, list[str]] = {}
     for split in wanted:
         parts = {name: hold_out(train[name], val_fraction, f"{seed}/{split}/{name}") for name in classes}
@@ -94,12 +100,12 @@ def plan_training(root: Path, val_fraction: float, seed: int) -> Plan:
         small = [name for name in classes if not train[name] or not files[split][name]]
         if small:
             raise UserError(f"class {small[0]} has too few pictures to hold out a {split} split")
-    for split, parts in files.items():
-        for name in sorted(set(parts) - set(classes)):
+    for split, found in files.items():
+        for name in sorted(set(found) - set(classes)):
             note(f"warning: {split}/{name} is no class of the training split and is left out")
-        for name in sorted(n for n in classes if not parts.get(n)):
+        for name in sorted(n for n in classes if not found.get(n)):
             note(f"warning: no pictures of {name} in the {split} split")
-        files[split] = {name: parts.get(name, []) for name in classes}
+        files[split] = {name: found.get(name, []) for name in classes}
     return Plan(classes, {"train": train, **files}, held_out)
 
 
@@ -132,18 +138,19 @@ def choose_split(root: Path, split: str | None, held_out: dict[str, list[str]]) 
         UserError: there is no such split.
     """
     folders = class_folders(root)
-    available = {name: lambda n=name: {c: files_below(f) for c, f in folders[n].items()} for name in folders if name}
-    for name, members in held_out.items():
-        available.setdefault(name, lambda m=members: _held_out_files(root, folders, m))
+    available = {*folders, *held_out} - {""}
     order = [split] if split else ["test", "val"]
     found = next((name for name in order if name in available), None)
     if found is None and not split and "" in folders:
-        found, available[""] = "", lambda: {c: files_below(f) for c, f in folders[""].items()}
         note(f"note: {root} has no splits and this checkpoint held nothing out of it: looking at all pictures")
+        found = ""
     if found is None:
-        have = ", ".join(sorted(available)) or "none"
-        raise UserError(f"no {split or 'test or val'} split in {root}; there are: {have}")
-    return Chosen(found, available[found]())
+        raise UserError(
+            f"no {split or 'test or val'} split in {root}; there are: {', '.join(sorted(available)) or 'none'}"
+        )
+    if found in folders:
+        return Chosen(found, {name: files_below(folder) for name, folder in folders[found].items()})
+    return Chosen(found, _held_out_files(root, folders, held_out[found]))
 
 
 def _held_out_files(root: Path, folders: dict[str, dict[str, Path]], members: list[str]) -> Files:
@@ -183,11 +190,11 @@ def load_pixels(name: str, classes: list[str], files: Files, size: int, threads:
     array = _pixel_array(len(paths), size)
     good: list[int] = []
     reading = read_all(paths, lambda picture: fit(picture, size), threads)
-    for i, loaded in enumerate(tqdm(reading, f"reading {name}", len(paths), leave=False, disable=None, unit="picture")):
-        if loaded.picture is None:
-            note(f"warning: skipped {loaded.path}: {loaded.error}")
+    for i, item in enumerate(tqdm(reading, f"reading {name}", len(paths), leave=False, disable=None, unit="picture")):
+        if isinstance(item, Unreadable):
+            note(f"warning: skipped {item.path}: {item.reason}")
             continue
-        array[len(good)] = loaded.picture.transpose(2, 0, 1)
+        array[len(good)] = item.pixels.transpose(2, 0, 1)
         good.append(i)
     if len(good) < len(paths):
         note(f"warning: {counted(len(paths) - len(good), 'file')} of the {name} split could not be read")

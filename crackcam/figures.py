@@ -59,6 +59,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def chance(probability: float) -> str:
+    """A network's probability in words: it is never certain, float32 only rounds it to 1."""
+    return percent(min(probability, 1 - 1e-9))
+
+
 def shortened(text: str, length: int) -> str:
     """The text, its middle left out where it is longer; its end tells files apart. No mathtext."""
     text = text if len(text) <= length else f"{text[: length // 3]}…{text[len(text) - length + length // 3 + 1 :]}"
@@ -99,7 +104,7 @@ def prediction_grid(path: Path, title: str, tiles: list[Tile]) -> None:
             below.barh(row, 1, color="#f0f0f0", height=0.82)
             below.barh(row, share, color=colour, alpha=0.55, height=0.82)
             below.text(0.02, row, shortened(name, 24), va="center", fontsize=8, color=INK)
-            below.text(0.98, row, percent(share), va="center", ha="right", fontsize=8, color=INK)
+            below.text(0.98, row, chance(share), va="center", ha="right", fontsize=8, color=INK)
     _save(figure, path)
 
 
@@ -108,7 +113,7 @@ def heat_grid(path: Path, title: str, tiles: list[Tile]) -> None:
     figure, cells = _grid(len(tiles), title, note_height=0.42, bar=True)
     for tile, (image, below) in zip(tiles, cells, strict=True):
         _show(image, tile)
-        says = f"predicts {shortened(tile.predicted, 18)} {percent(tile.probabilities[tile.predicted])}"
+        says = f"predicts {shortened(tile.predicted, 18)} {chance(tile.probabilities[tile.predicted])}"
         below.set(xlim=(0, 1), ylim=(0, 1))
         below.text(0.5, 0.78, says, ha="center", va="center", fontsize=8.5, color=WRONG if tile.wrong else INK)
         below.text(0.5, 0.28, tile.note, ha="center", va="center", fontsize=8, color=PALE)

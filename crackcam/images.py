@@ -1,7 +1,7 @@
 """Picture files that nobody checked -> RGB arrays.
 
-A picture is what Pillow can decode, whatever its name ends in. It is decoded once, upright (EXIF orientation applied), as
-uint8 RGB; networks get their input from that array through :func:`fit`, in training and afterwards alike.
+A picture is what Pillow can decode, whatever its name ends in. It is decoded once, upright (EXIF orientation applied),
+as uint8 RGB; networks get their input from that array through :func:`fit`, in training and afterwards alike.
 """
 
 from __future__ import annotations
@@ -25,12 +25,18 @@ class PictureError(Exception):
     """A file that is no readable picture; the message says why in a few words."""
 
 
-class Loaded(NamedTuple):
-    """A file that was read: its picture, or what is wrong with it."""
+class Picture(NamedTuple):
+    """A file that was read: (H, W, 3) uint8 RGB pixels."""
 
     path: Path
-    picture: np.ndarray | None
-    error: str
+    pixels: np.ndarray
+
+
+class Unreadable(NamedTuple):
+    """A file that could not be read, and why, in a few words."""
+
+    path: Path
+    reason: str
 
 
 def load(path: Path) -> np.ndarray:
@@ -87,16 +93,16 @@ def fit(picture: np.ndarray, size: int) -> np.ndarray:
 
 def read_all(
     paths: Iterable[Path], prepare: Callable[[np.ndarray], np.ndarray] = lambda picture: picture, threads: int = 4
-) -> Iterator[Loaded]:
+) -> Iterator[Picture | Unreadable]:
     """Decode many pictures, in order, a few ahead of their use; ``prepare`` runs in the decoding threads."""
 
-    def read(path: Path) -> Loaded:
+    def read(path: Path) -> Picture | Unreadable:
         try:
-            return Loaded(path, prepare(load(path)), "")
+            return Picture(path, prepare(load(path)))
         except PictureError as error:
-            return Loaded(path, None, str(error))
+            return Unreadable(path, str(error))
 
-    ahead: deque[Future[Loaded]] = deque()
+    ahead: deque[Future[Picture | Unreadable]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for path in paths:
             ahead.append(pool.submit(read, path))
@@ -117,18 +123,25 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
 
 
-def sample(paths: list[Path], count: int, seed: int) -> tuple[list[Loaded], list[Loaded]]:
+def sample(paths: list[Path], count: int, seed: int) -> tuple[list[Picture], list[Unreadable]]:
     """Up to ``count`` readable pictures, chosen without replacement; the same for the same seed.
 
     Returns:
         The pictures, and the unreadable files that were met on the way.
     """
-    order = random.Random(seed).sample(paths, len(paths))
-    good: list[Loaded] = []
-    bad: list[Loaded] = []
-    for path in order:
-        if len(good) == count:
+    pictures: list[Picture] = []
+    unreadable: list[Unreadable] = []
+    for path in random.Random(seed).sample(paths, len(paths)):
+        if len(pictures) == count:
             break
-        loaded = next(read_all([path], threads=1))
-        (bad if loaded.picture is None else good).append(loaded)
-    return good, bad
+        sort(read_all([path], threads=1), pictures, unreadable)
+    return pictures, unreadable
+
+
+def sort(read: Iterable[Picture | Unreadable], pictures: list[Picture], unreadable: list[Unreadable]) -> None:
+    """Append what could be read to the one list, the rest to the other."""
+    for item in read:
+        if isinstance(item, Picture):
+            pictures.append(item)
+        else:
+            unreadable.append(item)

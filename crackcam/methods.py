@@ -27,7 +27,9 @@ METHODS = {
     "gradcam": Method("GradCAM", "channels weighted by their mean gradient", "1", True),
     "scorecam": Method("ScoreCAM", "channels weighted by the score of the picture seen through them", "C", False),
     "gradcam++": Method("GradCAMPlusPlus", "channels weighted by their positive gradients, place by place", "1", True),
-    "ablationcam": Method("AblationCAM", "channels weighted by the score lost without them", "C, above the layer", False),
+    "ablationcam": Method(
+        "AblationCAM", "channels weighted by the score lost without them", "C, above the layer", False
+    ),
     "xgradcam": Method("XGradCAM", "channels weighted by gradients where they are active", "1", True),
     "eigencam": Method("EigenCAM", "what varies most among the activations, of no class", "1", False),
     "eigengradcam": Method("EigenGradCAM", "what varies most among gradients times activations", "1", True),
@@ -45,7 +47,5 @@ def method_class(name: str) -> type:
 
 def markdown_table() -> str:
     """The README's table of methods."""
-    rows = [
-        f"| `{name}` | {m.shows} | {m.passes} | {'yes' if m.gradients else 'no'} |" for name, m in METHODS.items()
-    ]
+    rows = [f"| `{name}` | {m.shows} | {m.passes} | {'yes' if m.gradients else 'no'} |" for name, m in METHODS.items()]
     return "\n".join(["| `--method` | shows | forward passes | gradients |", "|---|---|---|---|", *rows])

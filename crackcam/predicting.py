@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from crackcam import checkpoint
+from crackcam import checkpoint, images
 from crackcam.checkpoint import Card
 from crackcam.console import (
     UserError,
@@ -25,7 +25,7 @@ from crackcam.console import (
     versions,
 )
 from crackcam.dataset import Files, choose_split
-from crackcam.images import Loaded, files_below, fit, read_all, sample
+from crackcam.images import Picture, Unreadable, files_below, fit
 from crackcam.model import Machine
 
 SCHEMA = 1
@@ -78,7 +78,9 @@ def select(args: argparse.Namespace, card: Card, every_class: bool = False) -> S
     split, files = choose_split(args.data, args.split, card.split)
     known = {name: found for name, found in files.items() if name in card.classes}
     if args.type is not None and args.type not in known:
-        raise UserError(f"no class {args.type!r} in the {split or args.data} split; there are: {', '.join(sorted(known)) or 'none'}")
+        raise UserError(
+            f"no class {args.type!r} in the {split or args.data} split; there are: {', '.join(sorted(known)) or 'none'}"
+        )
     if not known:
         raise UserError(f"{args.data} has none of the classes that the network knows: {', '.join(card.classes)}")
     where = f"the {split} split of {args.data}" if split else str(args.data)
@@ -108,28 +110,29 @@ def _select_named(args: argparse.Namespace) -> Selection:
     return Selection("images", None, {"": files})
 
 
-def read_selection(args: argparse.Namespace, selection: Selection) -> list[Loaded]:
+def read_selection(args: argparse.Namespace, selection: Selection) -> list[Picture]:
     """Decode what a grid shows: up to ``--num`` of a folder by ``--seed``, or all pictures that were named.
 
     Raises:
         UserError: none can be read.
     """
     (files,) = selection.files.values()
+    pictures: list[Picture] = []
+    unreadable: list[Unreadable] = []
     named_one_by_one = args.image and not any(path.is_dir() for path in args.image)
     if named_one_by_one:
-        loaded = list(read_all(files))
-        good, bad = [p for p in loaded if p.picture is not None], [p for p in loaded if p.picture is None]
+        images.sort(images.read_all(files), pictures, unreadable)
     else:
-        good, bad = sample(files, args.num, args.seed)
-    for skipped in bad:
-        note(f"warning: skipped {skipped.path}: {skipped.error}")
-    if not good:
-        raise UserError(f"none of {counted(len(bad), 'file')} can be read as a picture")
-    if bad:
-        note(f"warning: {counted(len(bad), 'file')} could not be read")
-    if len(good) < args.num and not named_one_by_one:
-        note(f"note: only {counted(len(good), 'picture')} there, {args.num} asked for")
-    return good
+        pictures, unreadable = images.sample(files, args.num, args.seed)
+    for skipped in unreadable:
+        note(f"warning: skipped {skipped.path}: {skipped.reason}")
+    if not pictures:
+        raise UserError(f"none of {counted(len(unreadable), 'file')} can be read as a picture")
+    if unreadable:
+        note(f"warning: {counted(len(unreadable), 'file')} could not be read")
+    if len(pictures) < args.num and not named_one_by_one:
+        note(f"note: only {counted(len(pictures), 'picture')} there, {args.num} asked for")
+    return pictures
 
 
 def to_pixels(network: Network, pictures: list[np.ndarray]) -> torch.Tensor:
@@ -141,7 +144,9 @@ def to_pixels(network: Network, pictures: list[np.ndarray]) -> torch.Tensor:
 def predict(network: Network, pixels: torch.Tensor, batch_size: int) -> np.ndarray:
     """Probabilities, (N, classes) float32."""
     with torch.inference_mode(), network.machine.autocast():
-        parts = [network.model(network.machine.input(part)).float().softmax(1).cpu() for part in pixels.split(batch_size)]
+        parts = [
+            network.model(network.machine.input(part)).float().softmax(1).cpu() for part in pixels.split(batch_size)
+        ]
     return torch.cat(parts).numpy()
 
 
@@ -160,7 +165,11 @@ def manifest(network: Network, args: argparse.Namespace, selection: Selection, r
         "seed": args.seed,
         "device": str(network.machine.device),
         "precision": "bf16" if network.machine.dtype == torch.bfloat16 else "fp32",
-        "checkpoint": {"file": str(network.path), "sha256": checkpoint.file_hash(network.path), "arch": network.card.arch},
+        "checkpoint": {
+            "file": str(network.path),
+            "sha256": checkpoint.file_hash(network.path),
+            "arch": network.card.arch,
+        },
         "classes": network.card.classes,
         "versions": versions(),
         "pictures": rows,

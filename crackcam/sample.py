@@ -1,9 +1,9 @@
 """Generated concrete, with and without cracks: the data that a fresh clone starts with.
 
 Each picture is drawn from a seed of its own: a surface (tone, grain, pores, stains, patches), light (gradient,
-shadow), distractors (joints, scratches), perhaps a crack, and a camera (focus, noise, JPEG). Cracks are branching walks
-of changing width with ragged edges. Distractors are as dark and as long as cracks and stand in pictures of both classes,
-so that darkness or a line alone does not tell the classes apart.
+shadow), distractors (joints, scratches), perhaps a crack, and a camera (focus, noise, JPEG). Cracks are branching
+walks of changing width with ragged edges. Distractors are as dark and as long as cracks and stand in pictures of both
+classes, so that darkness or a line alone does not tell the classes apart.
 
     data/train/{Positive,Negative}/NNNNN.jpg    300 + 300
     data/test/{Positive,Negative}/NNNNN.jpg      60 +  60
@@ -52,7 +52,9 @@ def write_sample(root: Path, seed: int = 0, counts: dict[str, int] | None = None
                     rng = np.random.default_rng([seed, number])
                     picture, mask = draw(rng, cracked=label == "Positive")
                     quality = int(rng.integers(75, 96))
-                    cv2.imwrite(str(folder / f"{number:05d}.jpg"), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+                    cv2.imwrite(
+                        str(folder / f"{number:05d}.jpg"), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality]
+                    )
                     cv2.imwrite(str(staging / "masks" / f"{number:05d}.png"), mask)
         for folder in sorted(staging.iterdir()):
             folder.rename(root / folder.name)
@@ -81,7 +83,9 @@ def draw(rng: Rng, cracked: bool) -> tuple[np.ndarray, np.ndarray]:
 def noise(rng: Rng, cells: float, stretch: float = 1.0) -> np.ndarray:
     """Smooth noise with about ``cells`` bumps across, (SIDE, SIDE), mean 0, deviation 1."""
     rows, columns = max(2, round(cells)), max(2, round(cells * stretch))
-    field = cv2.resize(rng.standard_normal((rows + 2, columns + 2), np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+    field = cv2.resize(
+        rng.standard_normal((rows + 2, columns + 2), np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC
+    )
     return (field - field.mean()) / (field.std() + 1e-6)
 
 
@@ -107,7 +111,7 @@ def surface(rng: Rng) -> tuple[np.ndarray, np.ndarray]:
     level = rng.uniform(95, 215)
     warmth, green = rng.normal(0.025, 0.03), rng.normal(0, 0.008)
     colour = level * np.array([1 + warmth, 1 + green, 1 - warmth], np.float32)
-    tone = np.ones((SIDE, SIDE), np.float32)
+    tone: np.ndarray = np.ones((SIDE, SIDE), np.float32)
     tone += rng.uniform(0.005, 0.06) * clouds(rng, rng.uniform(1, 5), rng.uniform(0.4, 0.8))
     grain = cv2.GaussianBlur(rng.standard_normal((SIDE, SIDE), np.float32), (0, 0), rng.uniform(0.6, 2.0))
     tone += rng.uniform(0.01, 0.07) * grain / grain.std()
@@ -131,8 +135,9 @@ def pores(rng: Rng, tone: np.ndarray) -> np.ndarray:
         radius = min(14.0, 1 + rng.exponential(2.5))
         axes = (max(1, round(radius)), max(1, round(radius * rng.uniform(0.5, 1))))
         cv2.ellipse(depth, (int(x), int(y)), axes, rng.uniform(0, 180), 0, 360, rng.uniform(0.1, 0.6), -1, cv2.LINE_AA)
-    depth = cv2.resize(cv2.GaussianBlur(depth, (0, 0), rng.uniform(0.6, 1.6)), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    return tone * (1 - depth)
+    soft = cv2.GaussianBlur(depth, (0, 0), rng.uniform(0.6, 1.6))
+    soft = cv2.resize(soft, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    return tone * (1 - soft)
 
 
 def blotch(rng: Rng, share: float) -> np.ndarray:
@@ -182,7 +187,11 @@ def joint(rng: Rng, tone: np.ndarray, light: float) -> np.ndarray:
     """A formwork or expansion joint: dead straight, of one width, dark or light, sometimes two parallel lines."""
     start, end = across(rng)
     if rng.random() < 0.5:  # upright or level
-        end = np.array([start[0], SIDE + 4 - start[1]]) if abs(start[1] - SIDE / 2) > SIDE / 2 else np.array([SIDE + 4 - start[0], start[1]])
+        end = (
+            np.array([start[0], SIDE + 4 - start[1]])
+            if abs(start[1] - SIDE / 2) > SIDE / 2
+            else np.array([SIDE + 4 - start[0], start[1]])
+        )
     width = np.exp(rng.uniform(np.log(1.5), np.log(16)))
     contrast = rng.uniform(0.15, 0.85) * (1 if rng.random() < 0.8 else -0.3)
     normal = np.array([start[1] - end[1], end[0] - start[0]]) / np.linalg.norm(end - start)
@@ -278,7 +287,9 @@ def crack(rng: Rng, tone: np.ndarray, light: float) -> tuple[np.ndarray, np.ndar
     ends_inside = rng.random() < 0.15
     if ends_inside:
         trunk = trunk[: rng.integers(70, 110)]
-    cover = polygon(trunk, ragged_width(rng, len(trunk), width, ends_inside), ragged_width(rng, len(trunk), width, ends_inside))
+    cover = polygon(
+        trunk, ragged_width(rng, len(trunk), width, ends_inside), ragged_width(rng, len(trunk), width, ends_inside)
+    )
     for _ in range(rng.poisson(0.6)):
         fork = trunk[rng.integers(10, len(trunk) - 10)]
         reach = rng.uniform(40, 160) * np.array([np.cos(a := rng.uniform(0, 2 * np.pi)), np.sin(a)])
@@ -294,7 +305,7 @@ def crack(rng: Rng, tone: np.ndarray, light: float) -> tuple[np.ndarray, np.ndar
     grit = np.clip(1 + rng.uniform(0, 0.25) * clouds(rng, 12, 0.8), 0.3, 1.15)
     # The edge that faces the light is bright and chipped; the other lies in a little shade.
     shift = rng.uniform(0.8, 1.2 + width / 4) * np.array([np.cos(light), np.sin(light)])
-    matrix = np.float32([[1, 0, shift[0]], [0, 1, shift[1]]])
+    matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
     moved = cv2.warpAffine(cv2.GaussianBlur(cover, (0, 0), rng.uniform(0.5, 2)), matrix, (SIDE, SIDE))
     chips = np.clip(0.6 + 0.7 * clouds(rng, 10, 0.8), 0, 1.5)
     rim = (rng.uniform(0, 0.35) if rng.random() < 0.7 else 0) * chips * np.clip(moved - inside, 0, 1)

@@ -13,11 +13,12 @@ run that was killed goes on with the next epoch and ends with the same weights a
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -93,11 +94,9 @@ class Scores(NamedTuple):
 def forward(model: nn.Module, machine: Machine, split: Pixels, batch_size: int, what: str) -> torch.Tensor:
     """Logits of a split, (N, classes) float32 on the CPU; the network runs in eval mode and stays in it."""
     model.eval()
-    logits = []
+    batches = tqdm(split.pixels.split(batch_size), what, leave=False, disable=None, unit="batch")
     with torch.inference_mode(), machine.autocast():
-        for pixels in tqdm(split.pixels.split(batch_size), what, leave=False, disable=None, unit="batch"):
-            logits.append(model(machine.input(pixels)).float().cpu())
-    return torch.cat(logits)
+        return torch.cat([model(machine.input(pixels)).float().cpu() for pixels in batches])
 
 
 def score(logits: torch.Tensor, labels: torch.Tensor) -> Scores:
@@ -140,8 +139,10 @@ def final_report(model: nn.Module, machine: Machine, split: Pixels, classes: lis
     scores = evaluate(model, machine, split, batch_size)
     predicted = scores.probabilities.argmax(axis=1)
     indices = list(range(len(classes)))
-    layout = {"labels": indices, "target_names": classes, "zero_division": 0}
-    per_class = classification_report(split.labels, predicted, output_dict=True, **layout)
+    report = functools.partial(
+        classification_report, split.labels, predicted, labels=indices, target_names=classes, zero_division=0
+    )
+    per_class = report(output_dict=True)
     metrics = {
         "accuracy": scores.accuracy,
         "balanced_accuracy": scores.balanced,
@@ -156,15 +157,14 @@ def final_report(model: nn.Module, machine: Machine, split: Pixels, classes: lis
             for name in classes
         },
     }
-    text = classification_report(split.labels, predicted, digits=4, **layout)
-    return Report(metrics, confusion_matrix(split.labels, predicted, labels=indices), text)
+    return Report(metrics, confusion_matrix(split.labels, predicted, labels=indices), report(digits=4))
 
 
 # -- linear probe ----------------------------------------------------------------------------------------------------
 
 
-def linear_probe(model: nn.Module, machine: Machine, train: Pixels, val: Pixels, batch_size: int) -> Scores:
-    """Fit the head by logistic regression on features computed once; scores on the validation split.
+def linear_probe(model: nn.Module, machine: Machine, train: Pixels, val: Pixels, batch_size: int) -> Epoch:
+    """Fit the head by logistic regression on features computed once; epoch 0 of the history.
 
     Classes count alike, whatever their sizes. The strength of the regularisation is that of the lowest validation loss.
     """
@@ -179,20 +179,21 @@ def linear_probe(model: nn.Module, machine: Machine, train: Pixels, val: Pixels,
         forward(model, machine, val, batch_size, "features of val")
         x_val = torch.cat([f.float().cpu() for f in seen]).numpy()
     scaler = StandardScaler().fit(x)
-    best_loss, best = np.inf, None
-    for strength in REGULARISATION:
-        probe = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
-        probe.fit(scaler.transform(x), train.labels.numpy())
-        loss = log_loss(val.labels.numpy(), probe.predict_proba(scaler.transform(x_val)), labels=probe.classes_)
-        if loss < best_loss:
-            best_loss, best = loss, probe
+    x, x_val = scaler.transform(x), scaler.transform(x_val)
+    probes = [LogisticRegression(C=strength, class_weight="balanced", max_iter=1000) for strength in REGULARISATION]
+    for probe in probes:
+        probe.fit(x, train.labels.numpy())
+    best = min(
+        probes, key=lambda probe: log_loss(val.labels.numpy(), probe.predict_proba(x_val), labels=probe.classes_)
+    )
     weight, bias = best.coef_, best.intercept_
     if len(weight) == 1:  # two classes: scikit-learn keeps the difference of their logits
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     weight = weight / scaler.scale_
     bias = bias - weight @ scaler.mean_
     set_linear_head(model, torch.from_numpy(weight), torch.from_numpy(bias))
-    return evaluate(model, machine, val, batch_size)
+    scores = evaluate(model, machine, val, batch_size)
+    return Epoch(0, None, None, *scores[1:], lr=0.0, size=val.pixels.shape[-1], best=True)
 
 
 # -- training loop ---------------------------------------------------------------------------------------------------
@@ -200,7 +201,7 @@ def linear_probe(model: nn.Module, machine: Machine, train: Pixels, val: Pixels,
 
 @dataclass
 class Epoch:
-    """One line of the log. Epoch 0 is the probe (or the random weights), before any training."""
+    """One line of the log. Epoch 0 is the linear probe."""
 
     epoch: int
     train_loss: float | None
@@ -215,19 +216,20 @@ class Epoch:
 
 def is_better(candidate: Epoch, history: list[Epoch]) -> bool:
     """Whether an epoch beats all before it: higher balanced accuracy, then lower loss, on the validation split."""
-    return all((candidate.val_balanced_accuracy, -candidate.val_loss) > (e.val_balanced_accuracy, -e.val_loss) for e in history)
+    return all(
+        (candidate.val_balanced_accuracy, -candidate.val_loss) > (e.val_balanced_accuracy, -e.val_loss) for e in history
+    )
 
 
 def fit(
     model: nn.Module, machine: Machine, recipe: Recipe, train: Pixels, val: Pixels, history: list[Epoch],
-    state_file: Path, fingerprint: dict, on_epoch: Callable[[Epoch], None],
+    state: StateFile, resuming: bool, on_epoch: Callable[[Epoch], None],
 ) -> None:  # fmt: skip
     """Train; ``history`` grows by one epoch after another.
 
     Args:
-        history: holds epoch 0 at the start of a fresh run, nothing where a killed run is to be resumed.
-        state_file: what a killed run resumes from, written after every epoch.
-        fingerprint: what must agree between a run and its resumption.
+        history: epoch 0, where there was a probe; filled from the state where a run is resumed.
+        state: what a killed run resumes from, written after every epoch.
         on_epoch: called after each epoch with the model in eval mode, before the state is written.
 
     Raises:
@@ -240,18 +242,20 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.lr, total_steps=max(1, steps * len(recipe.sizes)), pct_start=WARM_UP
     )
-    if not history:
-        history += resume(state_file, fingerprint, model, optimizer, schedule)
-    for epoch in range(history[-1].epoch + 1, len(recipe.sizes) + 1):
+    parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    if resuming:
+        history[:] = state.read(parts)
+    first = history[-1].epoch + 1 if history else 1
+    for epoch in range(first, len(recipe.sizes) + 1):
         size = recipe.sizes[epoch - 1]
         loss, accuracy = _train_epoch(model, machine, recipe, train, weights, optimizer, schedule, epoch, size)
         scores = evaluate(model, machine, val, recipe.batch_size)
-        rate = schedule.get_last_lr()[0]
-        done = Epoch(epoch, loss, accuracy, scores.loss, scores.accuracy, scores.balanced, rate, size, best=False)
+        rate = float(schedule.get_last_lr()[0])
+        done = Epoch(epoch, loss, accuracy, *scores[1:], lr=rate, size=size, best=False)
         done.best = is_better(done, history)
         history.append(done)
         on_epoch(done)
-        write_state(state_file, fingerprint, model, optimizer, schedule, history)
+        state.write(parts, history)
         if recipe.patience and epoch - max(e.epoch for e in history if e.best) >= recipe.patience:
             note(f"no better epoch in {recipe.patience}: stopping early")
             break
@@ -286,46 +290,67 @@ def _train_epoch(
         right += (logits.detach().argmax(dim=1) == labels).sum()
         seen += len(labels)
     if not total_loss.isfinite():
-        raise UserError(f"the loss is no longer a number in epoch {epoch}: try a lower --lr than {recipe.lr:g}, or --precision fp32")
+        raise UserError(
+            f"the loss is no longer a number in epoch {epoch}: try a lower --lr than {recipe.lr:g}, or --precision fp32"
+        )
     return (total_loss / seen).item(), (right / seen).item()
 
 
 # -- resuming --------------------------------------------------------------------------------------------------------
 
 
-def write_state(
-    path: Path, fingerprint: dict, model: nn.Module, optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler, history: list[Epoch],
-) -> None:  # fmt: skip
-    """Everything that the next epoch depends on, atomically; plain types and tensors only."""
-    state = {
-        "fingerprint": fingerprint,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": {k: v for k, v in schedule.state_dict().items() if isinstance(v, int | float | str | bool | list)},
-        "history": [asdict(epoch) for epoch in history],
-    }
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
+class Stateful(Protocol):
+    """A model, an optimizer, a schedule."""
+
+    def state_dict(self) -> dict: ...
+    def load_state_dict(self, state_dict: dict) -> object: ...
 
 
-def resume(
-    path: Path, fingerprint: dict, model: nn.Module, optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> list[Epoch]:  # fmt: skip
-    """Put everything back as :func:`write_state` found it; returns the history.
+@dataclass(frozen=True)
+class StateFile:
+    """What a killed run resumes from: everything that the next epoch depends on, as plain types and tensors.
 
-    Raises:
-        UserError: the state is damaged, or belongs to a run with other arguments.
+    Attributes:
+        path: the file.
+        run: what must agree between a run and its resumption.
     """
+
+    path: Path
+    run: dict
+
+    def write(self, parts: dict[str, Stateful], history: list[Epoch]) -> None:
+        """Atomically: a kill leaves the state of this epoch or of the last one."""
+        document: dict[str, object] = {name: part.state_dict() for name, part in parts.items()}
+        # OneCycleLR keeps a function among its settings, which are given anew anyway.
+        settings = parts["schedule"].state_dict()
+        document["schedule"] = {name: value for name, value in settings.items() if not callable(value)}
+        document |= {"run": self.run, "history": [asdict(epoch) for epoch in history]}
+        write_atomically(self.path, lambda temporary: torch.save(document, temporary))
+
+    def read(self, parts: dict[str, Stateful]) -> list[Epoch]:
+        """Put everything back as it was; returns the history.
+
+        Raises:
+            UserError: the state is damaged, or belongs to a run with other arguments.
+        """
+        document = read_state(self.path)
+        before = document["run"]
+        for name, value in self.run.items():
+            if before.get(name) != value:
+                raise UserError(
+                    f"{self.path} belongs to a run with {name} {before.get(name)}, not {value}: give the same arguments"
+                )
+        for name, part in parts.items():
+            part.load_state_dict(document[name])
+        return [Epoch(**epoch) for epoch in document["history"]]
+
+
+def read_state(path: Path) -> dict:
+    """The content of a state file; raises UserError where it is damaged."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        before = state["fingerprint"]
-    except Exception:
+        document = torch.load(path, map_location="cpu", weights_only=True)
+        if not {"run", "history", "model", "optimizer", "schedule"} <= document.keys():
+            raise ValueError("incomplete")
+    except Exception:  # whatever a damaged file makes the reader raise
         raise UserError(f"the state in {path} is damaged: train without --resume") from None
-    for name in fingerprint:
-        if before.get(name) != fingerprint[name]:
-            raise UserError(f"{path} belongs to a run with {name} {before.get(name)}, not {fingerprint[name]}: give the same arguments")
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    return [Epoch(**epoch) for epoch in state["history"]]
+    return document

@@ -3,7 +3,7 @@
 import torch
 
 from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform, forward_hooks
-from pytorch_grad_cam.base_cam import BaseCAM, Run
+from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
 from pytorch_grad_cam.utils.model_targets import Target, target_scores
 
 # Floats in one batch of ablated activations: 256 MB, the layers above included about three times that.
@@ -41,7 +41,8 @@ class AblationCAM(BaseCAM):
         super().__init__(model, target_layers, reshape_transform, use_cuda=use_cuda)
         self.batch_size = batch_size
 
-    def channel_weights(self, run: Run, activations: torch.Tensor, gradients: None) -> torch.Tensor:
+    def channel_weights(self, run: LayerRun) -> torch.Tensor:
+        activations = run.activations
         intact = target_scores(run.targets, run.outputs).float()
         weights = torch.zeros(activations.shape[:2], device=activations.device)
         for i, target in enumerate(run.targets):

@@ -34,9 +34,7 @@ def forward_hooks(layers: Sequence[Module], hook: Callable[[int, torch.Tensor], 
     handles = []
     try:
         for index, layer in enumerate(layers):
-            handles.append(
-                layer.register_forward_hook(lambda module, inputs, output, index=index: hook(index, output))
-            )
+            handles.append(layer.register_forward_hook(lambda module, inputs, output, index=index: hook(index, output)))
         yield
     finally:
         for handle in handles:
@@ -121,13 +119,13 @@ class ActivationsAndGradients:
         """
         layers = [self._outputs[index] for index in range(len(self.target_layers))]
         if score.requires_grad:
-            gradients = torch.autograd.grad(score, layers, allow_unused=True)
+            found: Sequence[torch.Tensor | None] = torch.autograd.grad(score, layers, allow_unused=True)
         else:
-            gradients = tuple(None for _ in layers)
-        for layer, gradient in zip(self.target_layers, gradients, strict=True):
+            found = [None] * len(layers)
+        for layer, gradient in zip(self.target_layers, found, strict=True):
             if gradient is None:
                 raise ValueError(f"the target does not depend on the target layer {layer.__class__.__name__}")
-        self.gradients = [self._shaped(gradient) for gradient in gradients]
+            self.gradients.append(self._shaped(gradient))
         self._outputs = {}
         return self.gradients
 

@@ -23,21 +23,25 @@ from pytorch_grad_cam.utils.model_targets import Target, resolve_targets, target
 from pytorch_grad_cam.utils.svd_on_activations import principal_map
 
 
-@dataclass
-class Run:
-    """One run of the model, as a method sees it.
+@dataclass(frozen=True)
+class LayerRun:
+    """One run of the model, as a method sees it at one target layer.
 
     Attributes:
         inputs: (N, ...) batch.
         outputs: (N, K) what the model made of it, detached.
         targets: one for each picture.
-        layer: the target layer in question.
+        layer: the target layer.
+        activations: its output A, (N, C, *spatial) float32.
+        gradients: dY/dA of the same shape; empty where the method's ``uses_gradients`` is False.
     """
 
     inputs: torch.Tensor
     outputs: torch.Tensor
     targets: list[Target]
     layer: Module
+    activations: torch.Tensor
+    gradients: torch.Tensor
 
 
 class BaseCAM:
@@ -75,28 +79,14 @@ class BaseCAM:
 
     # -- what a method overrides ------------------------------------------------------------------------
 
-    def channel_weights(
-        self, run: Run, activations: torch.Tensor, gradients: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Importance of each channel.
-
-        Args:
-            run: the model's run.
-            activations: (N, C, *spatial) float32.
-            gradients: dY/dA of the same shape; None where ``uses_gradients`` is False.
-
-        Returns:
-            (N, C) float32.
-        """
+    def channel_weights(self, run: LayerRun) -> torch.Tensor:
+        """Importance of each channel of the layer: (N, C) float32."""
         raise NotImplementedError
 
-    def layer_map(
-        self, run: Run, activations: torch.Tensor, gradients: torch.Tensor | None, eigen_smooth: bool
-    ) -> torch.Tensor:
+    def layer_map(self, run: LayerRun, eigen_smooth: bool) -> torch.Tensor:
         """The signed map of one layer at its own resolution: (N, *spatial) float32."""
-        weights = self.channel_weights(run, activations, gradients)
-        weighted = map_utils.over_space(weights, activations) * activations
-        return principal_map(weighted) if eigen_smooth else weighted.sum(dim=1)
+        weights = map_utils.over_space(self.channel_weights(run), run.activations)
+        return summed(weights * run.activations, eigen_smooth)
 
     # -- what a user calls ------------------------------------------------------------------------------
 
@@ -178,17 +168,16 @@ class BaseCAM:
         recorder = self.activations_and_grads
         outputs = recorder(inputs, with_graph=self.uses_gradients)
         resolved = self._resolved(targets, outputs)
-        gradients: Sequence[torch.Tensor | None] = [None] * len(self.target_layers)
+        activations = recorder.activations
+        gradients: Sequence[torch.Tensor] = [a.new_empty(0) for a in activations]
         if self.uses_gradients:
             with torch.enable_grad():
                 score = target_scores(resolved, outputs).sum()
             gradients = recorder.differentiate(score)
         with torch.no_grad():
             return [
-                self.layer_map(Run(inputs, self.outputs, resolved, layer), activation, gradient, eigen_smooth)
-                for layer, activation, gradient in zip(
-                    self.target_layers, recorder.activations, gradients, strict=True
-                )
+                self.layer_map(LayerRun(inputs, outputs.detach(), resolved, *of_layer), eigen_smooth)
+                for of_layer in zip(self.target_layers, activations, gradients, strict=True)
             ]
 
     def _resolved(self, targets: Sequence[Target | int] | None, outputs: torch.Tensor) -> list[Target]:
@@ -215,6 +204,11 @@ class BaseCAM:
             heats.append(variant.deaugment_mask(heat[:, None])[:, 0])
         self.outputs = outputs
         return torch.stack(heats).mean(dim=0)
+
+
+def summed(channels: torch.Tensor, eigen_smooth: bool) -> torch.Tensor:
+    """Channels (N, C, *spatial) to a map (N, *spatial): their sum, or their first principal component."""
+    return principal_map(channels) if eigen_smooth else channels.sum(dim=1)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import torch
 
-from pytorch_grad_cam.base_cam import BaseCAM, Run
+from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
 from pytorch_grad_cam.utils.svd_on_activations import principal_map
 
 
@@ -15,7 +15,5 @@ class EigenCAM(BaseCAM):
 
     uses_gradients = False
 
-    def layer_map(
-        self, run: Run, activations: torch.Tensor, gradients: None, eigen_smooth: bool
-    ) -> torch.Tensor:
-        return principal_map(activations)
+    def layer_map(self, run: LayerRun, eigen_smooth: bool) -> torch.Tensor:
+        return principal_map(run.activations)

@@ -2,7 +2,7 @@
 
 import torch
 
-from pytorch_grad_cam.base_cam import BaseCAM, Run
+from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
 from pytorch_grad_cam.utils.svd_on_activations import principal_map
 
 
@@ -13,7 +13,5 @@ class EigenGradCAM(BaseCAM):
     the channels, that is towards what speaks for the class.
     """
 
-    def layer_map(
-        self, run: Run, activations: torch.Tensor, gradients: torch.Tensor, eigen_smooth: bool
-    ) -> torch.Tensor:
-        return principal_map(gradients * activations)
+    def layer_map(self, run: LayerRun, eigen_smooth: bool) -> torch.Tensor:
+        return principal_map(run.gradients * run.activations)

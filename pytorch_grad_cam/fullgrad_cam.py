@@ -44,11 +44,13 @@ class FullGrad(BaseCAM):
         self, inputs: torch.Tensor, targets: Sequence[Target | int] | None, eigen_smooth: bool
     ) -> list[torch.Tensor]:
         size = tuple(inputs.shape[2:])
-        layers = [module for module in self.model.modules() if implicit_bias(module) is not None]
+        found = [(module, implicit_bias(module)) for module in self.model.modules()]
+        layers = [module for module, bias in found if bias is not None]
+        biases = [bias for _, bias in found if bias is not None]
         reduced: list[torch.Tensor] = []
 
         def watch(index: int, output: torch.Tensor) -> None:
-            bias = implicit_bias(layers[index])
+            bias = biases[index]
             # The gradient hook sees the output as the layer made it, whatever works in place on it afterwards.
             output.register_hook(
                 lambda gradient: reduced.append(psi(gradient.float() * map_utils.over_space(bias[None], gradient)))
@@ -67,7 +69,9 @@ class FullGrad(BaseCAM):
 
 def implicit_bias(module: Module) -> torch.Tensor | None:
     """What a layer adds to its input's linear image: (channels,), or None where it has no such bias."""
-    if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if module.running_mean is None or module.running_var is None:
+            return None
         slope = (module.running_var + module.eps).rsqrt()
         if module.affine:
             slope = slope * module.weight

@@ -2,7 +2,7 @@
 
 import torch
 
-from pytorch_grad_cam.base_cam import BaseCAM, Run
+from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
 from pytorch_grad_cam.utils.maps import spatial_dims
 
 
@@ -13,5 +13,5 @@ class GradCAM(BaseCAM):
     ICCV 2017 (arXiv:1610.02391), equations 1 and 2.
     """
 
-    def channel_weights(self, run: Run, activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
-        return gradients.mean(dim=spatial_dims(gradients))
+    def channel_weights(self, run: LayerRun) -> torch.Tensor:
+        return run.gradients.mean(dim=spatial_dims(run.gradients))

@@ -2,7 +2,7 @@
 
 import torch
 
-from pytorch_grad_cam.base_cam import BaseCAM, Run
+from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
 from pytorch_grad_cam.utils.maps import spatial_dims
 
 
@@ -16,7 +16,8 @@ class GradCAMPlusPlus(BaseCAM):
     Chattopadhay et al., Grad-CAM++, WACV 2018 (arXiv:1710.11063), equations 7 and 19.
     """
 
-    def channel_weights(self, run: Run, activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+    def channel_weights(self, run: LayerRun) -> torch.Tensor:
+        activations, gradients = run.activations, run.gradients
         places = spatial_dims(activations)
         denominator = 2 + activations.sum(dim=places, keepdim=True) * gradients
         counts = (gradients > 0) & (denominator > 0)

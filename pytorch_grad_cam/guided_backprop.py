@@ -1,5 +1,7 @@
 """Guided backpropagation: the gradient of a class with respect to the pixels, positive paths only."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
@@ -13,13 +15,13 @@ class GuidedBackpropReLU(torch.autograd.Function):
     """A ReLU that lets a gradient back only where it is positive and the input was."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, activations: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, activations: torch.Tensor) -> torch.Tensor:
         output = activations.clamp(min=0)
         ctx.save_for_backward(output)
         return output
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         (output,) = ctx.saved_tensors
         return gradient.clamp(min=0) * (output > 0)
 
@@ -30,7 +32,7 @@ class _GuidedReLUs(TorchFunctionMode):
     RELUS = frozenset({torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_,
                        torch.nn.functional.relu, torch.nn.functional.relu_})  # fmt: skip
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if function in self.RELUS:
             return GuidedBackpropReLU.apply(args[0] if args else kwargs["input"])
@@ -54,9 +56,7 @@ class GuidedBackpropReLUModel:
         model = move_as_use_cuda_says(model, use_cuda)
         self.model = model if device is None else model.to(device)
 
-    def __call__(
-        self, input_img: torch.Tensor, target_category: int | list[int] | None = None
-    ) -> np.ndarray:
+    def __call__(self, input_img: torch.Tensor, target_category: int | list[int] | None = None) -> np.ndarray:
         """Gradients with respect to the pixels.
 
         Args:

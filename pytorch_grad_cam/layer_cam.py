@@ -2,8 +2,7 @@
 
 import torch
 
-from pytorch_grad_cam.base_cam import BaseCAM, Run
-from pytorch_grad_cam.utils.svd_on_activations import principal_map
+from pytorch_grad_cam.base_cam import BaseCAM, LayerRun, summed
 
 
 class LayerCAM(BaseCAM):
@@ -14,8 +13,5 @@ class LayerCAM(BaseCAM):
     Jiang et al., LayerCAM, IEEE Transactions on Image Processing 2021, equations 5 and 6.
     """
 
-    def layer_map(
-        self, run: Run, activations: torch.Tensor, gradients: torch.Tensor, eigen_smooth: bool
-    ) -> torch.Tensor:
-        weighted = gradients.relu() * activations
-        return principal_map(weighted) if eigen_smooth else weighted.sum(dim=1)
+    def layer_map(self, run: LayerRun, eigen_smooth: bool) -> torch.Tensor:
+        return summed(run.gradients.relu() * run.activations, eigen_smooth)

@@ -1,8 +1,11 @@
 """The older arguments that tutorials still pass: each works, and says once what replaced it."""
 
 import warnings
+from collections.abc import Sequence
 
 import torch
+
+from pytorch_grad_cam.utils.model_targets import Target
 
 _already_said: set[str] = set()
 
@@ -22,7 +25,9 @@ def move_as_use_cuda_says(model: torch.nn.Module, use_cuda: bool | None) -> torc
     return model.cuda() if use_cuda else model
 
 
-def targets_of_category(target_category: int | list[int] | None, targets: object, batch: int) -> object:
+def targets_of_category(
+    target_category: int | list[int] | None, targets: Sequence[Target | int] | None, batch: int
+) -> Sequence[Target | int] | None:
     """What ``target_category=`` (one class index, or one for each picture) means as ``targets``."""
     if target_category is None:
         return targets

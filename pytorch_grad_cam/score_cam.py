@@ -3,9 +3,9 @@
 import torch
 import torch.nn.functional as F
 
-from pytorch_grad_cam.base_cam import BaseCAM, Run
+from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
 from pytorch_grad_cam.utils.maps import normalize
-from pytorch_grad_cam.utils.model_targets import target_scores
+from pytorch_grad_cam.utils.model_targets import Target, target_scores
 
 DEFAULT_BATCH = 32
 
@@ -23,15 +23,11 @@ class ScoreCAM(BaseCAM):
 
     uses_gradients = False
 
-    def channel_weights(self, run: Run, activations: torch.Tensor, gradients: None) -> torch.Tensor:
-        return torch.stack(
-            [
-                self._scores(run.inputs[i], run.targets[i], activations[i]).softmax(dim=0)
-                for i in range(len(run.inputs))
-            ]
-        )
+    def channel_weights(self, run: LayerRun) -> torch.Tensor:
+        of_pictures = zip(run.inputs, run.targets, run.activations, strict=True)
+        return torch.stack([self._scores(*of_picture).softmax(dim=0) for of_picture in of_pictures])
 
-    def _scores(self, picture: torch.Tensor, target: object, channels: torch.Tensor) -> torch.Tensor:
+    def _scores(self, picture: torch.Tensor, target: Target, channels: torch.Tensor) -> torch.Tensor:
         size = self.batch_size or DEFAULT_BATCH
         flat = channels.flatten(1)
         varies = (flat.amax(1) > flat.amin(1)).nonzero()[:, 0]
@@ -44,5 +40,5 @@ class ScoreCAM(BaseCAM):
             scores[chosen] = self._score(picture * normalize(masks).to(picture.dtype), target)
         return scores
 
-    def _score(self, pictures: torch.Tensor, target: object) -> torch.Tensor:
+    def _score(self, pictures: torch.Tensor, target: Target) -> torch.Tensor:
         return target_scores([target] * len(pictures), self.model(pictures)).float()

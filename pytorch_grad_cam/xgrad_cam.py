@@ -2,7 +2,7 @@
 
 import torch
 
-from pytorch_grad_cam.base_cam import BaseCAM, Run
+from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
 from pytorch_grad_cam.utils.maps import ROUNDING, spatial_dims
 
 
@@ -14,9 +14,10 @@ class XGradCAM(BaseCAM):
     Fu et al., Axiom-based Grad-CAM, BMVC 2020 (arXiv:2008.02312), equation 8.
     """
 
-    def channel_weights(self, run: Run, activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+    def channel_weights(self, run: LayerRun) -> torch.Tensor:
+        activations = run.activations
         places = spatial_dims(activations)
         total = activations.sum(dim=places)
         counts = total.abs() > ROUNDING * activations.abs().sum(dim=places)
-        weighted = (gradients * activations).sum(dim=places)
+        weighted = (run.gradients * activations).sum(dim=places)
         return torch.where(counts, weighted / torch.where(counts, total, 1.0), 0.0)

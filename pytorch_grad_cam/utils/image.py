@@ -22,8 +22,8 @@ def preprocess_image(
     Returns:
         (1, C, H, W) float32.
     """
-    scaled = np.float32(img) / 255 if img.dtype == np.uint8 else np.float32(img)
-    normalized = (scaled - np.float32(mean)) / np.float32(std)
+    scaled = img.astype(np.float32) / (255 if img.dtype == np.uint8 else 1)
+    normalized = (scaled - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
     return torch.from_numpy(np.ascontiguousarray(normalized.transpose(2, 0, 1)))[None]
 
 
@@ -37,7 +37,7 @@ def deprocess_image(img: np.ndarray) -> np.ndarray:
         uint8 of the same shape.
     """
     centred = img - np.mean(img)
-    return np.uint8(255 * np.clip(0.5 + 0.1 * centred / (np.std(centred) + 1e-5), 0, 1))
+    return (255 * np.clip(0.5 + 0.1 * centred / (np.std(centred) + 1e-5), 0, 1)).astype(np.uint8)
 
 
 def show_cam_on_image(
@@ -66,12 +66,12 @@ def show_cam_on_image(
         raise ValueError("img must be float in [0, 1]")
     if not 0 <= image_weight <= 1:
         raise ValueError(f"image_weight must be in [0, 1], got {image_weight}")
-    heat = cv2.applyColorMap(np.uint8(255 * mask), colormap)
+    heat = cv2.applyColorMap((255 * mask).astype(np.uint8), colormap)
     if use_rgb:
         heat = heat[..., ::-1]
-    mixed = (1 - image_weight) * (np.float32(heat) / 255) + image_weight * np.float32(img)
+    mixed = (1 - image_weight) * (heat.astype(np.float32) / 255) + image_weight * img.astype(np.float32)
     brightest = np.max(mixed)
-    return np.uint8(255 * (mixed / brightest if brightest > 0 else mixed))
+    return (255 * (mixed / brightest if brightest > 0 else mixed)).astype(np.uint8)
 
 
 def scale_cam_image(cam: np.ndarray, target_size: tuple[int, ...] | None = None) -> np.ndarray:
