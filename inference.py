@@ -51,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     network = predicting.open_network(args)
     selection = predicting.select(args, network.card, every_class=args.all)
+    kind = "predictions" if args.all else "inference"
+    args.output = args.output or OUTPUTS / f"{kind}_{selection.name}{suffix}"
+    console.check_writable(args.output)
     return score_all(args, network, selection) if args.all else draw_grid(args, network, selection)
 
 
@@ -68,14 +71,13 @@ def draw_grid(args: argparse.Namespace, network: Network, selection: Selection) 
     ]
     wrong = sum(tile.wrong for tile in tiles)
     title = f"{network.card.arch}, {true}: {len(tiles) - wrong} of {len(tiles)} right" if true else network.card.arch
-    picture = args.output or OUTPUTS / f"inference_{selection.name}.png"
-    figures.prediction_grid(picture, title, tiles)
+    figures.prediction_grid(args.output, title, tiles)
     rows = [
         {"file": str(item.path), "true": true, "predicted": tile.predicted, "probabilities": tile.probabilities}
         for item, tile in zip(pictures, tiles, strict=True)
     ]
-    document = {**predicting.manifest(network, args, selection, rows), "picture": str(picture)}
-    console.write_json(picture.with_suffix(".json"), document)
+    document = {**predicting.manifest(network, args, selection, rows), "picture": str(args.output)}
+    console.write_json(args.output.with_suffix(".json"), document)
     if args.json:
         print(json.dumps(document, indent=2))
         return 0
@@ -83,7 +85,7 @@ def draw_grid(args: argparse.Namespace, network: Network, selection: Selection) 
         mark = "   <- wrong" if tile.wrong else ""
         print(f"{item.path}  {tile.predicted} {figures.chance(tile.probabilities[tile.predicted])}{mark}")
     print(f"{len(tiles) - wrong} of {counted(len(tiles), 'picture')} right" if true else counted(len(tiles), "picture"))
-    print(f"wrote {picture}, {picture.with_suffix('.json')}")
+    print(f"wrote {args.output}, {args.output.with_suffix('.json')}")
     return 0
 
 
@@ -97,7 +99,6 @@ def score_all(args: argparse.Namespace, network: Network, selection: Selection) 
 
     classes = network.card.classes
     queue = [(name, path) for name, found in selection.files.items() for path in found]
-    table = args.output or OUTPUTS / f"predictions_{selection.name}.csv"
     right = unreadable = 0
 
     def write(temporary: Path) -> None:
@@ -129,18 +130,18 @@ def score_all(args: argparse.Namespace, network: Network, selection: Selection) 
         if unreadable == len(queue):
             raise UserError(f"none of {counted(unreadable, 'file')} can be read as a picture")
 
-    console.write_atomically(table, write)
+    console.write_atomically(args.output, write)
     scored = len(queue) - unreadable
     accuracy = None if args.image else right / scored
     if args.json:
         summary = {"type": selection.name, "split": selection.split, "pictures": scored, "unreadable": unreadable}
-        print(json.dumps({**summary, "accuracy": accuracy, "table": str(table)}, indent=2))
+        print(json.dumps({**summary, "accuracy": accuracy, "table": str(args.output)}, indent=2))
         return 0
     said = "" if accuracy is None else f", accuracy {accuracy:.4f}"
     print(
         f"{counted(scored, 'picture')}{said}" + (f", {counted(unreadable, 'file')} not readable" if unreadable else "")
     )
-    print(f"wrote {table}")
+    print(f"wrote {args.output}")
     return 0
 
 

@@ -36,12 +36,21 @@ def build_parser() -> argparse.ArgumentParser:
     data = parser.add_argument_group("data")
     data.add_argument("--data", type=Path, default=console.DATA, metavar="DIR", help="class folders (default: data)")
     data.add_argument("--sample", action="store_true", help="generate pictures into --data where it has none")
-    data.add_argument("--val-fraction", type=console.fraction, default=0.15, metavar="F",
-                      help="share of the training pictures to choose the epoch by, where there is no val folder (default: 0.15)")  # fmt: skip
+    data.add_argument(
+        "--val-fraction",
+        type=console.fraction,
+        default=0.15,
+        metavar="F",
+        help="share held out for validation where there is no val folder (default: 0.15)",
+    )
     network = parser.add_argument_group("network")
     network.add_argument("--arch", default="resnet18", help="any classifier of torchvision.models (default: resnet18)")
-    network.add_argument("--pretrained", default="auto", metavar="auto|imagenet|none|PATH",
-                         help="auto: ImageNet weights if they can be had, else random ones; PATH: a checkpoint or .pth")  # fmt: skip
+    network.add_argument(
+        "--pretrained",
+        default="auto",
+        metavar="auto|imagenet|none|PATH",
+        help="auto: ImageNet weights if they can be had, else random ones; PATH: a checkpoint or .pth",
+    )
     network.add_argument(
         "--image-size", type=console.positive_int, metavar="PX", help="default: what the architecture is made for"
     )
@@ -66,8 +75,13 @@ def build_parser() -> argparse.ArgumentParser:
     recipe.add_argument("--seed", type=console.whole_number, default=0, help="default: 0")
     recipe.add_argument("--resume", action="store_true", help="go on with the run that was killed")
     console.add_machine_flags(parser, precision="auto")
-    parser.add_argument("--workers", type=console.whole_number, default=min(4, (os.cpu_count() or 1) // 2), metavar="N",
-                        help="processes that augment (default: half the processors, at most 4)")  # fmt: skip
+    parser.add_argument(
+        "--workers",
+        type=console.whole_number,
+        default=min(4, (os.cpu_count() or 1) // 2),
+        metavar="N",
+        help="processes that augment (default: half the processors, at most 4)",
+    )
     parser.add_argument(
         "--output", type=Path, default=console.WEIGHTS, metavar="FILE", help=f"default: {console.WEIGHTS}"
     )
@@ -114,8 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.output.suffix != ".safetensors":
         raise UserError(f"--output {args.output} must end in .safetensors")
-    if args.output.is_dir() or (OUTPUTS.exists() and not OUTPUTS.is_dir()):
-        raise UserError(f"cannot write {args.output} and {OUTPUTS}/: the one must be a file, the other a folder")
+    log, curves, matrix = (OUTPUTS / name for name in ("training.csv", "training_curves.png", "confusion_matrix.png"))
+    console.check_writable(args.output, log, curves, matrix)
     if args.sample:
         make_sample(args.data)
 
@@ -154,16 +168,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         note(f"{name}: {dataset.describe(files)}{held}")
     train, val = splits["train"], splits["val"]
     recipe = training.recipe_for(
-        from_random, len(train), size, args.epochs, args.lr, batch_size=args.batch_size, patience=args.patience,
-        seed=args.seed, workers=args.workers,
-    )  # fmt: skip
+        from_random,
+        len(train),
+        size,
+        args.epochs,
+        args.lr,
+        batch_size=args.batch_size,
+        patience=args.patience,
+        seed=args.seed,
+        workers=args.workers,
+    )
 
     card = checkpoint.Card(
-        args.arch, plan.classes, size, pretrained=pretrained, split=plan.held_out,
+        args.arch,
+        plan.classes,
+        size,
+        pretrained=pretrained,
+        split=plan.held_out,
         output_stride=size // m.grid_layers(network, size)[0][target][1] if target else None,
         training={name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
-    )  # fmt: skip
-    log = OUTPUTS / "training.csv"
+    )
     history: list[training.Epoch] = []
 
     def record(epoch: training.Epoch) -> None:
@@ -199,7 +223,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     checkpoint.save(args.output, network, card)
     state_file.unlink(missing_ok=True)
 
-    curves, matrix = OUTPUTS / "training_curves.png", OUTPUTS / "confusion_matrix.png"
     figures.training_curves(curves, [vars(e) for e in history], f"{args.arch}, {pretrained.split(':')[0]}")
     figures.confusion_matrix(
         matrix, result.confusion, plan.classes, f"{name} split, accuracy {figures.percent(result.metrics['accuracy'])}"

@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from crackcam import explaining, figures, predicting
     from crackcam import model as m
+    from pytorch_grad_cam.utils.maps import normalize
 
     network = predicting.open_network(args)
     if args.list_layers:
@@ -79,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if target not in ("predicted", *classes):
         raise UserError(f"no class {target!r} to explain; there are: predicted, {', '.join(classes)}")
 
+    grid = args.output or OUTPUTS / f"xai_{selection.name}_{args.method}.png"
+    console.check_writable(grid)
     pictures = predicting.read_selection(args, selection)
     stems = [item.path.stem for item in pictures]
     if args.save_maps and len(set(stems)) < len(stems):
@@ -95,14 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     tiles, rows = [], []
     for item, chances, index, one in zip(pictures, probabilities, targets, heat, strict=True):
         small = figures.thumbnail(item.pixels)
-        shown = explaining.at_picture_size(one, small)
-        peak = float(one.max())
-        says = (
-            f"heat: {figures.shortened(classes[index], 24)}"
-            if peak > 0
-            else f"nothing speaks for {classes[index]} here"
-        )
-        picture = figures.overlay(small, shown / shown.max() if peak > 0 else shown)
+        peak, explained = float(one.max()), figures.shortened(classes[index], 24)
+        says = f"heat: {explained}" if peak > 0 else f"nothing speaks for {explained} here"
+        picture = figures.overlay(small, explaining.at_picture_size(normalize(one[None])[0], small))
         tiles.append(figures.Tile(picture, item.path.name, predicting.by_class(network, chances), true, says))
         rows.append({
             "file": str(item.path), "true": true, "predicted": tiles[-1].predicted,
@@ -114,10 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.write_atomically(path, functools.partial(np.save, arr=whole))
             rows[-1]["map"] = str(path)
 
-    grid = args.output or OUTPUTS / f"xai_{selection.name}_{args.method}.png"
-    figures.heat_grid(
-        grid, f"{args.method} at {', '.join(layer_names)} of {network.card.arch}: what speaks for {target}", tiles
-    )
+    title = f"{args.method} at {', '.join(layer_names)} of {network.card.arch}: what speaks for {target}"
+    figures.heat_grid(grid, title, tiles)
     document = {
         **predicting.manifest(network, args, selection, rows), "method": args.method, "layer": layer_names,
         "target": target, "aug_smooth": args.aug_smooth, "eigen_smooth": args.eigen_smooth, "picture": str(grid),

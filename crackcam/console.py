@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
@@ -177,11 +178,22 @@ def describe_machine(device: torch.device, dtype: torch.dtype, reason: str) -> s
 # -- files -----------------------------------------------------------------------------------------------------
 
 
+def check_writable(*paths: Path) -> None:
+    """Raises UserError where a file cannot be written later on; creates its folder."""
+    for path in paths:
+        try:
+            if path.is_dir():
+                raise IsADirectoryError(0, "is a folder")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Calls ``write`` with a temporary name beside ``path``, then renames: a file is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: name a file")
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         write(temporary)

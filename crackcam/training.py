@@ -238,9 +238,10 @@ def fit(
     counts = torch.bincount(train.labels, minlength=int(train.labels.max()) + 1)
     weights = (len(train) / (len(counts) * counts.clamp(min=1))).to(machine.device)
     steps = max(1, len(train) // recipe.batch_size)
+    # A cycle of fewer than 8 steps has no rise.
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.lr, total_steps=max(1, steps * len(recipe.sizes)), pct_start=WARM_UP
+        optimizer, recipe.lr, total_steps=max(8, steps * len(recipe.sizes)), pct_start=WARM_UP
     )
     parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "schedule": schedule}
     if resuming:

@@ -1,0 +1,90 @@
+"""Shared by all tests: a tiny generated data set, and a tiny network trained on it by the real train.py, once."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from crackcam.sample import write_sample
+
+ROOT = Path(__file__).parents[1]
+TINY_TRAINING = ["--pretrained", "none", "--image-size", "64", "--epochs", "2", "--batch-size", "8", "--workers", "0"]
+
+torch.set_num_threads(2)
+
+
+@dataclass
+class Workplace:
+    """A folder with data/, weights/ and outputs/, as a user's clone has them."""
+
+    root: Path
+    train_code: int = 0
+    train_out: str = ""
+    train_err: str = ""
+
+    def files(self, folder: str) -> set[str]:
+        return {p.relative_to(self.root).as_posix() for p in (self.root / folder).rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """data/ with 12 + 12 training pictures and 6 + 6 for testing."""
+    root = tmp_path_factory.mktemp("tiny") / "data"
+    write_sample(root, counts={"train": 12, "test": 6})
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_data, tmp_path_factory):
+    """A workplace after ``python train.py``; tests read it and write elsewhere."""
+    place = Workplace(tmp_path_factory.mktemp("trained"))
+    shutil.copytree(tiny_data, place.root / "data")
+    before = Path.cwd()
+    os.chdir(place.root)
+    try:
+        place.train_code = train.main(TINY_TRAINING)
+    finally:
+        os.chdir(before)
+    return place
+
+
+@pytest.fixture
+def place(trained, tmp_path, monkeypatch):
+    """A copy of the trained workplace, to break at will; the working directory."""
+    shutil.copytree(trained.root, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    return Workplace(tmp_path / "place")
+
+
+@pytest.fixture
+def fresh(tiny_data, tmp_path, monkeypatch):
+    """A workplace with data and nothing else; the working directory."""
+    shutil.copytree(tiny_data, tmp_path / "fresh" / "data")
+    monkeypatch.chdir(tmp_path / "fresh")
+    return Workplace(tmp_path / "fresh")
+
+
+def _folder_of(variable):
+    return Path(os.environ[variable]) if variable in os.environ else None
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real pictures."""
+    folder = _folder_of("CRACKCAM_DATA")
+    if folder is None:
+        pytest.skip("CRACKCAM_DATA names no folder of real pictures")
+    return folder
+
+
+@pytest.fixture
+def imagenet_weights(monkeypatch):
+    """Real ImageNet weights of SqueezeNet in torch's cache."""
+    folder = _folder_of("CRACKCAM_WEIGHTS")
+    if folder is None:
+        pytest.skip("CRACKCAM_WEIGHTS names no folder of ImageNet weights")
+    monkeypatch.setenv("TORCH_HOME", str(folder))

@@ -1,0 +1,180 @@
+"""xai.py: every method, targets, layers, maps on disk."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import inference
+import xai
+from crackcam import checkpoint, explaining, figures, images
+from crackcam.methods import METHODS
+
+
+def run(capsys, *flags):
+    code = xai.main(list(flags))
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_writes_its_grid(place, capsys, method):
+    code, out, err = run(capsys, "--method", method, "--save-maps", "maps", "--num", "4")
+    assert code == 0
+    picture = Path(f"outputs/xai_Positive_{method}.png")
+    assert out.startswith(f"wrote {picture}")
+    assert Image.open(picture).format == "PNG"
+    document = json.loads(picture.with_suffix(".json").read_text())
+    assert (document["method"], document["target"], document["precision"]) == (method, "Positive", "fp32")
+    assert len(document["pictures"]) == 4
+    peaks = []
+    for row in document["pictures"]:
+        heat = np.load(row["map"])
+        assert heat.dtype == np.float32
+        assert heat.shape == images.load(Path(row["file"])).shape[:2]
+        assert heat.min() >= 0
+        assert Path(row["map"]).name == Path(row["file"]).stem + ".npy"
+        peaks.append(heat.max())
+    assert np.isfinite(peaks).all()
+    assert max(peaks) > 0
+    assert {p.name for p in Path("maps").iterdir()} == {Path(row["map"]).name for row in document["pictures"]}
+
+
+def test_tutorial_call(place, capsys):
+    code, _, err = run(capsys, "--type", "Negative", "--method", "eigencam")
+    assert code == 0
+    assert {"outputs/xai_Negative_eigencam.png", "outputs/xai_Negative_eigencam.json"} <= place.files("outputs")
+
+
+def test_same_pictures_as_inference(place, capsys):
+    inference.main(["--num", "3", "--seed", "5"])
+    run(capsys, "--num", "3", "--seed", "5")
+    names = [
+        [row["file"] for row in json.loads(Path(f"outputs/{name}_Positive{rest}.json").read_text())["pictures"]]
+        for name, rest in (("inference", ""), ("xai", "_gradcam"))
+    ]
+    assert names[0] == names[1]
+
+
+def test_saved_map_is_grad_cam_by_hand(place, capsys):
+    """One picture: mean gradient per channel times activation, summed, rectified, enlarged; no library of CAMs."""
+    run(capsys, "--save-maps", "maps", "--num", "1")
+    row = json.loads(Path("outputs/xai_Positive_gradcam.json").read_text())["pictures"][0]
+    model, card = checkpoint.load(Path("weights/model.safetensors"), torch.device("cpu"))
+    picture = images.load(Path(row["file"]))
+    x = torch.from_numpy(images.fit(picture, 64).copy()).permute(2, 0, 1)[None].float() / 255
+    x = (x - torch.tensor(card.mean).view(3, 1, 1)) / torch.tensor(card.std).view(3, 1, 1)
+    kept = {}
+    model.layer4.register_forward_hook(lambda m, i, o: kept.update(a=o) or o.retain_grad())
+    model(x)[0, card.classes.index("Positive")].backward()
+    activations = kept["a"]
+    weights = activations.grad.mean(dim=(2, 3), keepdim=True)
+    small = (weights * activations).sum(1, keepdim=True).relu()
+    for size in [(64, 64), picture.shape[:2]]:
+        small = torch.nn.functional.interpolate(small, size=size, mode="bilinear", align_corners=False)
+    expected = small[0, 0].detach().numpy()
+    found = np.load(row["map"])
+    assert np.abs(found - expected).max() <= 1e-4 * max(expected.max(), 1e-12)
+
+
+def test_targets(place, capsys):
+    for flags, target in (([], "Positive"), (["--target", "Negative"], "Negative")):
+        run(capsys, *flags)
+        document = json.loads(Path("outputs/xai_Positive_gradcam.json").read_text())
+        assert document["target"] == target
+        assert {row["target"] for row in document["pictures"]} == {target}
+    run(capsys, "--target", "predicted")
+    document = json.loads(Path("outputs/xai_Positive_gradcam.json").read_text())
+    assert all(row["target"] == row["predicted"] for row in document["pictures"])
+
+
+def test_named_pictures_explain_what_is_predicted(place, capsys):
+    picture = str(sorted(Path("data/test/Negative").iterdir())[0])
+    code, _, _ = run(capsys, "--image", picture)
+    assert code == 0
+    document = json.loads(Path("outputs/xai_images_gradcam.json").read_text())
+    assert document["target"] == "predicted"
+    assert document["type"] is None
+
+
+def test_maps_of_the_two_classes_differ(place, capsys):
+    maps = []
+    for target in ("Positive", "Negative"):
+        run(capsys, "--target", target, "--save-maps", target, "--num", "1")
+        maps.append(np.load(next(Path(target).iterdir())))
+    assert abs(maps[0] - maps[1]).max() > 0
+
+
+def test_layers(place, capsys):
+    code, out, _ = run(capsys, "--list-layers")
+    assert code == 0
+    assert "layer4  512 x 2 x 2  (default)" in out.splitlines()
+    assert "layer2  128 x 8 x 8" in out.splitlines()
+    assert len([line for line in out.splitlines() if line.endswith("(default)")]) == 1
+    code, _, _ = run(capsys, "--layer", "layer3,layer4", "--method", "layercam")
+    assert code == 0
+    assert json.loads(Path("outputs/xai_Positive_layercam.json").read_text())["layer"] == ["layer3", "layer4"]
+    code, _, err = run(capsys, "--layer", "layer9")
+    assert code == 2
+    assert "no layer 'layer9' with a grid; there are: conv1, bn1, " in err
+    assert "layer4.1.conv2" in err
+
+
+def test_smoothing_changes_the_map_a_little(place, capsys):
+    maps = {}
+    for name in ("plain", "aug-smooth", "eigen-smooth"):
+        flags = [] if name == "plain" else [f"--{name}"]
+        run(capsys, *flags, "--layer", "layer3", "--num", "1", "--save-maps", name)
+        maps[name] = np.load(next(Path(name).iterdir())).ravel()
+    for name in ("aug-smooth", "eigen-smooth"):
+        assert 0 < abs(maps[name] - maps["plain"]).max()
+    assert np.corrcoef(maps["aug-smooth"], maps["plain"])[0, 1] > 0.3
+
+
+def test_pictures_of_the_same_name_are_not_overwritten(place, capsys):
+    a, b = Path("a/x.jpg"), Path("b/x.png")
+    for path in (a, b):
+        path.parent.mkdir()
+        Image.fromarray(images.load(sorted(Path("data/test/Positive").iterdir())[0])).save(path)
+    code, _, err = run(capsys, "--image", str(a), str(b), "--save-maps", "maps")
+    assert code == 2
+    assert "same name" in err
+    assert not Path("maps").exists()
+
+
+def test_bf16_maps_agree_with_fp32(place, capsys):
+    maps = []
+    for precision in ("fp32", "bf16"):
+        run(capsys, "--precision", precision, "--layer", "layer3", "--save-maps", precision)
+        maps.append(np.stack([np.load(p) for p in sorted(Path(precision).iterdir())]).ravel())
+    assert np.corrcoef(*maps)[0, 1] > 0.97
+
+
+def test_geometry_of_a_wide_picture():
+    """A map put back on a picture twice as wide as high: the hot cell is where it was."""
+    heat = torch.zeros(4, 4)
+    heat[1, 3] = 1
+    whole = explaining.at_picture_size(heat, np.zeros((40, 80, 3), np.uint8))
+    assert whole.shape == (40, 80)
+    row, column = np.unravel_index(whole.argmax(), whole.shape)
+    assert 10 <= row < 20
+    assert 60 <= column < 80
+
+
+def test_overlay_leaves_cold_places_alone_and_colours_hot_ones():
+    picture = np.full((2, 2, 3), 100, np.uint8)
+    heat = np.array([[0, 0], [0, 1]], np.float32)
+    over = figures.overlay(picture, heat)
+    assert (over[0] == 100).all()
+    assert over[1, 1, 0] > 200  # bright yellow
+    assert over[1, 1, 2] < over[1, 1, 0]
+
+
+def test_empty_map_says_so(place, capsys, monkeypatch):
+    monkeypatch.setattr(explaining, "heat_maps", lambda *a, **k: torch.zeros(6, 64, 64))
+    code, _, _ = run(capsys)
+    assert code == 0
+    rows = json.loads(Path("outputs/xai_Positive_gradcam.json").read_text())["pictures"]
+    assert {row["map_max"] for row in rows} == {0.0}
