@@ -81,7 +81,7 @@ def _reason(path: Path, error: Exception) -> str:
         return f"more than {MAX_PIXELS // 10**6} megapixels"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return "truncated" if "truncated" in str(error) else f"damaged ({' '.join(str(error).split())[:80]})"
+    return "truncated" if "truncated" in str(error).lower() else f"damaged ({' '.join(str(error).split())[:80]})"
 
 
 def fit(picture: np.ndarray, size: int) -> np.ndarray:

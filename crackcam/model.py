@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import difflib
 import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, cast
+from urllib.error import URLError
 
 import torch
 import torchvision
@@ -83,10 +85,11 @@ def imagenet_state(arch: str) -> dict[str, torch.Tensor]:
     """ImageNet weights, from torch's cache or downloaded; raises WeightsUnavailableError within seconds."""
     weights = torchvision.models.get_model_weights(arch).DEFAULT
     try:
-        with _socket_timeout(NETWORK_TIMEOUT):
+        # torch says on stdout, where our results go, that it downloads
+        with _socket_timeout(NETWORK_TIMEOUT), redirect_stdout(sys.stderr):
             return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
     except Exception as error:  # network, proxy, disk, wrong hash, damaged cache: the reason is what matters
-        reason = getattr(error, "reason", None) or error
+        reason = error.reason if type(error) is URLError else error
         raise WeightsUnavailableError(" ".join(str(reason).split()) or type(reason).__name__) from None
 
 

@@ -1,0 +1,64 @@
+"""The documents say what the code does."""
+
+import re
+import shlex
+
+import pytest
+from conftest import ROOT
+
+import inference
+import train
+import xai
+from crackcam.methods import METHODS, markdown_table
+from pytorch_grad_cam import BaseCAM
+
+SCRIPTS = {"train.py": train, "inference.py": inference, "xai.py": xai}
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md")), *sorted(ROOT.glob("docs/*.md"))]
+
+
+def commands():
+    texts = [page.read_text() for page in PAGES] + [module.__doc__ for module in SCRIPTS.values()]
+    for text in texts:
+        for line in re.findall(r"python (\S+\.py[^\n`]*)", text):
+            words = shlex.split(re.split(r"\s{2,}|\s#|[,)]\s|[.:]$", line)[0], comments=True)
+            if words[0] in SCRIPTS and not {"...", "--help"} & {*words}:
+                yield words
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_documented_commands_parse(words):
+    SCRIPTS[words[0]].build_parser().parse_args(words[1:])
+
+
+def test_there_are_commands():
+    assert len(list(commands())) >= 15
+
+
+def test_readme_has_the_table_of_methods():
+    assert markdown_table() in (ROOT / "README.md").read_text()
+
+
+def test_the_methods_say_of_themselves_what_the_table_says():
+    from crackcam.methods import method_class
+
+    for name, method in METHODS.items():
+        found = method_class(name)
+        assert issubclass(found, BaseCAM)
+        assert found.uses_gradients == method.gradients, name
+        assert found.__doc__
+        assert "arXiv" in found.__doc__ or "20" in found.__doc__ or "no paper" in found.__doc__, name
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_documents_of_the_engine_name_every_departure():
+    text = (ROOT / "docs/differences.md").read_text()
+    for name in ("Grad-CAM++", "FullGrad", "Ablation-CAM", "Eigen-CAM"):
+        assert name in text
+    for test in re.findall(r"`(test_\w+)`", text):
+        sources = "".join(p.read_text() for p in (ROOT / "tests").glob("test_*.py"))
+        assert f"def {test}(" in sources, test

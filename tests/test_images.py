@@ -1,0 +1,153 @@
+"""Picture files of every kind -> upright RGB, or a reason in a few words."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crackcam import images
+
+
+@pytest.fixture
+def rgb():
+    picture = np.zeros((20, 30, 3), np.uint8)
+    picture[:10, :15] = [200, 40, 10]
+    picture[10:, 15:] = [10, 60, 220]
+    return picture
+
+
+def saved(path, picture, mode="RGB", **options):
+    Image.fromarray(picture).convert(mode).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tiff", "a.webp", "a.gif", "A.PNG"])
+def test_formats_without_loss(tmp_path, rgb, name):
+    options = {"lossless": True} if name.endswith("webp") else {}
+    assert np.array_equal(images.load(saved(tmp_path / name, rgb, **options)), rgb)
+
+
+def test_content_counts_not_the_extension(tmp_path, rgb):
+    for name in ("a.jfif", "b", "c.png", "d.txt"):
+        saved(tmp_path / name, rgb, format="JPEG", quality=95)
+        assert np.abs(images.load(tmp_path / name).astype(int) - rgb).mean() < 4
+
+
+def test_grey_palette_and_one_bit(tmp_path, rgb):
+    grey = images.load(saved(tmp_path / "l.png", rgb, "L"))
+    assert grey.shape == (20, 30, 3)
+    assert (grey[..., 0] == grey[..., 2]).all()
+    assert grey[0, 0, 0] == pytest.approx(0.299 * 200 + 0.587 * 40 + 0.114 * 10, abs=1)
+    Image.fromarray(rgb).quantize(4).save(tmp_path / "p.png")
+    assert Image.open(tmp_path / "p.png").mode == "P"
+    assert np.abs(images.load(tmp_path / "p.png").astype(int) - rgb).max() <= 2
+    assert set(np.unique(images.load(saved(tmp_path / "1.png", rgb, "1")))) <= {0, 255}
+
+
+def test_transparency_is_over_white(tmp_path, rgb):
+    alpha = np.full((20, 30, 1), 255, np.uint8)
+    alpha[0, 0], alpha[0, 1] = 0, 128
+    Image.fromarray(np.concatenate([rgb, alpha], axis=2)).save(tmp_path / "rgba.png")
+    picture = images.load(tmp_path / "rgba.png")
+    assert picture[0, 0].tolist() == [255, 255, 255]
+    assert np.allclose(picture[0, 1], rgb[0, 1] * (128 / 255) + 127, atol=2)
+    assert np.array_equal(picture[5:], rgb[5:])
+
+
+def test_sixteen_bit_and_float(tmp_path):
+    values = np.linspace(0, 65535, 600).reshape(20, 30)
+    Image.fromarray(values.astype(np.uint16)).save(tmp_path / "16.png")
+    assert np.allclose(images.load(tmp_path / "16.png")[..., 0], values / 257, atol=1)
+    Image.fromarray((values / 65535).astype(np.float32)).save(tmp_path / "float.tiff")
+    assert np.allclose(images.load(tmp_path / "float.tiff")[..., 1], values / 257, atol=1)
+
+
+def test_cmyk(tmp_path, rgb):
+    picture = images.load(saved(tmp_path / "cmyk.jpg", rgb, "CMYK", quality=95))
+    assert picture.shape == (20, 30, 3)
+    assert picture[2, 2, 0] > 150
+    assert picture[15, 25, 2] > 150
+
+
+def test_exif_rotation_is_applied(tmp_path, rgb):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to view
+    saved(tmp_path / "turned.png", rgb, exif=exif)
+    assert np.array_equal(images.load(tmp_path / "turned.png"), np.rot90(rgb, -1))
+
+
+def test_one_pixel(tmp_path):
+    saved(tmp_path / "dot.png", np.full((1, 1, 3), 77, np.uint8))
+    picture = images.load(tmp_path / "dot.png")
+    assert (images.fit(picture, 64) == 77).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty file"),
+        (b"hello", "not a picture"),
+        (b"\x89PNG\r\n\x1a\n", "not a picture"),
+        (b"\xff\xd8\xff\xe0 nothing", "truncated"),
+    ],
+)
+def test_reasons(tmp_path, content, reason):
+    (tmp_path / "x.jpg").write_bytes(content)
+    with pytest.raises(images.PictureError, match=reason):
+        images.load(tmp_path / "x.jpg")
+
+
+@pytest.mark.parametrize("name", ["cut.jpg", "cut.png"])
+def test_truncated(tmp_path, name):
+    noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3)).astype(np.uint8)
+    whole = saved(tmp_path / name, noise).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(images.PictureError, match="truncated"):
+        images.load(tmp_path / name)
+
+
+def test_folders_missing_files_and_bombs(tmp_path, monkeypatch):
+    with pytest.raises(images.PictureError, match="no such file"):
+        images.load(tmp_path / "gone.jpg")
+    with pytest.raises(images.PictureError, match="is a directory"):
+        images.load(tmp_path)
+    monkeypatch.setattr(images, "MAX_PIXELS", 500)
+    with pytest.raises(images.PictureError, match="more than 0 megapixels"):
+        images.load(saved(tmp_path / "large.png", np.zeros((30, 30, 3), np.uint8)))
+
+
+def test_reading_many_keeps_their_order(tmp_path, rgb):
+    paths = [saved(tmp_path / f"{i}.png", np.full((4, 4, 3), i, np.uint8)) for i in range(100)]
+    paths[37].write_bytes(b"broken")
+    found = list(images.read_all(paths, threads=3))
+    assert [item.path for item in found] == paths
+    assert isinstance(found[37], images.Unreadable)
+    assert [int(item.pixels[0, 0, 0]) for item in found if isinstance(item, images.Picture)] == [
+        *range(37),
+        *range(38, 100),
+    ]
+
+
+def test_files_below_in_natural_order(tmp_path):
+    for name in ("10.jpg", "9.jpg", "b/1.jpg", ".hidden/x.jpg", ".DS_Store", "a1b2.jpg", "a1b10.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    names = [p.relative_to(tmp_path).as_posix() for p in images.files_below(tmp_path)]
+    assert names == ["9.jpg", "10.jpg", "a1b2.jpg", "a1b10.jpg", "b/1.jpg"]
+
+
+def test_fit_squashes_the_whole_picture(rgb):
+    fitted = images.fit(rgb, 10)
+    assert fitted.shape == (10, 10, 3)
+    assert fitted[0, 0].tolist() == [200, 40, 10]
+    assert fitted[9, 9].tolist() == [10, 60, 220]
+    assert images.fit(fitted, 10) is fitted
+
+
+def test_sample_leaves_out_what_cannot_be_read(tmp_path, rgb):
+    paths = [saved(tmp_path / f"{i}.png", rgb) for i in range(6)]
+    paths[2].write_bytes(b"")
+    pictures, unreadable = images.sample(paths, 9, seed=0)
+    assert {p.path for p in pictures} == {*paths} - {paths[2]}
+    assert [(u.path, u.reason) for u in unreadable] == [(Path(paths[2]), "empty file")]

@@ -1,0 +1,207 @@
+"""Architectures, heads, target layers, and where ImageNet weights come from."""
+
+import functools
+import hashlib
+import http.server
+import json
+import socket
+import threading
+import time
+
+import pytest
+import torch
+import torchvision
+
+import train
+from crackcam import checkpoint
+from crackcam import model as m
+from crackcam.console import UserError
+
+# Name of the default target layer, its channels and the side of its grid at 128 pixels.
+TARGETS = {
+    "resnet18": ("layer4", 512, 4),
+    "resnet50": ("layer4", 2048, 4),
+    "vgg16": ("features.29", 512, 8),
+    "alexnet": ("features.11", 256, 7),
+    "mobilenet_v2": ("features", 1280, 4),
+    "mobilenet_v3_small": ("features", 576, 4),
+    "squeezenet1_0": ("features", 512, 7),
+    "densenet121": ("features", 1024, 4),
+    "efficientnet_b0": ("features", 1280, 4),
+    "convnext_tiny": ("features", 768, 4),
+    "googlenet": ("inception5b", 1024, 4),
+    "shufflenet_v2_x0_5": ("conv5", 1024, 4),
+    "mnasnet0_5": ("layers", 1280, 4),
+    "regnet_y_400mf": ("trunk_output", 440, 4),
+    "swin_t": ("permute", 768, 4),
+}
+
+
+@pytest.mark.parametrize("arch", TARGETS)
+def test_head_and_target_layer_are_found(arch):
+    torch.manual_seed(0)
+    model = m.build(arch, 3).eval()
+    name, channels, side = TARGETS[arch]
+    grids, target = m.grid_layers(model, 128)
+    assert target == name
+    assert grids[target] == (channels, side, side)
+    x = torch.randn(2, 3, 128, 128)
+    with m.head_inputs(model) as seen, torch.no_grad():
+        logits = model(x)
+    (features,) = seen
+    assert logits.shape == (2, 3)
+    # A linear head put in by hand gives the linear function of the collected features: the probe is exact.
+    weight, bias = torch.randn(3, features.shape[1]), torch.randn(3)
+    m.set_linear_head(model, weight, bias)
+    with torch.no_grad():
+        assert torch.allclose(model(x), features @ weight.T + bias, atol=1e-3, rtol=1e-3)
+
+
+def test_vision_transformer_is_explained_on_its_tokens():
+    import numpy as np
+
+    from pytorch_grad_cam import AblationCAM, GradCAM
+
+    torch.manual_seed(0)
+    model = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=3).eval()
+    torch.nn.init.normal_(model.heads.head.weight)
+    (layer,) = m.find_target_layers(model, 32)
+    assert layer.name == "encoder.layers.encoder_layer_1.ln_1"
+    x = torch.randn(2, 3, 32, 32)
+    for method in (GradCAM, AblationCAM):
+        heat = method(model, [layer.module], layer.reshape)(x, [0, 1])
+        assert heat.shape == (2, 32, 32)
+        assert np.ptp(heat) == 1
+    tokens = torch.arange(2 * 17 * 16.0).reshape(2, 17, 16)
+    grid = layer.reshape(tokens)
+    assert grid[1, 5, 2, 3] == tokens[1, 1 + 2 * 4 + 3, 5]
+
+
+def test_finding_the_layer_leaves_the_model_alone():
+    model = m.build("resnet18", 2).train()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    m.grid_layers(model, 64)
+    assert model.training
+    assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_target_strides_are_the_same_at_another_size():
+    model = m.build("resnet18", 2)
+    assert m.grid_layers(model, 256)[0]["layer4"] == (512, 8, 8)
+
+
+def test_unknown_layer_is_listed():
+    with pytest.raises(UserError, match="no layer 'nope' with a grid; there are: conv1, bn1"):
+        m.find_target_layers(m.build("resnet18", 2), 64, ["nope"])
+
+
+# -- ImageNet weights --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A fake hub on this machine with ImageNet weights of SqueezeNet 1.1, and an empty torch cache."""
+    torch.manual_seed(5)
+    state = torchvision.models.squeezenet1_1().state_dict()
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    torch.save(state, folder / "plain.pth")
+    digest = hashlib.sha256((folder / "plain.pth").read_bytes()).hexdigest()[:8]
+    name = f"squeezenet1_1-{digest}.pth"
+    (folder / "plain.pth").rename(folder / name)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    hub = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=hub.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{hub.server_port}"
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+
+    weights = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.value
+
+    def serve(file=name, base=address):
+        object.__setattr__(weights, "url", f"{base}/{file}")  # a frozen dataclass
+
+    before = weights.url
+    yield serve, state, folder, name, tmp_path / "cache"
+    object.__setattr__(weights, "url", before)
+    hub.shutdown()
+    hub.server_close()
+
+
+def test_weights_are_downloaded_once_and_used(server):
+    serve, state, folder, name, cache = server
+    serve()
+    model = m.build("squeezenet1_1", 2, imagenet=True)
+    assert all(torch.equal(state[k], v) for k, v in model.state_dict().items() if not k.startswith("classifier."))
+    assert (cache / "hub/checkpoints" / name).is_file()
+    (folder / name).unlink()
+    m.build("squeezenet1_1", 2, imagenet=True)
+
+
+def test_damaged_download_is_refused_and_not_kept(server):
+    serve, _, folder, name, cache = server
+    serve()
+    (folder / name).write_bytes((folder / name).read_bytes()[:5000])
+    with pytest.raises(m.WeightsUnavailableError, match="hash"):
+        m.build("squeezenet1_1", 2, imagenet=True)
+    assert not (cache / "hub/checkpoints" / name).exists()
+
+
+def test_weights_that_lack_tensors(server):
+    serve, state, folder, _, _ = server
+    del state["features.0.weight"]
+    torch.save(state, folder / "x.pth")
+    digest = hashlib.sha256((folder / "x.pth").read_bytes()).hexdigest()[:8]
+    (folder / "x.pth").rename(folder / f"lacking-{digest}.pth")
+    serve(f"lacking-{digest}.pth")
+    with pytest.raises(m.WeightsUnavailableError, match="lacks features.0.weight"):
+        m.build("squeezenet1_1", 2, imagenet=True)
+
+
+def test_missing_on_the_server(server):
+    serve, *_ = server
+    serve("gone-12345678.pth")
+    with pytest.raises(m.WeightsUnavailableError, match="404"):
+        m.build("squeezenet1_1", 2, imagenet=True)
+
+
+def test_silent_network_is_noticed_in_seconds(server, monkeypatch):
+    """A server that takes the connection and never answers, as behind many a firewall."""
+    serve, *_ = server
+    monkeypatch.setattr(m, "NETWORK_TIMEOUT", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        serve("silent-12345678.pth", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        start = time.perf_counter()
+        with pytest.raises(m.WeightsUnavailableError, match="timed out"):
+            m.build("squeezenet1_1", 2, imagenet=True)
+        assert time.perf_counter() - start < 5
+    assert socket.getdefaulttimeout() is None
+    assert m.NETWORK_TIMEOUT <= 10
+
+
+TINY = ["--arch", "squeezenet1_1", "--image-size", "64", "--workers", "0"]
+
+
+def test_auto_falls_back_and_says_so(fresh, server, capsys):
+    serve, *_ = server
+    serve("gone-12345678.pth")
+    assert train.main([*TINY, "--epochs", "1", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["pretrained"].startswith("random weights")  # torch's own messages are not in between
+    assert "warning: no ImageNet weights for squeezenet1_1 (HTTP Error 404" in err
+    _, card = checkpoint.load(fresh.root / "weights/model.safetensors", torch.device("cpu"))
+    assert card.pretrained.startswith("random weights: ImageNet's could not be had (HTTP Error 404")
+    assert train.main([*TINY, "--epochs", "1", "--pretrained", "imagenet"]) == 2
+    assert "error: no ImageNet weights for squeezenet1_1: HTTP Error 404" in capsys.readouterr().err
+
+
+def test_auto_takes_imagenet_weights_probes_and_tunes(fresh, server, capsys):
+    server[0]()
+    assert train.main([*TINY]) == 0
+    err = capsys.readouterr().err
+    assert "ImageNet weights of torchvision" in err
+    assert "linear probe: val loss" in err
+    assert "epoch 2/2" in err
+    rows = (fresh.root / "outputs/training.csv").read_text().splitlines()
+    assert rows[1].startswith("0,,,")
+    assert len(rows) == 1 + 1 + 2
