@@ -114,9 +114,7 @@ def build_network(args: argparse.Namespace, classes: int) -> tuple[nn.Module, st
         except m.WeightsUnavailableError as reason:
             if args.pretrained == "imagenet":
                 raise UserError(f"no ImageNet weights for {args.arch}: {reason}") from None
-            note(
-                f"warning: no ImageNet weights for {args.arch} ({reason}); training from random ones, which takes longer"
-            )
+            note(f"warning: no ImageNet weights for {args.arch} ({reason}); training longer, from random ones")
             return m.build(args.arch, classes), f"random weights: ImageNet's could not be had ({reason})"
     network = m.build(args.arch, classes)
     m.load_backbone(network, Path(args.pretrained))

@@ -1,4 +1,4 @@
-"""Our maps against those of the installed package grad-cam, in a process of its own, on the same weights and pictures."""
+"""Our maps against those of the installed package grad-cam, in a process of its own, on the same weights."""
 
 import subprocess
 import sys

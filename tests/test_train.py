@@ -1,6 +1,7 @@
 """train.py: what it writes, what it learns from, how it resumes, what it refuses."""
 
 import csv
+import itertools
 import json
 import shutil
 import signal
@@ -289,7 +290,7 @@ def test_held_out_files_are_neighbours():
     files = [Path(f"{i}.jpg") for i in range(200)]
     _, held = dataset.hold_out(files, 0.2, "seed")
     numbers = [int(p.stem) for p in held]
-    blocks = 1 + sum(b - a > 1 for a, b in zip(numbers, numbers[1:], strict=False))
+    blocks = 1 + sum(b - a > 1 for a, b in itertools.pairwise(numbers))
     assert len(held) == 40
     assert blocks <= 4
 

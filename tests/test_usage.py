@@ -45,7 +45,7 @@ def test_help_and_usage_errors_do_not_import_torch():
         ("inference", ["--type", "Maybe"], "no class 'Maybe' in the test split; there are: Negative, Positive"),
         ("xai", ["--target", "Maybe"], "no class 'Maybe' to explain; there are: predicted, Negative, Positive"),
         ("inference", ["--data", "nowhere"], "no data folder nowhere"),
-        ("inference", ["--weights", "none.safetensors"], "no checkpoint at none.safetensors: run python train.py first"),
+        ("inference", ["--weights", "none.safetensors"], "no checkpoint at none.safetensors: run python train.py"),
         ("xai", ["--weights", "none.safetensors"], "run python train.py first"),
         ("inference", ["--image", "nowhere.jpg"], "no picture nowhere.jpg"),
         ("inference", ["--image", "README", "--type", "Positive"], "leave --type and --split out"),
