@@ -1,28 +1,42 @@
 """Ablation-CAM."""
 
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
 import torch
 
-from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform, forward_hooks
+from pytorch_grad_cam.ablation_layer import AblatedRows, AblationLayer
+from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform
 from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
-from pytorch_grad_cam.utils.model_targets import Target, target_scores
-
-# Floats in one batch of ablated activations: 256 MB, the layers above included about three times that.
-BATCH_FLOATS = 64 * 2**20
+from pytorch_grad_cam.batches import (
+    Batch,
+    Targets,
+    one_of,
+    pictures_of,
+    target_scores,
+    with_pictures,
+)
+from pytorch_grad_cam.replay import Tape
 
 
 class AblationCAM(BaseCAM):
     """Channels weighted by what their loss costs: w_c = (Y - Y without channel c) / |Y|.
 
-    A channel is lost by setting it to 0 in the layer's output. The layers below see one picture once for each
-    batch: its ablated copies are made in the hook, so only the layers above run for every channel. Channels
-    that are 0 already have weight 0, and no pass.
+    A channel is lost by setting it to 0 in the layer's output, and only what lies above the layer runs again. Channels
+    that are 0 already have weight 0, and no pass. Models that cannot be started at a layer (see
+    ``pytorch_grad_cam.replay``) run as a whole, on repeated pictures: the maps are the same, later.
 
     Desai and Ramaswamy, Ablation-CAM, WACV 2020, equation 3. |Y| instead of Y: the paper has positive scores in
     mind, and a shift of all logits must not turn the map round.
 
     Args:
-        batch_size: ablated copies at a time; None: what 256 MB hold.
-        use_cuda: outdated.
+        ablation_layer: for layers whose output is not (N, C, *spatial) and whose ``reshape_transform`` returns no view
+            of it; None: channels are switched off through the view.
+        batch_size: ablated copies at a time; where a copy is smaller than a picture, as many as take the memory of so
+            many pictures.
+        ratio_channels_to_ablate: share of the channels that are tried, those in the principal component's places first;
+            the others have weight 0.
 
     The other arguments are those of :class:`BaseCAM`.
     """
@@ -32,46 +46,63 @@ class AblationCAM(BaseCAM):
     def __init__(
         self,
         model: Module,
-        target_layers: list[Module],
+        target_layers: Sequence[Module | str],
         reshape_transform: ReshapeTransform | None = None,
-        batch_size: int | None = None,
-        *,
-        use_cuda: bool | None = None,
+        ablation_layer: AblationLayer | None = None,
+        batch_size: int = 32,
+        ratio_channels_to_ablate: float = 1.0,
+        **others: Any,
     ) -> None:
-        super().__init__(model, target_layers, reshape_transform, use_cuda=use_cuda)
+        super().__init__(model, target_layers, reshape_transform, **others)
+        if not 0 < ratio_channels_to_ablate <= 1:
+            raise ValueError(f"ratio_channels_to_ablate must be in (0, 1], got {ratio_channels_to_ablate}")
+        self.ablation_layer = ablation_layer
         self.batch_size = batch_size
+        self.ratio_channels_to_ablate = ratio_channels_to_ablate
+        self._tapes: dict[Module, Tape] = {}
+
+    def _runs(self, inputs: Batch, targets: Targets) -> list[LayerRun]:
+        recorder = self.activations_and_grads
+        size = len(pictures_of(inputs))
+        self._tapes = {layer: Tape(recorder.model, layer, size) for layer in recorder.target_layers}
+        with ExitStack() as stack:
+            for tape in self._tapes.values():
+                stack.enter_context(tape.recording())
+            return super()._runs(inputs, targets)
 
     def channel_weights(self, run: LayerRun) -> torch.Tensor:
-        activations = run.activations
+        tape = self._tapes.pop(run.layer)
+        weights = torch.zeros(run.activations.shape[:2], device=run.activations.device)
         intact = target_scores(run.targets, run.outputs).float()
-        weights = torch.zeros(activations.shape[:2], device=activations.device)
+        size = self.batch_size * max(1, run.pictures[0].numel() // run.activations[0].numel())
+        ablated = self._ablated(run.layer_output, size)
         for i, target in enumerate(run.targets):
-            live = activations[i].flatten(1).any(dim=1).nonzero()[:, 0]
-            size = self.batch_size or max(1, BATCH_FLOATS // activations[i].numel())
-            for channels in live.split(size):
-                scores = self._ablated_scores(run.inputs[i : i + 1], run.layer, channels, target)
-                weights[i, channels] = intact[i] - scores
+            one = one_of(run.inputs, i, len(run.targets))
+            for channels in self._worth_a_run(run.activations[i]).split(size):
+                copies = run.pictures[i : i + 1].expand(len(channels), *run.pictures.shape[1:])
+                lost = tape.scores(with_pictures(one, copies), i, ablated(i, channels), target)
+                weights[i, channels] = intact[i] - lost
         scale = intact.abs()
         return weights / torch.where(scale > 0, scale, 1.0)[:, None]
 
-    def _ablated_scores(
-        self, picture: torch.Tensor, layer: Module, channels: torch.Tensor, target: Target
-    ) -> torch.Tensor:
-        """The target's score without each of the channels: (len(channels),) float32."""
-        rows = torch.arange(len(channels), device=channels.device)
+    def _worth_a_run(self, activations: torch.Tensor) -> torch.Tensor:
+        """Indices of the channels (C, *spatial) that are tried, and are not 0 anyway."""
+        chosen = torch.arange(len(activations), device=activations.device)
+        if self.ratio_channels_to_ablate < 1:
+            layer = self.ablation_layer or AblationLayer()
+            indices = layer.activations_to_be_ablated(activations.cpu().numpy(), self.ratio_channels_to_ablate)
+            chosen = torch.as_tensor(indices, device=activations.device).long()
+        return chosen[activations[chosen].flatten(1).any(dim=1)]
 
-        def ablate(index: int, output: torch.Tensor) -> torch.Tensor:
-            copies = output.expand(len(rows), *output.shape[1:]).clone()
-            shaped = copies if self.reshape_transform is None else self.reshape_transform(copies)
-            if shaped.untyped_storage().data_ptr() != copies.untyped_storage().data_ptr():
-                raise ValueError("AblationCAM needs a reshape_transform that returns a view, to write through it")
-            shaped[rows, channels] = 0
-            return copies
+    def _ablated(self, layer_output: Batch, size: int) -> Callable[[int, torch.Tensor], Batch]:
+        """Makes the layer's output for a picture, one row for each channel, without it."""
+        layer = self.ablation_layer
+        if layer is None:
+            return AblatedRows(layer_output, self.reshape_transform, size).without
 
-        with forward_hooks([layer], ablate):
-            try:
-                outputs = self.model(picture)
-            except RuntimeError:
-                # Layers above that join the batch with something of the single picture need it repeated.
-                outputs = self.model(picture.expand(len(rows), *picture.shape[1:]))
-        return target_scores([target] * len(rows), outputs).float()
+        def rows(picture: int, channels: torch.Tensor) -> Batch:
+            layer.set_next_batch(picture, layer_output, len(channels))
+            layer.indices = channels.cpu().numpy()
+            return layer(layer_output)
+
+        return rows

@@ -4,16 +4,25 @@ Only what lies between the target layers and the output is needed for those grad
 without autograd; the first target layer that it meets becomes a leaf, and autograd is switched on from there.
 Parameters and the layers below cost no memory and no backward pass, and the gradient is the same bit for bit.
 
-Hooks exist during a run only, and ``.grad`` of nothing is ever written.
+Hooks exist during a run only and see only the thread that made it; ``.grad`` of nothing is ever written.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
+from pytorch_grad_cam.batches import Batch, call, each_tensor, tensors
+
 Module = torch.nn.Module
-ReshapeTransform = Callable[[torch.Tensor], torch.Tensor]
+ReshapeTransform = Callable[[Any], torch.Tensor]
+
+_locks: WeakKeyDictionary[Module, threading.RLock] = WeakKeyDictionary()
+_making_locks = threading.Lock()
 
 
 @contextmanager
@@ -29,16 +38,43 @@ def evaluation_mode(model: Module) -> Iterator[None]:
 
 
 @contextmanager
-def forward_hooks(layers: Sequence[Module], hook: Callable[[int, torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
-    """Calls ``hook(index of the layer, its output)`` during a while; what it returns replaces the output."""
-    handles = []
-    try:
-        for index, layer in enumerate(layers):
-            handles.append(layer.register_forward_hook(lambda module, inputs, output, index=index: hook(index, output)))
+def explained(model: Module) -> Iterator[None]:
+    """What every explanation needs around it, whoever calls: eval mode, no inference mode, the model to itself.
+
+    Random number generators are put back, for models that draw in eval mode too. Two threads that explain one model
+    take turns. A model compiled with ``torch.compile`` runs uncompiled, since compiled code passes hooks by.
+    """
+    with _making_locks:
+        lock = _locks.setdefault(model, threading.RLock())
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    with lock, ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(evaluation_mode(model))
+        if any(module._compiled_call_impl is not None for module in model.modules()):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+def plain(model: Module) -> Module:
+    """The model without the wrappers of ``torch.compile`` and ``DataParallel``, whose modules it shares."""
+    if isinstance(model, torch.nn.DataParallel):
+        return model.module
+    return getattr(model, "_orig_mod", model)
+
+
+@contextmanager
+def forward_hooks(layers: Sequence[Module], hook: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Calls ``hook(index of the layer, its output)`` during a while; what it returns replaces the output."""
+    thread = threading.get_ident()
+
+    def of_layer(index: int) -> Callable[[Module, Any, Any], Any]:
+        return lambda module, inputs, output: hook(index, output) if threading.get_ident() == thread else None
+
+    with ExitStack() as stack:
+        for index, layer in enumerate(layers):
+            stack.callback(layer.register_forward_hook(of_layer(index)).remove)
+        yield
 
 
 class ActivationsAndGradients:
@@ -48,35 +84,43 @@ class ActivationsAndGradients:
         model: any module that maps a batch (N, ...) to outputs (N, ...).
         target_layers: modules of the model. One that runs several times is recorded at its last run.
         reshape_transform: applied to activations and gradients, for layers whose output is not
-            (N, C, *spatial).
+            (N, C, *spatial): other tensors, or mappings of tensors (feature pyramids).
+        detach: False keeps activations and gradients as they are, in the graph, so that they can be
+            differentiated again.
 
     Attributes:
-        activations: one (N, C, *spatial) float32 tensor for each layer, after a run.
-        gradients: the same of dY/dA, after :meth:`differentiate`.
+        activations: one (N, C, *spatial) float32 tensor for each layer, after a run; with ``detach=False`` the
+            layer's output itself.
+        layer_outputs: what the layers put out, as it was.
     """
 
     def __init__(
-        self, model: Module, target_layers: Sequence[Module], reshape_transform: ReshapeTransform | None = None
+        self,
+        model: Module,
+        target_layers: Sequence[Module],
+        reshape_transform: ReshapeTransform | None = None,
+        detach: bool = True,
     ) -> None:
         self.model = model
         self.target_layers = list(target_layers)
         self.reshape_transform = reshape_transform
+        self.detach = detach
         self.clear()
 
     def clear(self) -> None:
         """Forget the last run."""
-        self.activations: list[torch.Tensor] = []
-        self.gradients: list[torch.Tensor] = []
-        self._outputs: dict[int, torch.Tensor] = {}
+        self.activations: list[Any] = []
+        self.layer_outputs: list[Batch] = []
+        self._arrived: dict[int, torch.Tensor] = {}  # id of a tensor in an output -> its gradient
 
     release = clear
 
-    def __call__(self, input_tensor: torch.Tensor, with_graph: bool = True) -> torch.Tensor:
+    def __call__(self, inputs: Batch, with_graph: bool = True) -> Batch:
         """Run the model in whatever mode it is.
 
         Args:
-            input_tensor: (N, ...) batch.
-            with_graph: keep the graph above the target layers, for :meth:`differentiate`.
+            inputs: a batch (N, ...); a tuple is passed as arguments, a dict as keyword arguments.
+            with_graph: keep the graph above the target layers, for gradients.
 
         Returns:
             The model's output.
@@ -85,52 +129,72 @@ class ActivationsAndGradients:
             ValueError: a target layer did not run.
         """
         self.clear()
+        outputs: dict[int, Batch] = {}
+        arrived = self._arrived
+
+        def leaf(output: torch.Tensor) -> torch.Tensor:
+            return output.detach().requires_grad_() if output.is_floating_point() else output
+
+        def record(index: int, output: Batch) -> Batch | None:
+            if not with_graph:
+                outputs[index] = each_tensor(torch.clone, output)  # later modules may work in place
+                return None
+            if not any(tensor.requires_grad for tensor in tensors(output)):
+                output = each_tensor(leaf, output)
+                torch.set_grad_enabled(True)
+            for tensor in tensors(output):
+                if tensor.requires_grad:
+                    tensor.register_hook(partial(arrived.__setitem__, id(tensor)))
+            outputs[index] = output
+            return each_tensor(torch.clone, output)
+
         # Works inside a caller's inference_mode too: its tensors cannot be differentiated, their clones can.
         with torch.inference_mode(False), torch.no_grad():
-            if input_tensor.is_inference():
-                input_tensor = input_tensor.clone()
-
-            def record(index: int, output: torch.Tensor) -> torch.Tensor | None:
-                if not with_graph:
-                    self._outputs[index] = output.clone()  # later modules may work in place
-                    return None
-                if not output.requires_grad:
-                    output = output.detach().requires_grad_()
-                    torch.set_grad_enabled(True)
-                self._outputs[index] = output
-                return output.clone()
-
+            inputs = each_tensor(lambda t: t.clone() if t.is_inference() else t, inputs)
             with forward_hooks(self.target_layers, record):
-                result = self.model(input_tensor)
+                result = call(self.model, inputs)
         for index, layer in enumerate(self.target_layers):
-            if index not in self._outputs:
+            if index not in outputs:
                 raise ValueError(f"target layer {layer.__class__.__name__} did not run in the forward pass")
-            self.activations.append(self._shaped(self._outputs[index]))
+        self.layer_outputs = [outputs[index] for index in range(len(self.target_layers))]
+        self.activations = [self.shaped(output) if self.detach else output for output in self.layer_outputs]
         return result
 
-    def differentiate(self, score: torch.Tensor) -> list[torch.Tensor]:
-        """Gradients of a scalar made from the last run's output; the graph is freed.
+    @property
+    def gradients(self) -> list[Any]:
+        """dY/dA for each target layer that gradients have reached, in the form of the activations."""
+        reached = [output for output in self.layer_outputs if any(id(t) in self._arrived for t in tensors(output))]
+        found = [each_tensor(lambda t: self._arrived.get(id(t), torch.zeros_like(t)), output) for output in reached]
+        return [self.shaped(gradient) for gradient in found] if self.detach else found
+
+    def differentiate(self, score: torch.Tensor) -> list[Any]:
+        """Gradients of a scalar made from the last run's output; the graph is freed, unless ``detach`` is False.
 
         Returns:
-            dY/dA for each target layer, (N, C, *spatial) float32.
+            :attr:`gradients`, one for each target layer.
 
         Raises:
             ValueError: the score does not depend on a target layer.
         """
-        layers = [self._outputs[index] for index in range(len(self.target_layers))]
-        if score.requires_grad:
-            found: Sequence[torch.Tensor | None] = torch.autograd.grad(score, layers, allow_unused=True)
-        else:
-            found = [None] * len(layers)
-        for layer, gradient in zip(self.target_layers, found, strict=True):
-            if gradient is None:
+        flat = [tensor for output in self.layer_outputs for tensor in tensors(output) if tensor.requires_grad]
+        if score.requires_grad and flat:
+            torch.autograd.grad(score, flat, create_graph=not self.detach, allow_unused=True)
+        for layer, output in zip(self.target_layers, self.layer_outputs, strict=True):
+            if not any(id(tensor) in self._arrived for tensor in tensors(output)):
                 raise ValueError(f"the target does not depend on the target layer {layer.__class__.__name__}")
-            self.gradients.append(self._shaped(gradient))
-        self._outputs = {}
         return self.gradients
 
-    def _shaped(self, tensor: torch.Tensor) -> torch.Tensor:
-        tensor = tensor.detach()
+    def shaped(self, output: Batch) -> torch.Tensor:
+        """A layer's output, or its gradient, as (N, C, *spatial) float32, detached.
+
+        Raises:
+            TypeError: it is a mapping, and there is no ``reshape_transform`` that makes one tensor of it.
+        """
+        if isinstance(output, tuple | list):
+            output = output[0]
+        output = each_tensor(torch.Tensor.detach, output)
         if self.reshape_transform is not None:
-            tensor = self.reshape_transform(tensor)
-        return tensor.float()  # half precision is too coarse for sums over channels
+            output = self.reshape_transform(output)
+        if not isinstance(output, torch.Tensor):
+            raise TypeError(f"the target layer puts out {type(output).__name__}: pass a reshape_transform")
+        return output.float()  # half precision is too coarse for sums over channels

@@ -14,6 +14,7 @@ class EigenCAM(BaseCAM):
     """
 
     uses_gradients = False
+    explains_target = False
 
     def layer_map(self, run: LayerRun, eigen_smooth: bool) -> torch.Tensor:
         return principal_map(run.activations)

@@ -1,14 +1,24 @@
 """FullGrad."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform, forward_hooks
 from pytorch_grad_cam.base_cam import BaseCAM
+from pytorch_grad_cam.batches import (
+    Batch,
+    Targets,
+    call,
+    each_tensor,
+    pictures_of,
+    resolve_targets,
+    target_scores,
+    with_pictures,
+)
 from pytorch_grad_cam.utils import maps as map_utils
-from pytorch_grad_cam.utils.model_targets import Target, target_scores
 from pytorch_grad_cam.utils.svd_on_activations import principal_map
 
 
@@ -33,18 +43,16 @@ class FullGrad(BaseCAM):
     def __init__(
         self,
         model: Module,
-        target_layers: Sequence[Module] = (),
+        target_layers: Sequence[Module | str] = (),
         reshape_transform: ReshapeTransform | None = None,
-        *,
-        use_cuda: bool | None = None,
+        **others: Any,
     ) -> None:
-        super().__init__(model, (), reshape_transform, use_cuda=use_cuda)
+        super().__init__(model, (), reshape_transform, **others)
 
-    def _layer_maps(
-        self, inputs: torch.Tensor, targets: Sequence[Target | int] | None, eigen_smooth: bool
-    ) -> list[torch.Tensor]:
-        size = tuple(inputs.shape[2:])
-        found = [(module, implicit_bias(module)) for module in self.model.modules()]
+    def _layer_maps(self, inputs: Batch, targets: Targets, eigen_smooth: bool) -> list[torch.Tensor]:
+        model, pictures = self.activations_and_grads.model, pictures_of(inputs)
+        size = tuple(pictures.shape[2:])
+        found = [(module, implicit_bias(module)) for module in model.modules()]
         layers = [module for module, bias in found if bias is not None]
         biases = [bias for _, bias in found if bias is not None]
         reduced: list[torch.Tensor] = []
@@ -57,12 +65,13 @@ class FullGrad(BaseCAM):
             )
 
         with torch.enable_grad():
-            leaf = inputs.detach().clone().requires_grad_()
+            leaf = pictures.detach().clone().requires_grad_()
             with forward_hooks(layers, watch):
-                outputs = self.model(leaf)
-            resolved = self._resolved(targets, outputs)
+                outputs = call(model, with_pictures(inputs, leaf))
+            self.outputs = each_tensor(torch.Tensor.detach, outputs)
+            resolved = resolve_targets(targets, self.outputs, len(pictures))
             (gradient,) = torch.autograd.grad(target_scores(resolved, outputs).sum(), leaf)
-        reduced.append(psi(gradient.float() * inputs))
+        reduced.append(psi(gradient.float() * pictures))
         enlarged = [map_utils.resize(layer, size) for layer in reduced]
         return [principal_map(torch.stack(enlarged, dim=1)) if eigen_smooth else torch.stack(enlarged).sum(dim=0)]
 

@@ -1,14 +1,17 @@
 """Guided backpropagation: the gradient of a class with respect to the pixels, positive paths only."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from pytorch_grad_cam.activations_and_gradients import Module, evaluation_mode
+from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform, explained, plain
+from pytorch_grad_cam.base_cam import BaseCAM
+from pytorch_grad_cam.batches import Batch, Targets, call, pictures_of, resolve_targets, target_scores, with_pictures
+from pytorch_grad_cam.grad_cam import GradCAM
 from pytorch_grad_cam.legacy import move_as_use_cuda_says
-from pytorch_grad_cam.utils.model_targets import resolve_targets, target_scores
 
 
 class GuidedBackpropReLU(torch.autograd.Function):
@@ -66,14 +69,53 @@ class GuidedBackpropReLUModel:
         Returns:
             float32 (H, W, C) for one picture, (N, H, W, C) for several.
         """
-        with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(self.model):
-            device = next(self.model.parameters()).device
-            leaf = input_img.detach().clone().to(device).requires_grad_()
-            with _GuidedReLUs():
-                outputs = self.model(leaf)
-            if isinstance(target_category, int):
-                target_category = [target_category] * len(leaf)
-            targets = resolve_targets(target_category, outputs)
-            (gradient,) = torch.autograd.grad(target_scores(targets, outputs).sum(), leaf)
-        pictures = gradient.float().permute(0, 2, 3, 1).cpu().numpy()
+        targets = (
+            [target_category] * len(pictures_of(input_img)) if isinstance(target_category, int) else target_category
+        )
+        pictures = self.gradients(input_img, targets).movedim(1, -1).cpu().numpy()
         return pictures[0] if len(pictures) == 1 else pictures
+
+    forward = __call__
+
+    def gradients(self, inputs: Batch, targets: Targets = None) -> torch.Tensor:
+        """The same as a tensor on the model's device, for any targets: (N, C, *spatial) float32."""
+        with explained(self.model), torch.enable_grad():
+            device = next(self.model.parameters()).device
+            pictures = pictures_of(inputs)
+            leaf = pictures.detach().clone().to(device).requires_grad_()
+            with _GuidedReLUs():
+                outputs = call(plain(self.model), with_pictures(inputs, leaf))
+            resolved = resolve_targets(targets, outputs, len(pictures))
+            (gradient,) = torch.autograd.grad(target_scores(resolved, outputs).sum(), leaf)
+        return gradient.float()
+
+
+class GuidedGradCAM:
+    """Guided backpropagation, dimmed where Grad-CAM is cold: fine detail of one class.
+
+    Selvaraju et al., Grad-CAM, ICCV 2017 (arXiv:1610.02391), section 3.2.
+
+    Args:
+        model: maps (N, C, H, W) to (N, K) scores.
+        target_layers, reshape_transform: of the map, see :class:`~pytorch_grad_cam.BaseCAM`.
+        base_method: class of the map's method; None: Grad-CAM.
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        target_layers: Sequence[Module | str],
+        reshape_transform: ReshapeTransform | None = None,
+        base_method: type[BaseCAM] = GradCAM,
+    ) -> None:
+        self.base_cam = base_method(model, target_layers, reshape_transform)
+        self.guided = GuidedBackpropReLUModel(model)
+
+    def __call__(self, input_tensor: Batch, targets: Targets = None) -> np.ndarray:
+        """Signed pictures: (N, H, W, C) float32; ``utils.image.deprocess_image`` makes each one visible.
+
+        The arguments are those of :meth:`BaseCAM.__call__`.
+        """
+        heat = self.base_cam.maps(input_tensor, targets)
+        detail = self.guided.gradients(input_tensor, targets)
+        return (heat[:, None] * detail).movedim(1, -1).cpu().numpy()

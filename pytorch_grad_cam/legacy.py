@@ -1,11 +1,10 @@
 """The older arguments that tutorials still pass: each works, and says once what replaced it."""
 
 import warnings
-from collections.abc import Sequence
 
 import torch
 
-from pytorch_grad_cam.utils.model_targets import Target
+from pytorch_grad_cam.batches import Targets
 
 _already_said: set[str] = set()
 
@@ -25,9 +24,7 @@ def move_as_use_cuda_says(model: torch.nn.Module, use_cuda: bool | None) -> torc
     return model.cuda() if use_cuda else model
 
 
-def targets_of_category(
-    target_category: int | list[int] | None, targets: Sequence[Target | int] | None, batch: int
-) -> Sequence[Target | int] | None:
+def targets_of_category(target_category: int | list[int] | None, targets: Targets, batch: int) -> Targets:
     """What ``target_category=`` (one class index, or one for each picture) means as ``targets``."""
     if target_category is None:
         return targets

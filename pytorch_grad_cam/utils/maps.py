@@ -36,3 +36,13 @@ def resize(maps: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
         return maps
     mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
     return F.interpolate(maps[:, None], size=tuple(size), mode=mode, align_corners=False)[:, 0]
+
+
+def towards_channel_sum(component: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+    """Components (N, *spatial), each turned so that it grows with the sum of its channels (N, C, *spatial).
+
+    A principal component has no sign of its own.
+    """
+    flat, total = component.flatten(1), activations.to(component).flatten(2).sum(dim=1)
+    agreement = (flat * (total - total.mean(dim=1, keepdim=True))).sum(dim=1, keepdim=True)
+    return torch.where(agreement < 0, -flat, flat).reshape(component.shape)

@@ -1,0 +1,44 @@
+"""FEM, the Feature Explanation Method."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform
+from pytorch_grad_cam.base_cam import BaseCAM, LayerRun, summed
+from pytorch_grad_cam.utils.maps import over_space, spatial_dims
+
+
+class FEM(BaseCAM):
+    """Places where channels are unusually active: sum over channels of mean(A) * [A > mean(A) + k * std(A)].
+
+    It asks for no class and needs no gradient. Mean and standard deviation are over the places of a channel.
+
+    Fuad et al., Features Understanding in 3D CNNs for Actions Recognition in Video, IPTA 2020.
+
+    Args:
+        k: standard deviations above the mean that count as unusual.
+
+    The other arguments are those of :class:`BaseCAM`.
+    """
+
+    uses_gradients = False
+    explains_target = False
+
+    def __init__(
+        self,
+        model: Module,
+        target_layers: Sequence[Module | str],
+        reshape_transform: ReshapeTransform | None = None,
+        k: float = 2,
+        **others: Any,
+    ) -> None:
+        super().__init__(model, target_layers, reshape_transform, **others)
+        self.k = k
+
+    def layer_map(self, run: LayerRun, eigen_smooth: bool) -> torch.Tensor:
+        places = spatial_dims(run.activations)
+        deviations, means = torch.std_mean(run.activations, dim=places, correction=0)
+        unusual = run.activations > over_space(means + self.k * deviations, run.activations)
+        return summed(over_space(means, run.activations) * unusual, eigen_smooth)

@@ -1,0 +1,23 @@
+"""Metrics: how well does a map say where the score comes from?
+
+``perturbation_confidence`` has what all share: perturb the picture where the map says so, and score it again.
+``cam_mult_image`` multiplies the picture by its map (drop and increase in confidence), ``road`` removes pixels
+in the order of their relevance (ROAD), ``arcc`` joins three qualities in one number.
+
+Imported on first use, so that ``import pytorch_grad_cam.metrics`` does not import torch.
+"""
+
+from importlib import import_module
+from types import ModuleType
+
+__all__ = ["arcc", "cam_mult_image", "perturbation_confidence", "road"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in __all__:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,118 @@
+"""ARCC: one number for three qualities of a map. Is it simple, does it explain itself, does it find what counts?
+
+Complexity, coherency and their harmonic mean with a third part are those of ADCC, by Poppi et al., Revisiting the
+Evaluation of Class Activation Mapping for Explainability, CVPR Workshops 2021 (arXiv:2104.10252). ARCC, as
+grad-cam 1.5.7 defines it, has ROAD (arXiv:2202.00449) in the place of the average drop.
+
+Maps are (N, *spatial) in [0, 1].
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from pytorch_grad_cam.activations_and_gradients import Module
+from pytorch_grad_cam.batches import Targets
+from pytorch_grad_cam.metrics.perturbation_confidence import Percentile, as_maps, original_scores
+from pytorch_grad_cam.metrics.road import ROADCombined
+from pytorch_grad_cam.utils.maps import normalize
+
+# A CAM object, or anything else that makes maps (N, *spatial) of a batch and its targets.
+BaseMethod = Callable[..., np.ndarray]
+
+
+def batch_pearson_coherency(A: np.ndarray, B: np.ndarray) -> np.ndarray:  # noqa: N803 the names of the public API
+    """Pearson's correlation of each pair of maps.
+
+    Args:
+        A: (N, *spatial).
+        B: the same shape.
+
+    Returns:
+        (N,) float32 in [-1, 1]; 0 where a map is constant.
+    """
+    a, b = (_standardised(maps) for maps in (A, B))
+    return (a * b).sum(axis=1).astype(np.float32)
+
+
+def _standardised(maps: np.ndarray) -> np.ndarray:
+    """Each map with mean 0 and length 1: (N, pixels) float64. A constant map becomes zeros."""
+    stretched = normalize(torch.from_numpy(np.array(maps, dtype=np.float64))).flatten(1).numpy()
+    centred = stretched - stretched.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    return centred / np.where(length > 0, length, 1)
+
+
+class Complexity:
+    """The mean of the absolute values of a map: 0 for a map of zeros, 1 for one of ones; lower is better."""
+
+    def __call__(self, grayscale_cams: np.ndarray) -> np.ndarray:
+        """(N, *spatial) maps to (N,) of their dtype."""
+        return as_maps(grayscale_cams, len(grayscale_cams)).flatten(1).abs().mean(dim=1).numpy()
+
+
+class Coherency:
+    """Does the picture seen through its map have the same map?
+
+    (1 + r) / 2, with Pearson's correlation r of the map and the map of picture times map: in [0, 1], higher is
+    better; 0.5 where a map is constant.
+    """
+
+    def __call__(
+        self,
+        input_tensor: torch.Tensor,
+        grayscale_cams: np.ndarray,
+        targets: Targets,
+        model: Module,
+        base_method: BaseMethod,
+    ) -> np.ndarray:
+        """The coherency of each map.
+
+        Args:
+            input_tensor: (N, C, *spatial) batch.
+            grayscale_cams: (N, *spatial) maps.
+            targets: one for each picture; None: the class that the model predicts for the picture as it is.
+            model: of which the class is asked where ``targets`` is None.
+            base_method: the CAM object that made the maps; called with the batch and its targets.
+
+        Returns:
+            (N,) float32.
+
+        Raises:
+            ValueError: the number of maps or of targets is not N, or a map is not finite.
+        """
+        maps = as_maps(grayscale_cams, len(input_tensor))
+        if targets is None:
+            targets, _ = original_scores(model, input_tensor, None)
+        seen_through = input_tensor * maps[:, None].to(input_tensor)
+        return (1 + batch_pearson_coherency(base_method(seen_through, targets), maps.numpy())) / 2
+
+
+class ARCC:
+    """The harmonic mean of coherency, 1 - complexity and ROAD: in [0, 1], higher is better; 0 where one of them is.
+
+    ROAD is doubled and clipped to [0, 1] for it; targets must therefore be probabilities.
+
+    Args:
+        base_method: the CAM object that made the maps; called with a batch and its targets.
+        road_percentiles: those of :class:`ROADCombined`.
+    """
+
+    def __init__(self, base_method: BaseMethod, road_percentiles: Sequence[Percentile] = (20, 40, 60, 80)) -> None:
+        self.complexity = Complexity()
+        self.coherency = Coherency()
+        self.road = ROADCombined(percentiles=road_percentiles)
+        self.base_method = base_method
+
+    def __call__(
+        self, input_tensor: torch.Tensor, grayscale_cams: np.ndarray, targets: Targets, model: Module
+    ) -> np.ndarray:
+        """(N,) float32; arguments and errors of :class:`Coherency`."""
+        parts = [
+            self.coherency(input_tensor, grayscale_cams, targets, model, self.base_method),
+            1 - self.complexity(grayscale_cams),
+            np.clip(2 * self.road(input_tensor, grayscale_cams, targets, model), 0, 1),
+        ]
+        with np.errstate(divide="ignore"):  # 1 / 0 is infinite, and the mean 0
+            return np.float32(3) / sum(np.float32(1) / part.astype(np.float32) for part in parts)

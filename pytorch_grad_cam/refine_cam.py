@@ -1,0 +1,53 @@
+"""Refine-CAM."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform
+from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
+from pytorch_grad_cam.grad_cam_plusplus import GradCAMPlusPlus
+from pytorch_grad_cam.utils import maps as map_utils
+
+
+class RefineCAM(BaseCAM):
+    """The product of another method's maps at several layers: early layers say where exactly, late ones where at all.
+
+    All layers are read in one run of the model.
+
+    RefineCAM, 2026 (arXiv:2605.14641).
+
+    Args:
+        base_method: class of the method whose maps are multiplied.
+        others: further arguments of ``base_method``.
+
+    The other arguments are those of :class:`BaseCAM`.
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        target_layers: Sequence[Module | str],
+        reshape_transform: ReshapeTransform | None = None,
+        base_method: type[BaseCAM] = GradCAMPlusPlus,
+        **others: Any,
+    ) -> None:
+        self.base_cam = base_method(model, target_layers, reshape_transform, **others)
+        super().__init__(
+            model,
+            target_layers,
+            reshape_transform,
+            uses_gradients=self.base_cam.uses_gradients,
+            detach=self.base_cam.detach,
+        )
+        self.explains_target = self.base_cam.explains_target
+        self.base_cam.activations_and_grads = self.activations_and_grads
+
+    def layer_map(self, run: LayerRun, eigen_smooth: bool) -> torch.Tensor:
+        return self.base_cam.layer_map(run, eigen_smooth)
+
+    def _merged(self, layer_maps: list[torch.Tensor], size: tuple[int, ...], normalize: bool) -> torch.Tensor:
+        stretched = [map_utils.normalize(map_utils.resize(map_utils.normalize(m), size)) for m in layer_maps]
+        product = torch.stack(stretched).prod(dim=0)
+        return map_utils.normalize(product) if normalize else product

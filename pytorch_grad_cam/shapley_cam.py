@@ -1,0 +1,29 @@
+"""ShapleyCAM."""
+
+import torch
+
+from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
+from pytorch_grad_cam.utils.maps import spatial_dims
+
+
+class ShapleyCAM(BaseCAM):
+    """Channels weighted by an estimate of their Shapley values: w_c = mean over places of G - H A / 2.
+
+    G is dY/dA and H A the product of the Hessian with the activations. Where the layers above are piecewise linear and
+    the target is a logit, H A is 0 and the map is Grad-CAM's; the paper's target is ``ClassifierOutputReST``.
+
+    Cai, CAMs as Shapley Value-based Explainers, The Visual Computer 2025 (arXiv:2501.06261), equation 14.
+    """
+
+    detach = False
+
+    def channel_weights(self, run: LayerRun) -> torch.Tensor:
+        shaped = self.activations_and_grads.shaped
+        weights = shaped(run.gradients)
+        if run.gradients.requires_grad:
+            (product,) = torch.autograd.grad(
+                run.gradients, run.activations, run.activations.detach(), retain_graph=True, allow_unused=True
+            )
+            if product is not None:
+                weights = weights - shaped(product) / 2
+        return weights.mean(dim=spatial_dims(weights))

@@ -1,0 +1,27 @@
+"""Edges of a picture: a map without any network, to hold heat maps against.
+
+A method whose maps look like this one's may have looked at the picture, and not at the model (Adebayo et al.,
+Sanity Checks for Saliency Maps, NeurIPS 2018, arXiv:1810.03292).
+"""
+
+import cv2
+import numpy as np
+
+
+def sobel_cam(img: np.ndarray) -> np.ndarray:
+    """Mean of the absolute horizontal and vertical Sobel derivatives (3 x 3) of the brightness.
+
+    Args:
+        img: (H, W, 3) uint8, RGB.
+
+    Returns:
+        (H, W) uint8; derivatives above 255 count as 255.
+
+    Raises:
+        ValueError: ``img`` is not uint8.
+    """
+    if img.dtype != np.uint8:
+        raise ValueError(f"img must be uint8 in [0, 255], got {img.dtype}")
+    grey = cv2.cvtColor(img, cv2.COLOR_RGB2GRAY)
+    across, down = (cv2.convertScaleAbs(cv2.Sobel(grey, cv2.CV_64F, *order, ksize=3)) for order in ((1, 0), (0, 1)))
+    return cv2.addWeighted(across, 0.5, down, 0.5, 0)
