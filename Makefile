@@ -17,7 +17,7 @@ demo: .venv/.runtime
 		$(BIN)/python inference.py --type $$class; \
 		for method in $(METHODS); do $(BIN)/python xai.py --type $$class --method $$method; done; \
 	done
-	@echo; echo "make demo wrote:"; ls -1 weights/*.safetensors outputs/*.png
+	@echo; echo "make demo wrote:"; ls -1 weights/*.safetensors outputs/*.csv outputs/*.json outputs/*.png
 
 test: .venv/.development
 	$(BIN)/python -m pytest

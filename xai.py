@@ -3,28 +3,38 @@
     python xai.py                                          nine pictures of the default class, Grad-CAM
     python xai.py --type Negative --method eigencam        the tutorials' call
     python xai.py --image bridge.jpg --target Positive     what speaks for Positive in a picture of your own
+    python xai.py --method gradcam,layercam,eigencam       several methods, side by side; all: every quick one
+    python xai.py --method layercam --verify               the same maps by the package grad-cam: differences, times
     python xai.py --list-layers                            where else a map can be made: --layer layer3
 
 The pictures are those that inference.py draws for the same flags. Writes outputs/xai_<type>_<method>.png with a .json
-beside it. --save-maps DIR also writes each map as <stem>.npy: float32 (H, W) at the picture's own size, >= 0, in the
+beside it; several methods share outputs/xai_<type>_compared.png, a row for each picture. --save-maps DIR also writes
+each map as <stem>.npy (several methods: <stem>_<method>.npy): float32 (H, W) at the picture's own size, >= 0, in the
 method's own unit, so that pictures can be compared.
 """
 
 import argparse
 import functools
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from crackcam import console
 from crackcam.console import OUTPUTS, UserError, note
-from crackcam.methods import METHODS
+from crackcam.methods import METHODS, method_class, named_methods
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = console.Parser(__doc__)
     maps = parser.add_argument_group("heat maps")
-    maps.add_argument("--method", choices=METHODS, default="gradcam", help="default: gradcam")
+    maps.add_argument(
+        "--method",
+        type=named_methods,
+        default=["gradcam"],
+        metavar="NAME[,NAME]|all",
+        help=f"default: gradcam; all: each that costs at most ten forward passes; or of these: {', '.join(METHODS)}",
+    )
     maps.add_argument(
         "--target", metavar="predicted|CLASS", help="class to explain (default: --type; predicted for --image)"
     )
@@ -43,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     maps.add_argument(
         "--eigen-smooth", action="store_true", help="first principal component instead of the sum of channels"
     )
+    maps.add_argument("--verify", action="store_true", help="compare with the maps of the installed package grad-cam")
     maps.add_argument("--save-maps", type=Path, metavar="DIR", help="also write each map as a .npy file")
     console.add_picture_flags(parser)
     # Maps are compared and scored by their values: exact by default, where predictions may be fast.
@@ -57,22 +68,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.output and args.output.suffix.lower() != ".png":
         raise UserError(f"--output {args.output} must end in .png")
+    if args.verify and (args.aug_smooth or args.eigen_smooth):
+        raise UserError("--verify compares maps that are not smoothed: leave --aug-smooth and --eigen-smooth out")
 
     import numpy as np
 
-    from crackcam import explaining, figures, predicting
+    from crackcam import explaining, figures, predicting, verifying
     from crackcam import model as m
-    from pytorch_grad_cam.utils.maps import normalize
 
     network = predicting.open_network(args)
+    size = network.card.image_size
     if args.list_layers:
-        grids, default = m.grid_layers(network.model, network.card.image_size)
+        grids, default = m.grid_layers(network.model, size)
         for name, (channels, height, width) in grids.items():
             print(f"{name}  {channels} x {height} x {width}{'  (default)' if name == default else ''}")
         return 0
 
-    layers = m.find_target_layers(network.model, network.card.image_size, args.layer)
-    layer_names = [layer.name for layer in layers]
+    layers = {name: m.find_target_layers(network.model, size, args.layer, METHODS[name].stages) for name in args.method}
     selection = predicting.select(args, network.card)
     true = next(iter(selection.files)) or None
     target = args.target or true or "predicted"
@@ -80,50 +92,77 @@ def main(argv: Sequence[str] | None = None) -> int:
     if target not in ("predicted", *classes):
         raise UserError(f"no class {target!r} to explain; there are: predicted, {', '.join(classes)}")
 
-    grid = args.output or OUTPUTS / f"xai_{selection.name}_{args.method}.png"
+    several = len(args.method) > 1
+    grid = args.output or OUTPUTS / f"xai_{selection.name}_{'compared' if several else args.method[0]}.png"
     console.check_writable(grid)
     pictures = predicting.read_selection(args, selection)
-    stems = [item.path.stem for item in pictures]
-    if args.save_maps and len(set(stems)) < len(stems):
+    if args.save_maps and len({item.path.stem for item in pictures}) < len(pictures):
         raise UserError("two of the pictures have the same name: their maps would overwrite each other")
     pixels = predicting.to_pixels(network, [item.pixels for item in pictures])
     probabilities = predicting.predict(network, pixels, args.batch_size)
     targets = [int(row.argmax()) if target == "predicted" else classes.index(target) for row in probabilities]
-    note(f"{args.method} at {', '.join(layer_names)}, explaining {target}")
-    heat = explaining.heat_maps(
-        network, args.method, layers, pixels, targets,
-        batch_size=args.batch_size, aug_smooth=args.aug_smooth, eigen_smooth=args.eigen_smooth,
-    )  # fmt: skip
 
-    tiles, rows = [], []
-    for item, chances, index, one in zip(pictures, probabilities, targets, heat, strict=True):
+    heats, seconds = {}, {}
+    for method in args.method:
+        note(f"{method} at {', '.join(layer.name for layer in layers[method])}, explaining {target}")
+        method_class(method)  # imported now: its time is not the method's
+        start = time.perf_counter()
+        try:
+            heats[method] = explaining.heat_maps(
+                network, method, layers[method], pixels, targets,
+                batch_size=args.batch_size, aug_smooth=args.aug_smooth, eigen_smooth=args.eigen_smooth,
+            )  # fmt: skip
+        except UserError as error:
+            if not several:
+                raise
+            note(f"warning: left out {error}")
+        seconds[method] = time.perf_counter() - start
+    if not heats:
+        raise UserError("none of these methods can explain this network")
+    compared = verifying.verify(network, layers, pixels, targets, heats, seconds) if args.verify else []
+
+    tiles, drawings, rows = [], [], []
+    for i, (item, chances, index) in enumerate(zip(pictures, probabilities, targets, strict=True)):
         small = figures.thumbnail(item.pixels)
-        peak, explained = float(one.max()), figures.shortened(classes[index], 24)
-        says = f"heat: {explained}" if peak > 0 else f"nothing speaks for {explained} here"
-        picture = figures.overlay(small, explaining.at_picture_size(normalize(one[None])[0], small))
-        tiles.append(figures.Tile(picture, item.path.name, predicting.by_class(network, chances), true, says))
+        peaks = {method: float(heat[i].max()) for method, heat in heats.items()}
+        drawings.append([explaining.drawn(heat[i], small) for heat in heats.values()])
+        explained = figures.shortened(classes[index], 24)
+        says = f"explains: {explained}" if any(peaks.values()) else f"nothing speaks for {explained} here"
+        shown = small if several else drawings[-1][0]
+        tiles.append(figures.Tile(shown, item.path.name, predicting.by_class(network, chances), true, says))
+        maps: dict[str, dict] = {method: {"max": peak} for method, peak in peaks.items()}
+        for method, heat in heats.items() if args.save_maps else ():
+            whole = explaining.at_picture_size(explaining.as_map(heat[i]), item.pixels)
+            path = args.save_maps / f"{item.path.stem}{f'_{method}' if several else ''}.npy"
+            console.write_atomically(path, functools.partial(np.save, arr=whole))
+            maps[method]["file"] = str(path)
         rows.append({
             "file": str(item.path), "true": true, "predicted": tiles[-1].predicted,
-            "probabilities": tiles[-1].probabilities, "target": classes[index], "map_max": peak,
+            "probabilities": tiles[-1].probabilities, "target": classes[index], "maps": maps,
         })  # fmt: skip
-        if args.save_maps:
-            whole = explaining.at_picture_size(one, item.pixels)
-            path = args.save_maps / f"{item.path.stem}.npy"
-            console.write_atomically(path, functools.partial(np.save, arr=whole))
-            rows[-1]["map"] = str(path)
 
-    title = f"{args.method} at {', '.join(layer_names)} of {network.card.arch}: what speaks for {target}"
-    figures.heat_grid(grid, title, tiles)
+    names = {method: [layer.name for layer in layers[method]] for method in heats}
+    where = ", ".join(sorted({name for of_method in names.values() for name in of_method}))
+    title = f"{where} of {network.card.arch}: what speaks for {target}"
+    if several:
+        figures.comparison(grid, title, list(heats), list(zip(tiles, drawings, strict=True)))
+    else:
+        figures.heat_grid(grid, f"{args.method[0]} at {title}", tiles, bar=not METHODS[args.method[0]].picture)
     document = {
-        **predicting.manifest(network, args, selection, rows), "method": args.method, "layer": layer_names,
-        "target": target, "aug_smooth": args.aug_smooth, "eigen_smooth": args.eigen_smooth, "picture": str(grid),
+        **predicting.manifest(network, args, selection, rows), "methods": names, "target": target,
+        "aug_smooth": args.aug_smooth, "eigen_smooth": args.eigen_smooth, "picture": str(grid),
+        "seconds": {method: round(seconds[method], 3) for method in heats},
     }  # fmt: skip
+    if args.verify:
+        document["verified"] = [comparison._asdict() for comparison in compared]
     console.write_json(grid.with_suffix(".json"), document)
     if args.json:
         print(json.dumps(document, indent=2))
     else:
-        maps = f", {len(rows)} maps in {args.save_maps}" if args.save_maps else ""
-        print(f"wrote {grid}, {grid.with_suffix('.json')}{maps}")
+        if args.verify:
+            print(verifying.table(compared))
+        saved = f", {len(rows) * len(heats)} maps in {args.save_maps}" if args.save_maps else ""
+        print(f"wrote {grid}, {grid.with_suffix('.json')}{saved}")
     return 0
 
 

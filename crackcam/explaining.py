@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from crackcam.console import UserError
-from crackcam.methods import method_class
+from crackcam.methods import METHODS, method_class
 from crackcam.model import TargetLayer
 from crackcam.predicting import Network
 
@@ -26,25 +28,62 @@ def heat_maps(
         aug_smooth, eigen_smooth: as in :class:`pytorch_grad_cam.BaseCAM`.
 
     Returns:
-        (N, size, size) float32 on the device, >= 0, in the method's own unit.
+        (N, size, size) float32 on the device, >= 0, in the method's own unit; (N, 3, size, size), signed, where the
+        method makes pictures.
 
     Raises:
         UserError: the method cannot explain this network; the message says why.
     """
-    reshape = next((layer.reshape for layer in layers if layer.reshape), None)
-    cam = method_class(method)(network.model, [layer.module for layer in layers], reshape)
-    if method == "scorecam":
-        cam.batch_size = batch_size
+    explain = _method(network, method, layers)
+    smoothing: dict[str, Any] = {"aug_smooth": aug_smooth, "eigen_smooth": eigen_smooth, "normalize": False}
+    if METHODS[method].picture:
+        if aug_smooth or eigen_smooth:
+            raise UserError(f"{method} makes pictures, not maps: nothing to smooth")
+        smoothing = {}
+    else:
+        explain.batch_size = batch_size
     maps = []
     try:
         for start in range(0, len(pixels), batch_size):
             inputs = network.machine.input(pixels[start : start + batch_size])
             chosen = targets[start : start + batch_size]
             with network.machine.autocast():
-                maps.append(cam.maps(inputs, chosen, aug_smooth=aug_smooth, eigen_smooth=eigen_smooth, normalize=False))
+                maps.append((explain.maps if smoothing else explain.gradients)(inputs, chosen, **smoothing))
     except ValueError as error:
         raise UserError(f"{method} cannot explain this: {error}") from error
     return torch.cat(maps)
+
+
+def _method(network: Network, method: str, layers: list[TargetLayer]) -> Any:
+    """The method, bound to the network."""
+    if method == "guidedbackprop":
+        return method_class(method)(network.model)
+    reshape = next((layer.reshape for layer in layers if layer.reshape), None)
+    return method_class(method)(network.model, [layer.module for layer in layers], reshape)
+
+
+def as_map(heat: torch.Tensor) -> torch.Tensor:
+    """A map (H, W) as it is; of a signed picture (3, H, W), its largest size over the colours."""
+    return heat if heat.ndim == 2 else heat.abs().amax(dim=0)
+
+
+def drawn(heat: torch.Tensor, picture: np.ndarray) -> np.ndarray:
+    """What is shown of a map, over the picture, or of a signed picture, grey where it is 0.
+
+    Args:
+        heat: (size, size) or (3, size, size).
+        picture: (H, W, 3) uint8.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    from crackcam.figures import overlay
+    from pytorch_grad_cam.utils.image import deprocess_image
+    from pytorch_grad_cam.utils.maps import normalize, resize
+
+    if heat.ndim == 2:
+        return overlay(picture, at_picture_size(normalize(heat[None])[0], picture))
+    return deprocess_image(resize(heat, picture.shape[:2]).permute(1, 2, 0).cpu().numpy())
 
 
 def at_picture_size(heat: torch.Tensor, picture: np.ndarray) -> np.ndarray:

@@ -108,15 +108,53 @@ def prediction_grid(path: Path, title: str, tiles: list[Tile]) -> None:
     _save(figure, path)
 
 
-def heat_grid(path: Path, title: str, tiles: list[Tile]) -> None:
-    """Overlays with prediction and explained class; wrong predictions framed in red."""
-    figure, cells = _grid(len(tiles), title, note_height=0.42, bar=True)
+def heat_grid(path: Path, title: str, tiles: list[Tile], bar: bool = True) -> None:
+    """Overlays with prediction and explained class; wrong predictions framed in red.
+
+    Args:
+        bar: show what the colours of the heat mean.
+    """
+    figure, cells = _grid(len(tiles), title, note_height=0.42, bar=bar)
     for tile, (image, below) in zip(tiles, cells, strict=True):
         _show(image, tile)
         says = f"predicts {shortened(tile.predicted, 18)} {chance(tile.probabilities[tile.predicted])}"
         below.set(xlim=(0, 1), ylim=(0, 1))
         below.text(0.5, 0.78, says, ha="center", va="center", fontsize=8.5, color=WRONG if tile.wrong else INK)
         below.text(0.5, 0.28, tile.note, ha="center", va="center", fontsize=8, color=PALE)
+    _save(figure, path)
+
+
+def comparison(path: Path, title: str, columns: list[str], rows: list[tuple[Tile, list[np.ndarray]]]) -> None:
+    """A table of pictures: one row for each, the picture itself first, then what each method makes of it.
+
+    Args:
+        columns: names of the methods.
+        rows: of each picture, its tile and one (H, W, 3) uint8 for each method.
+    """
+    side, gap, margin, head, foot = 1.45, 0.06, 0.15, 0.75, 0.5
+    width = 2 * margin + (len(columns) + 1) * (side + gap) - gap
+    height = head + len(rows) * (side + gap) + foot
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    heading = shortened(title, int(width * 11))
+    figure.text(0.5, 1 - 0.22 / height, heading, ha="center", va="center", fontsize=10.5, color=INK)
+    for r, (tile, pictures) in enumerate(rows):
+        for c, picture in enumerate([tile.picture, *pictures]):
+            x, y = margin + c * (side + gap), height - head - r * (side + gap) - side
+            axes = figure.add_axes((x / width, y / height, side / width, side / height))
+            axes.imshow(picture, interpolation="lanczos")
+            axes.set(xticks=[], yticks=[])
+            wrong = tile.wrong and c == 0
+            for spine in axes.spines.values():
+                spine.set(color=WRONG, linewidth=2.5) if wrong else spine.set_visible(False)
+            if c == 0:
+                says = f"{shortened(tile.predicted, 12)} {chance(tile.probabilities[tile.predicted])}"
+                box = {"facecolor": WRONG if wrong else "black", "alpha": 0.65, "edgecolor": "none", "pad": 1.5}
+                axes.text(0.04, 0.05, says, transform=axes.transAxes, fontsize=6.5, color="white", bbox=box)
+            if r == 0:
+                name = columns[c - 1] if c else "predicted"
+                size = min(8.5, 115 / max(len(name), 1))  # long names fit their column
+                axes.set_title(name, fontsize=size, color=INK if c else PALE, pad=4)
+    _heat_bar(figure, width, height)
     _save(figure, path)
 
 
@@ -141,12 +179,17 @@ def _grid(count: int, title: str, note_height: float, bar: bool = False) -> tupl
         below.axis("off")
         cells.append((image, below))
     if bar:
-        axes = figure.add_axes(((width / 2 - 1.2) / width, 0.36 / height, 2.4 / width, 0.1 / height))
-        scale = figure.colorbar(ScalarMappable(cmap=HEAT), cax=axes, orientation="horizontal", ticks=[0, 0.5, 1])
-        scale.set_label("heat, relative to each picture's own maximum", fontsize=7.5, color=PALE, labelpad=1)
-        scale.ax.tick_params(labelsize=7, color=PALE, labelcolor=PALE, length=2, pad=1)
-        scale.outline.set_visible(False)
+        _heat_bar(figure, width, height)
     return figure, cells
+
+
+def _heat_bar(figure: Figure, width: float, height: float) -> None:
+    """The colours of the heat, at the foot of a figure of that size in inches."""
+    axes = figure.add_axes(((width / 2 - 1.2) / width, 0.36 / height, 2.4 / width, 0.1 / height))
+    scale = figure.colorbar(ScalarMappable(cmap=HEAT), cax=axes, orientation="horizontal", ticks=[0, 0.5, 1])
+    scale.set_label("heat, relative to each picture's own maximum", fontsize=7.5, color=PALE, labelpad=1)
+    scale.ax.tick_params(labelsize=7, color=PALE, labelcolor=PALE, length=2, pad=1)
+    scale.outline.set_visible(False)
 
 
 def _show(axes: Axes, tile: Tile) -> None:

@@ -226,8 +226,13 @@ def grid_layers(model: nn.Module, image_size: int) -> tuple[dict[str, tuple[int,
     return grids, before_head[-1] if before_head else None
 
 
-def find_target_layers(model: nn.Module, image_size: int, names: list[str] | None = None) -> list[TargetLayer]:
+def find_target_layers(
+    model: nn.Module, image_size: int, names: list[str] | None = None, stages: bool = False
+) -> list[TargetLayer]:
     """The layers to explain: those named, or the one found.
+
+    Args:
+        stages: find the last layer of each of the last three grid sizes instead.
 
     Raises:
         UserError: a name that is no layer with a grid (all such layers are listed).
@@ -240,6 +245,10 @@ def find_target_layers(model: nn.Module, image_size: int, names: list[str] | Non
     if not names and target is None:
         raise UserError("no layer of this network puts out a grid to explain")
     chosen = names or [str(target)]
+    if stages and not names:
+        until = list(grids)[: list(grids).index(str(target)) + 1]
+        last = {grids[name][1:]: name for name in until}
+        chosen = list(last.values())[-3:]
     for name in chosen:
         if name not in grids:
             raise UserError(f"no layer {name!r} with a grid; there are: {', '.join(grids)}")

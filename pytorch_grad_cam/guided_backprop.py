@@ -7,9 +7,18 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform, explained, plain
+from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform, device_of, explained, plain
 from pytorch_grad_cam.base_cam import BaseCAM
-from pytorch_grad_cam.batches import Batch, Targets, call, pictures_of, resolve_targets, target_scores, with_pictures
+from pytorch_grad_cam.batches import (
+    Batch,
+    Targets,
+    call,
+    each_tensor,
+    pictures_of,
+    resolve_targets,
+    target_scores,
+    with_pictures,
+)
 from pytorch_grad_cam.grad_cam import GradCAM
 from pytorch_grad_cam.legacy import move_as_use_cuda_says
 
@@ -37,9 +46,12 @@ class _GuidedReLUs(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if function in self.RELUS:
-            return GuidedBackpropReLU.apply(args[0] if args else kwargs["input"])
-        return function(*args, **kwargs)
+        if function not in self.RELUS:
+            return function(*args, **kwargs)
+        activations = args[0] if args else kwargs["input"]
+        if function.__name__.endswith("_") or kwargs.get("inplace") or True in args[1:]:
+            return activations.copy_(GuidedBackpropReLU.apply(activations.clone()))
+        return GuidedBackpropReLU.apply(activations)
 
 
 class GuidedBackpropReLUModel:
@@ -79,12 +91,13 @@ class GuidedBackpropReLUModel:
 
     def gradients(self, inputs: Batch, targets: Targets = None) -> torch.Tensor:
         """The same as a tensor on the model's device, for any targets: (N, C, *spatial) float32."""
-        with explained(self.model), torch.enable_grad():
-            device = next(self.model.parameters()).device
+        model = plain(self.model)
+        with explained(model), torch.enable_grad():
+            inputs = each_tensor(lambda t: t.to(device_of(model)), inputs)
             pictures = pictures_of(inputs)
-            leaf = pictures.detach().clone().to(device).requires_grad_()
+            leaf = pictures.detach().clone().requires_grad_()
             with _GuidedReLUs():
-                outputs = call(plain(self.model), with_pictures(inputs, leaf))
+                outputs = call(model, with_pictures(inputs, leaf))
             resolved = resolve_targets(targets, outputs, len(pictures))
             (gradient,) = torch.autograd.grad(target_scores(resolved, outputs).sum(), leaf)
         return gradient.float()
@@ -116,6 +129,8 @@ class GuidedGradCAM:
 
         The arguments are those of :meth:`BaseCAM.__call__`.
         """
-        heat = self.base_cam.maps(input_tensor, targets)
-        detail = self.guided.gradients(input_tensor, targets)
-        return (heat[:, None] * detail).movedim(1, -1).cpu().numpy()
+        return self.gradients(input_tensor, targets).movedim(1, -1).cpu().numpy()
+
+    def gradients(self, inputs: Batch, targets: Targets = None) -> torch.Tensor:
+        """The same as a tensor on the model's device: (N, C, *spatial) float32."""
+        return self.base_cam.maps(inputs, targets)[:, None] * self.guided.gradients(inputs, targets)

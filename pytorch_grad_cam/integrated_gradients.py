@@ -23,6 +23,8 @@ class IntegratedGradients(PixelCAM):
     The other arguments are those of :class:`BaseCAM`; target layers are ignored.
     """
 
+    uses_gradients = True
+
     def __init__(self, *arguments: Any, steps: int = 32, baseline: float = 0.0, **others: Any) -> None:
         super().__init__(*arguments, **others)
         self.steps, self.baseline = steps, baseline

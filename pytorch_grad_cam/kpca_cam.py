@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+import sklearn.decomposition  # noqa: F401 - now, rather than in the middle of the first call
 import torch
 
 from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform
-from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
+from pytorch_grad_cam.base_cam import BaseCAM, LayerRun, finite
 from pytorch_grad_cam.utils.maps import towards_channel_sum
 from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection_kernel
 
@@ -44,5 +45,5 @@ class KPCA_CAM(BaseCAM):  # noqa: N801 - the name that users know
         self.gamma = gamma
 
     def layer_map(self, run: LayerRun, eigen_smooth: bool) -> torch.Tensor:
-        projection = get_2d_projection_kernel(run.activations.cpu().numpy(), self.kernel, self.gamma)
+        projection = get_2d_projection_kernel(finite(run.activations).cpu().numpy(), self.kernel, self.gamma)
         return towards_channel_sum(torch.from_numpy(projection).to(run.activations.device), run.activations)

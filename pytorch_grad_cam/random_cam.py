@@ -8,7 +8,7 @@ from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
 
 
 class RandomCAM(BaseCAM):
-    """Channels weighted at random, uniformly in [-1, 1]: what a method must beat.
+    """Channels weighted at random, uniformly in [-1, 1]: what a method must beat. There is no paper.
 
     Weights are drawn anew in every call, from a generator that belongs to the object; the same seed gives the same
     sequence of maps.

@@ -23,6 +23,8 @@ class SmoothGrad(PixelCAM):
     The other arguments are those of :class:`BaseCAM`; target layers are ignored.
     """
 
+    uses_gradients = True
+
     def __init__(self, *arguments: Any, samples: int = 25, noise: float = 0.15, seed: int = 0, **others: Any) -> None:
         super().__init__(*arguments, **others)
         self.samples, self.noise, self.seed = samples, noise, seed

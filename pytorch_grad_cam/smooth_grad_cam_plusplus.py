@@ -27,8 +27,6 @@ class SmoothGradCAMPlusPlus(BaseCAM):
     The other arguments are those of :class:`BaseCAM`.
     """
 
-    uses_gradients = False  # at the picture itself
-
     def __init__(self, *arguments: Any, samples: int = 8, noise: float = 0.15, seed: int = 0, **others: Any) -> None:
         super().__init__(*arguments, **others)
         self.samples, self.noise, self.seed = samples, noise, seed

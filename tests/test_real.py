@@ -25,7 +25,7 @@ def test_probe_on_concrete(real_data, imagenet_weights, tmp_path, monkeypatch, c
     assert xai.main(["--data", str(real_data / "concrete"), "--method", "layercam", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["pictures"]
     assert len(rows) == 9
-    assert all(row["map_max"] > 0 for row in rows)
+    assert all(row["maps"]["layercam"]["max"] > 0 for row in rows)
 
 
 def test_cats_and_dogs_have_no_test_split(real_data, imagenet_weights, tmp_path, monkeypatch, capsys):

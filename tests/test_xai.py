@@ -11,7 +11,7 @@ from PIL import Image
 import inference
 import xai
 from crackcam import checkpoint, explaining, figures, images
-from crackcam.methods import METHODS
+from crackcam.methods import METHODS, QUICK
 
 
 def run(capsys, *flags):
@@ -21,25 +21,30 @@ def run(capsys, *flags):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_writes_its_grid(place, capsys, method):
-    code, out, err = run(capsys, "--method", method, "--save-maps", "maps", "--num", "4")
+    number = 4 if method in QUICK else 1
+    # FEM needs more places than the 2 x 2 of the last layer: none of four exceeds their mean by two deviations.
+    layer = ["layer2"] if method == "fem" else ["layer2", "layer3", "layer4"] if method == "refinecam" else ["layer4"]
+    flags = ["--layer", "layer2"] if method == "fem" else []
+    code, out, err = run(capsys, "--method", method, "--save-maps", "maps", "--num", str(number), *flags)
     assert code == 0
     picture = Path(f"outputs/xai_Positive_{method}.png")
     assert out.startswith(f"wrote {picture}")
     assert Image.open(picture).format == "PNG"
     document = json.loads(picture.with_suffix(".json").read_text())
-    assert (document["method"], document["target"], document["precision"]) == (method, "Positive", "fp32")
-    assert len(document["pictures"]) == 4
+    assert (document["target"], document["precision"]) == ("Positive", "fp32")
+    assert document["methods"] == {method: layer}
+    assert len(document["pictures"]) == number
     peaks = []
     for row in document["pictures"]:
-        heat = np.load(row["map"])
+        heat = np.load(row["maps"][method]["file"])
         assert heat.dtype == np.float32
         assert heat.shape == images.load(Path(row["file"])).shape[:2]
         assert heat.min() >= 0
-        assert Path(row["map"]).name == Path(row["file"]).stem + ".npy"
+        assert Path(row["maps"][method]["file"]).name == Path(row["file"]).stem + ".npy"
         peaks.append(heat.max())
     assert np.isfinite(peaks).all()
     assert max(peaks) > 0
-    assert {p.name for p in Path("maps").iterdir()} == {Path(row["map"]).name for row in document["pictures"]}
+    assert {p.stem for p in Path("maps").iterdir()} == {Path(row["file"]).stem for row in document["pictures"]}
 
 
 def test_tutorial_call(place, capsys):
@@ -75,7 +80,7 @@ def test_saved_map_is_grad_cam_by_hand(place, capsys):
     for size in [(64, 64), picture.shape[:2]]:
         small = torch.nn.functional.interpolate(small, size=size, mode="bilinear", align_corners=False)
     expected = small[0, 0].detach().numpy()
-    found = np.load(row["map"])
+    found = np.load(row["maps"]["gradcam"]["file"])
     assert np.abs(found - expected).max() <= 1e-4 * max(expected.max(), 1e-12)
 
 
@@ -115,7 +120,9 @@ def test_layers(place, capsys):
     assert len([line for line in out.splitlines() if line.endswith("(default)")]) == 1
     code, _, _ = run(capsys, "--layer", "layer3,layer4", "--method", "layercam")
     assert code == 0
-    assert json.loads(Path("outputs/xai_Positive_layercam.json").read_text())["layer"] == ["layer3", "layer4"]
+    assert json.loads(Path("outputs/xai_Positive_layercam.json").read_text())["methods"] == {
+        "layercam": ["layer3", "layer4"]
+    }
     code, _, err = run(capsys, "--layer", "layer9")
     assert code == 2
     assert "no layer 'layer9' with a grid; there are: conv1, bn1, " in err
@@ -177,4 +184,77 @@ def test_empty_map_says_so(place, capsys, monkeypatch):
     code, _, _ = run(capsys)
     assert code == 0
     rows = json.loads(Path("outputs/xai_Positive_gradcam.json").read_text())["pictures"]
-    assert {row["map_max"] for row in rows} == {0.0}
+    assert {row["maps"]["gradcam"]["max"] for row in rows} == {0.0}
+
+
+def test_several_methods_share_a_picture(place, capsys):
+    code, out, _ = run(capsys, "--method", "gradcam,eigencam,guidedgradcam", "--num", "3", "--save-maps", "maps")
+    assert code == 0
+    assert out == ("wrote outputs/xai_Positive_compared.png, outputs/xai_Positive_compared.json, 9 maps in maps\n")
+    document = json.loads(Path("outputs/xai_Positive_compared.json").read_text())
+    assert document["methods"] == {name: ["layer4"] for name in ("gradcam", "eigencam", "guidedgradcam")}
+    stems = {Path(row["file"]).stem for row in document["pictures"]}
+    assert {p.name for p in Path("maps").iterdir()} == {f"{s}_{m}.npy" for s in stems for m in document["methods"]}
+    width, height = Image.open("outputs/xai_Positive_compared.png").size
+    assert width > height  # four columns, three rows
+    alone = run(capsys, "--method", "eigencam", "--num", "3", "--save-maps", "alone")[0]
+    assert alone == 0
+    for stem in stems:
+        assert np.array_equal(np.load(f"alone/{stem}.npy"), np.load(f"maps/{stem}_eigencam.npy"))
+
+
+def test_all_are_the_quick_ones(place, capsys):
+    code, _, err = run(capsys, "--method", "all", "--num", "2")
+    assert code == 0
+    assert list(json.loads(Path("outputs/xai_Positive_compared.json").read_text())["methods"]) == QUICK
+    assert {"gradcam", "ablationcam", "fullgrad", "smoothgradcam++"} <= {*QUICK}
+    assert not {"scorecam", "rise", "sess", "smoothgrad"} & {*QUICK}
+
+
+def test_an_unknown_method_lists_them(place, capsys):
+    code, _, err = run(capsys, "--method", "gradcam,gradcamm")
+    assert code == 2
+    assert "no method 'gradcamm'; there are: all, gradcam, scorecam, " in err
+
+
+def test_a_method_that_cannot_explain_the_network(place, capsys, monkeypatch):
+    """CAM needs average pooling and one linear layer; here a ReLU stands between."""
+    model, card = checkpoint.load(Path("weights/model.safetensors"), torch.device("cpu"))
+    model.avgpool = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Threshold(1.0, 0.0))
+    monkeypatch.setattr(checkpoint, "load", lambda *a, **k: (model, card))
+    code, _, err = run(capsys, "--method", "cam")
+    assert code == 2
+    assert "error: cam cannot explain this: CAM needs nothing but global average pooling" in err
+    code, _, err = run(capsys, "--method", "cam,gradcam")
+    assert code == 0
+    assert "warning: left out cam cannot explain this" in err
+    assert list(json.loads(Path("outputs/xai_Positive_compared.json").read_text())["methods"]) == ["gradcam"]
+
+
+def test_guided_pictures_are_not_smoothed(place, capsys):
+    code, _, err = run(capsys, "--method", "guidedbackprop", "--eigen-smooth")
+    assert code == 2
+    assert "makes pictures, not maps" in err
+
+
+def test_verify_compares_with_the_package(place, capsys):
+    code, out, _ = run(capsys, "--method", "gradcam,layercam,fem,cam", "--verify", "--num", "2", "--layer", "layer2")
+    assert code == 0
+    document = json.loads(Path("outputs/xai_Positive_compared.json").read_text())
+    found = {row["method"]: row for row in document["verified"]}
+    assert list(found) == ["gradcam", "layercam", "fem"]  # the package has no CAM
+    for method in ("gradcam", "layercam"):
+        assert found[method]["verdict"] == "same"
+        assert found[method]["difference"] < 1e-3
+        assert found[method]["rank_correlation"] > 0.999
+        assert found[method]["times_as_fast"] > 0
+    assert found["fem"]["verdict"].startswith("by design: the paper's formula")
+    lines = out.splitlines()
+    assert lines[0].split() == ["method", "difference", "rank", "corr.", "speed", "verdict"]
+    assert [line.split()[0] for line in lines[1:4]] == ["gradcam", "layercam", "fem"]
+
+
+def test_verify_does_not_compare_what_is_smoothed(place, capsys):
+    code, _, err = run(capsys, "--verify", "--aug-smooth")
+    assert code == 2
+    assert "leave --aug-smooth and --eigen-smooth out" in err

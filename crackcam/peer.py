@@ -1,0 +1,59 @@
+"""Maps of the installed package grad-cam, and the time they take.
+
+    python -P peer.py JOB.pt RESULT.npz
+
+Runs in a process of its own, with -P and in another folder: there ``pytorch_grad_cam`` is the package and not the
+folder beside this one, which is why this file imports nothing else of the project. JOB.pt holds arch, classes, state
+(a state dict), pictures (N, 3, H, W), targets (N), methods (names of target layers by class name), tokens (whether the
+layers put out tokens after a class token) and threads. RESULT.npz holds under each class name the maps, and under
+"<class name> seconds" their time.
+"""
+
+import contextlib
+import io
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+
+
+def tokens_to_grid(tokens: torch.Tensor) -> torch.Tensor:
+    """(N, 1 + side * side, C) -> (N, C, side, side)."""
+    side = round((tokens.shape[1] - 1) ** 0.5)
+    return tokens[:, 1:].reshape(len(tokens), side, side, -1).permute(0, 3, 1, 2)
+
+
+def main(job_path: str, result_path: str) -> None:
+    """Read the job, make the maps, write the result."""
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    if "site-packages" not in str(pytorch_grad_cam.__file__):
+        sys.exit(f"the package grad-cam is hidden by {pytorch_grad_cam.__file__}")
+    job = torch.load(job_path, weights_only=True)
+    torch.set_num_threads(job["threads"])
+    model = torchvision.models.get_model(job["arch"], num_classes=job["classes"])
+    model.load_state_dict(job["state"])
+    model = model.eval().to(memory_format=torch.channels_last)
+    pictures = job["pictures"].contiguous(memory_format=torch.channels_last)
+    targets = [ClassifierOutputTarget(index) for index in job["targets"]]
+    with torch.no_grad():
+        model(pictures)  # warm
+    result: dict[str, np.ndarray | float] = {}
+    for name, layer_names in job["methods"].items():
+        layers = [model.get_submodule(layer) for layer in layer_names]
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            start = time.perf_counter()
+            method = getattr(pytorch_grad_cam, name)
+            cam = method(model, layers, reshape_transform=tokens_to_grid if job["tokens"] else None)
+            result[name] = cam(pictures, targets)
+            result[f"{name} seconds"] = time.perf_counter() - start
+    with Path(result_path).open("wb") as file:
+        np.savez(file, **result)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
