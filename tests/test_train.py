@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from PIL import Image
 import train
 from crackcam import checkpoint, dataset, training
 from crackcam.console import UserError
+from crackcam.dataset import Pixels
+from crackcam.model import Machine
 
 OUTPUTS = {"outputs/training.csv", "outputs/training_curves.png", "outputs/confusion_matrix.png"}
 CPU = torch.device("cpu")
@@ -208,16 +211,31 @@ def test_probe_equals_logistic_regression_by_hand(fresh):
     assert min(abs(found - candidate).max() for candidate in candidates) < 1e-4
 
 
-def test_classes_count_alike_whatever_their_size():
-    """With 1 picture of one class for 9 of the other, the weighted loss of both classes is the same."""
-    labels = torch.tensor([0] * 9 + [1])
-    counts = torch.bincount(labels)
-    weights = len(labels) / (len(counts) * counts)
-    assert (weights[0] * 9).item() == pytest.approx(weights[1].item())
-    logits = torch.zeros(10, 2)
-    scores = training.score(logits + torch.tensor([1.0, 0.0]), labels)
-    assert scores.accuracy == pytest.approx(0.9)
-    assert scores.balanced == pytest.approx(0.5)
+class Stubborn(torch.nn.Module):
+    """Says logits (1, 0) of every picture."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.tensor([1.0, 0.0]))
+
+    def forward(self, x):
+        return self.bias.expand(len(x), 2)
+
+
+def test_classes_count_alike_whatever_their_size(tmp_path):
+    """With 1 picture of one class for 9 of the other, the loss is the mean of the two classes' losses."""
+    split = Pixels(torch.zeros(10, 3, 32, 32, dtype=torch.uint8), torch.tensor([0] * 9 + [1]), [])
+    recipe = training.Recipe((32,), 1e-9, batch_size=10, strong=False, patience=0, seed=0, workers=0)
+    history = []
+    training.fit(
+        Stubborn(), Machine(torch.device("cpu"), torch.float32), recipe, split, split, history,
+        training.StateFile(tmp_path / "state", {}), False, lambda epoch: None,
+    )  # fmt: skip
+    losses = [math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))]  # of a picture of either class
+    assert history[0].train_loss == pytest.approx(sum(losses) / 2, abs=1e-5)
+    assert history[0].train_accuracy == pytest.approx(0.9)
+    assert history[0].val_accuracy == pytest.approx(0.9)
+    assert history[0].val_balanced_accuracy == pytest.approx(0.5)
 
 
 def test_better_is_balanced_accuracy_then_loss():
