@@ -64,14 +64,16 @@ def draw_grid(args: argparse.Namespace, network: Network, selection: Selection) 
     pictures = predicting.read_selection(args, selection)
     true = next(iter(selection.files)) or None
     pixels = predicting.to_pixels(network, [item.pixels for item in pictures])
-    probabilities = [predicting.by_class(network, row) for row in predicting.predict(network, pixels, args.batch_size)]
+    probabilities = [
+        predicting.by_class(network, row, args.top_k) for row in predicting.predict(network, pixels, args.batch_size)
+    ]
     tiles = [
         figures.Tile(figures.thumbnail(item.pixels), item.path.name, chances, true)
         for item, chances in zip(pictures, probabilities, strict=True)
     ]
     wrong = sum(tile.wrong for tile in tiles)
     title = f"{network.card.arch}, {true}: {len(tiles) - wrong} of {len(tiles)} right" if true else network.card.arch
-    figures.prediction_grid(args.output, title, tiles)
+    figures.prediction_grid(args.output, title, tiles, args.top_k)
     rows = [
         {"file": str(item.path), "true": true, "predicted": tile.predicted, "probabilities": tile.probabilities}
         for item, tile in zip(pictures, tiles, strict=True)
@@ -106,16 +108,12 @@ def score_all(args: argparse.Namespace, network: Network, selection: Selection) 
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["file", "true", "predicted", *(f"p_{name}" for name in classes), "error"])
-            reading = images.read_all(
-                [path for _, path in queue], lambda picture: images.fit(picture, network.card.image_size)
-            )
+            reading = images.read_all([path for _, path in queue], network.card.geometry.apply)
             items = iter(zip(tqdm(reading, "predicting", len(queue), disable=None, unit="picture"), queue, strict=True))
             while batch := list(islice(items, args.batch_size)):
                 readable = [item.pixels for item, _ in batch if isinstance(item, images.Picture)]
                 rows = iter(
-                    predicting.predict(network, predicting.to_pixels(network, readable), args.batch_size)
-                    if readable
-                    else ()
+                    predicting.predict(network, predicting.stacked(readable), args.batch_size) if readable else ()
                 )
                 for item, (true, path) in batch:
                     if isinstance(item, images.Unreadable):

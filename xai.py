@@ -3,6 +3,7 @@
     python xai.py                                          nine pictures of the default class, Grad-CAM
     python xai.py --type Negative --method eigencam        the tutorials' call
     python xai.py --image bridge.jpg --target Positive     what speaks for Positive in a picture of your own
+    python xai.py --image shark.jpg --arch vgg16           an ImageNet network, without any training
     python xai.py --method gradcam,layercam,eigencam       several methods, side by side; all: every quick one
     python xai.py --method layercam --verify               the same maps by the package grad-cam: differences, times
     python xai.py --list-layers                            where else a map can be made: --layer layer3
@@ -36,7 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"default: gradcam; all: each that costs at most ten forward passes; or of these: {', '.join(METHODS)}",
     )
     maps.add_argument(
-        "--target", metavar="predicted|CLASS", help="class to explain (default: --type; predicted for --image)"
+        "--target",
+        metavar="predicted|CLASS",
+        help="class, or its index, to explain (default: --type; of --image, predicted)",
     )
     maps.add_argument(
         "--layer",
@@ -77,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from crackcam import model as m
 
     network = predicting.open_network(args)
-    size = network.card.image_size
+    size, geometry = network.card.image_size, network.card.geometry
     if args.list_layers:
         grids, default = m.grid_layers(network.model, size)
         for name, (channels, height, width) in grids.items():
@@ -89,8 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     true = next(iter(selection.files)) or None
     target = args.target or true or "predicted"
     classes = network.card.classes
-    if target not in ("predicted", *classes):
-        raise UserError(f"no class {target!r} to explain; there are: predicted, {', '.join(classes)}")
+    wanted = None if target == "predicted" else predicting.class_index(network.card, target)
+    target = target if wanted is None else classes[wanted]
 
     several = len(args.method) > 1
     grid = args.output or OUTPUTS / f"xai_{selection.name}_{'compared' if several else args.method[0]}.png"
@@ -100,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("two of the pictures have the same name: their maps would overwrite each other")
     pixels = predicting.to_pixels(network, [item.pixels for item in pictures])
     probabilities = predicting.predict(network, pixels, args.batch_size)
-    targets = [int(row.argmax()) if target == "predicted" else classes.index(target) for row in probabilities]
+    targets = [int(row.argmax()) if wanted is None else wanted for row in probabilities]
 
     heats, seconds = {}, {}
     for method in args.method:
@@ -125,14 +128,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for i, (item, chances, index) in enumerate(zip(pictures, probabilities, targets, strict=True)):
         small = figures.thumbnail(item.pixels)
         peaks = {method: float(heat[i].max()) for method, heat in heats.items()}
-        drawings.append([explaining.drawn(heat[i], small) for heat in heats.values()])
+        drawings.append([explaining.drawn(heat[i], small, geometry) for heat in heats.values()])
         explained = figures.shortened(classes[index], 24)
         says = f"explains: {explained}" if any(peaks.values()) else f"nothing speaks for {explained} here"
         shown = small if several else drawings[-1][0]
-        tiles.append(figures.Tile(shown, item.path.name, predicting.by_class(network, chances), true, says))
+        tiles.append(figures.Tile(shown, item.path.name, predicting.by_class(network, chances, args.top_k), true, says))
         maps: dict[str, dict] = {method: {"max": peak} for method, peak in peaks.items()}
         for method, heat in heats.items() if args.save_maps else ():
-            whole = explaining.at_picture_size(explaining.as_map(heat[i]), item.pixels)
+            whole = explaining.at_picture_size(explaining.as_map(heat[i]), item.pixels, geometry)
             path = args.save_maps / f"{item.path.stem}{f'_{method}' if several else ''}.npy"
             console.write_atomically(path, functools.partial(np.save, arr=whole))
             maps[method]["file"] = str(path)
@@ -143,11 +146,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     names = {method: [layer.name for layer in layers[method]] for method in heats}
     where = ", ".join(sorted({name for of_method in names.values() for name in of_method}))
-    title = f"{where} of {network.card.arch}: what speaks for {target}"
+    title = f"{where} of {network.card.arch}: what speaks for {target if wanted is not None else 'the predicted class'}"
     if several:
         figures.comparison(grid, title, list(heats), list(zip(tiles, drawings, strict=True)))
     else:
-        figures.heat_grid(grid, f"{args.method[0]} at {title}", tiles, bar=not METHODS[args.method[0]].picture)
+        figures.heat_grid(grid, f"{args.method[0]} at {title}", tiles, bar=not METHODS[args.method[0]].picture,
+                          lines=args.top_k or (1 if network.path else predicting.TOP_OF_MANY))  # fmt: skip
     document = {
         **predicting.manifest(network, args, selection, rows), "methods": names, "target": target,
         "aug_smooth": args.aug_smooth, "eigen_smooth": args.eigen_smooth, "picture": str(grid),

@@ -20,7 +20,17 @@ from safetensors.torch import save_file
 from torch import nn
 
 from crackcam.console import UserError, versions, write_atomically
-from crackcam.model import IMAGENET_MEAN, IMAGENET_STD, build, default_image_size, place
+from crackcam.images import Geometry
+from crackcam.model import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    WeightsUnavailableError,
+    build,
+    default_image_size,
+    imagenet_network,
+    imagenet_weights,
+    place,
+)
 
 KEY, SCHEMA = "crackcam", 1
 
@@ -32,7 +42,8 @@ class Card:
     Attributes:
         arch: name in ``torchvision.models``.
         classes: names in index order.
-        image_size: side of the network's input; whole pictures are squashed to it.
+        image_size: side of the network's input; whole pictures are squashed to it, unless ``resize`` says otherwise.
+        resize, interpolation: see :class:`crackcam.images.Geometry`.
         mean, std: of the normalisation, for values in 0..1.
         head: kind of head; "linear" is the only one.
         output_stride: pixels of the input for one cell of the target layer's grid.
@@ -55,6 +66,13 @@ class Card:
     split: dict[str, list[str]] = field(default_factory=dict)
     metrics: dict = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=versions)
+    resize: int | None = None
+    interpolation: str = "bilinear"
+
+    @property
+    def geometry(self) -> Geometry:
+        """How a picture becomes the network's input."""
+        return Geometry(self.image_size, self.resize, self.interpolation)
 
 
 def save(path: Path, model: nn.Module, card: Card) -> None:
@@ -94,6 +112,25 @@ def load(
         raise UserError(
             f"{path} does not fit {card.arch} with {len(card.classes)} classes: {detail[0].strip()[:200]}"
         ) from None
+    return place(model.eval(), device), card
+
+
+def load_imagenet(arch: str, device: torch.device) -> tuple[nn.Module, Card]:
+    """An ImageNet network of torchvision as it is, with its 1,000 classes and the preprocessing of its weights.
+
+    Raises:
+        UserError: unknown architecture, or its weights cannot be had.
+    """
+    try:
+        model = imagenet_network(arch)
+    except WeightsUnavailableError as reason:
+        raise UserError(f"no ImageNet weights for {arch}: {reason}") from None
+    weights = imagenet_weights(arch)
+    recipe, classes = weights.transforms(), list(weights.meta["categories"])
+    card = Card(
+        arch, classes, recipe.crop_size[0], list(recipe.mean), list(recipe.std), pretrained=f"{weights} of torchvision",
+        resize=recipe.resize_size[0], interpolation=recipe.interpolation.value,
+    )  # fmt: skip
     return place(model.eval(), device), card
 
 

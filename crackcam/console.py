@@ -79,9 +79,9 @@ def note(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str, plural: str = "") -> str:
     """'1 picture', '1,200 pictures'."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 # -- values of flags -----------------------------------------------------------------------------------
@@ -130,12 +130,15 @@ def add_picture_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--type", metavar="CLASS", help="class folder to look at (default: Positive, else the first)")
     group.add_argument("--data", type=Path, default=DATA, metavar="DIR", help="class folders (default: data)")
     group.add_argument("--split", choices=("train", "val", "test"), help="default: test, else val")
-    group.add_argument("--image", type=Path, nargs="+", metavar="PATH", help="these pictures or folders instead")
+    group.add_argument("--image", type=Path, nargs="+", metavar="PATH", help="these pictures, folders, globs instead")
     group.add_argument("--num", type=positive_int, default=9, metavar="N", help="pictures to draw (default: 9)")
     group.add_argument("--seed", type=whole_number, default=0, help="chooses the pictures (default: 0)")
-    group.add_argument("--weights", type=Path, default=WEIGHTS, metavar="FILE", help=f"default: {WEIGHTS}")
-    group.add_argument("--arch", help="architecture, for a plain .pth state dict")
+    group.add_argument("--weights", type=Path, metavar="FILE", help=f"checkpoint (default: {WEIGHTS})")
+    group.add_argument(
+        "--arch", help="the ImageNet network of that name; with --weights FILE.pth, what that file holds"
+    )
     group.add_argument("--classes", type=split_names, metavar="A,B", help="class names in index order, for a .pth")
+    group.add_argument("--top-k", type=positive_int, metavar="K", help="classes shown (default: 3; of 1,000, 5)")
     group.add_argument("--batch-size", type=positive_int, default=32, metavar="N", help="default: 32")
 
 

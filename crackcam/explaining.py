@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from crackcam.console import UserError
+from crackcam.images import Geometry
 from crackcam.methods import METHODS, method_class
 from crackcam.model import TargetLayer
 from crackcam.predicting import Network
@@ -67,27 +68,35 @@ def as_map(heat: torch.Tensor) -> torch.Tensor:
     return heat if heat.ndim == 2 else heat.abs().amax(dim=0)
 
 
-def drawn(heat: torch.Tensor, picture: np.ndarray) -> np.ndarray:
+def drawn(heat: torch.Tensor, picture: np.ndarray, geometry: Geometry) -> np.ndarray:
     """What is shown of a map, over the picture, or of a signed picture, grey where it is 0.
 
     Args:
         heat: (size, size) or (3, size, size).
         picture: (H, W, 3) uint8.
+        geometry: how the picture became the network's input.
 
     Returns:
         (H, W, 3) uint8.
     """
     from crackcam.figures import overlay
     from pytorch_grad_cam.utils.image import deprocess_image
-    from pytorch_grad_cam.utils.maps import normalize, resize
+    from pytorch_grad_cam.utils.maps import normalize
 
     if heat.ndim == 2:
-        return overlay(picture, at_picture_size(normalize(heat[None])[0], picture))
-    return deprocess_image(resize(heat, picture.shape[:2]).permute(1, 2, 0).cpu().numpy())
+        return overlay(picture, at_picture_size(normalize(heat[None])[0], picture, geometry))
+    return deprocess_image(np.stack([at_picture_size(colour, picture, geometry) for colour in heat], axis=-1))
 
 
-def at_picture_size(heat: torch.Tensor, picture: np.ndarray) -> np.ndarray:
-    """A map (size, size), laid over the whole picture that was squashed to that size: (H, W) float32."""
+def at_picture_size(heat: torch.Tensor, picture: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """A map (size, size) of the network's input, laid over the picture that it was made from.
+
+    Returns:
+        (H, W) float32; 0 where the picture was cropped away.
+    """
     from pytorch_grad_cam.utils.maps import resize
 
-    return resize(heat[None], picture.shape[:2])[0].cpu().numpy()
+    seen = np.zeros(picture.shape[:2], np.float32)
+    window = geometry.seen(*picture.shape[:2])
+    seen[window] = resize(heat[None], seen[window].shape)[0].cpu().numpy()
+    return seen

@@ -92,9 +92,15 @@ def thumbnail(picture: np.ndarray) -> np.ndarray:
     return np.asarray(image)
 
 
-def prediction_grid(path: Path, title: str, tiles: list[Tile]) -> None:
-    """Pictures with the probabilities of their likeliest classes as bars; wrong ones framed in red."""
-    bars = min(BARS, len(tiles[0].probabilities))
+def prediction_grid(path: Path, title: str, tiles: list[Tile], bars: int | None = None) -> None:
+    """Pictures with the probabilities of their likeliest classes as bars; wrong ones framed in red.
+
+    Args:
+        bars: how many classes; None: 3, or 5 where the tiles were cut to the likeliest of many.
+    """
+    known = len(tiles[0].probabilities)
+    complete = abs(sum(tiles[0].probabilities.values()) - 1) < 1e-3
+    bars = min(bars or (BARS if complete else known), known)
     figure, cells = _grid(len(tiles), title, note_height=0.26 * bars + 0.1)
     for tile, (image, below) in zip(tiles, cells, strict=True):
         _show(image, tile)
@@ -108,19 +114,23 @@ def prediction_grid(path: Path, title: str, tiles: list[Tile]) -> None:
     _save(figure, path)
 
 
-def heat_grid(path: Path, title: str, tiles: list[Tile], bar: bool = True) -> None:
+def heat_grid(path: Path, title: str, tiles: list[Tile], bar: bool = True, lines: int = 1) -> None:
     """Overlays with prediction and explained class; wrong predictions framed in red.
 
     Args:
         bar: show what the colours of the heat mean.
+        lines: how many of the likeliest classes are named.
     """
-    figure, cells = _grid(len(tiles), title, note_height=0.42, bar=bar)
+    lines = min(lines, len(tiles[0].probabilities))
+    figure, cells = _grid(len(tiles), title, note_height=0.21 * (lines + 1), bar=bar)
     for tile, (image, below) in zip(tiles, cells, strict=True):
         _show(image, tile)
-        says = f"predicts {shortened(tile.predicted, 18)} {chance(tile.probabilities[tile.predicted])}"
-        below.set(xlim=(0, 1), ylim=(0, 1))
-        below.text(0.5, 0.78, says, ha="center", va="center", fontsize=8.5, color=WRONG if tile.wrong else INK)
-        below.text(0.5, 0.28, tile.note, ha="center", va="center", fontsize=8, color=PALE)
+        below.set(xlim=(0, 1), ylim=(lines + 0.6, -0.6))
+        for line, (name, share) in enumerate(list(tile.probabilities.items())[:lines]):
+            says = f"{'' if lines > 1 else 'predicts '}{shortened(name, 22)} {chance(share)}"
+            colour = PALE if line else WRONG if tile.wrong else INK
+            below.text(0.5, line, says, ha="center", va="center", fontsize=8 if line else 8.5, color=colour)
+        below.text(0.5, lines, tile.note, ha="center", va="center", fontsize=8, color=PALE)
     _save(figure, path)
 
 

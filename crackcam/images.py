@@ -84,6 +84,48 @@ def _reason(path: Path, error: Exception) -> str:
     return "truncated" if "truncated" in str(error).lower() else f"damaged ({' '.join(str(error).split())[:80]})"
 
 
+class Geometry(NamedTuple):
+    """How a picture becomes the network's square input, and where in the picture that square lies.
+
+    Attributes:
+        size: side of the square.
+        resize: length that the shorter side is brought to before the centre is cropped, as ImageNet networks expect;
+            None: the whole picture is squashed.
+        interpolation: a filter of Pillow, by name.
+    """
+
+    size: int
+    resize: int | None = None
+    interpolation: str = "bilinear"
+
+    def apply(self, picture: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 -> (size, size, 3) uint8."""
+        if self.resize is None:
+            return fit(picture, self.size)
+        height, width = self._resized(*picture.shape[:2])
+        image = Image.fromarray(picture).resize((width, height), Image.Resampling[self.interpolation.upper()])
+        top, left = self._corner(height, width)
+        return np.asarray(image.crop((left, top, left + self.size, top + self.size)))
+
+    def seen(self, height: int, width: int) -> tuple[slice, slice]:
+        """Rows and columns of a picture of that size that reach the network."""
+        if self.resize is None:
+            return slice(0, height), slice(0, width)
+        resized = self._resized(height, width)
+        return tuple(  # type: ignore[return-value]
+            slice(max(0, round(start * side / large)), min(side, round((start + self.size) * side / large)))
+            for side, large, start in zip((height, width), resized, self._corner(*resized), strict=True)
+        )
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """As torchvision resizes: the longer side is rounded down."""
+        short = self.resize or self.size
+        return (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
+
+    def _corner(self, height: int, width: int) -> tuple[int, int]:
+        return round((height - self.size) / 2), round((width - self.size) / 2)
+
+
 def fit(picture: np.ndarray, size: int) -> np.ndarray:
     """The whole picture, squashed to (size, size, 3) uint8: the network's view of it."""
     if picture.shape[:2] == (size, size):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 from urllib.error import URLError
 
 import torch
@@ -71,19 +71,33 @@ def build(arch: str, classes: int, imagenet: bool = False) -> nn.Module:
         UserError: unknown architecture.
         WeightsUnavailableError: the weights cannot be had.
     """
-    check_arch(arch)
-    model = torchvision.models.get_model(arch, weights=None, **EXTRA_ARGUMENTS.get(arch, {}))
-    if imagenet:
-        missing, _ = model.load_state_dict(imagenet_state(arch), strict=False)  # surplus: auxiliary heads
-        if missing:
-            raise WeightsUnavailableError(f"the file lacks {missing[0]} and {len(missing) - 1} more tensors")
+    model = imagenet_network(arch) if imagenet else _bare_network(arch)
     _replace_head(model, classes)
     return model
 
 
+def imagenet_network(arch: str) -> nn.Module:
+    """A classifier of ImageNet's 1,000 classes as torchvision has it; raises as :func:`build`."""
+    model = _bare_network(arch)
+    missing, _ = model.load_state_dict(imagenet_state(arch), strict=False)  # surplus: auxiliary heads
+    if missing:
+        raise WeightsUnavailableError(f"the file lacks {missing[0]} and {len(missing) - 1} more tensors")
+    return model
+
+
+def _bare_network(arch: str) -> nn.Module:
+    check_arch(arch)
+    return torchvision.models.get_model(arch, weights=None, **EXTRA_ARGUMENTS.get(arch, {}))
+
+
+def imagenet_weights(arch: str) -> Any:
+    """The entry of torchvision's weights that stands for the architecture: categories, transforms, address."""
+    return torchvision.models.get_model_weights(arch).DEFAULT
+
+
 def imagenet_state(arch: str) -> dict[str, torch.Tensor]:
     """ImageNet weights, from torch's cache or downloaded; raises WeightsUnavailableError within seconds."""
-    weights = torchvision.models.get_model_weights(arch).DEFAULT
+    weights = imagenet_weights(arch)
     try:
         # torch says on stdout, where our results go, that it downloads
         with _socket_timeout(NETWORK_TIMEOUT), redirect_stdout(sys.stderr):
@@ -298,5 +312,4 @@ class Machine:
 def default_image_size(arch: str) -> int:
     """Side of the pictures that the architecture's ImageNet weights were made for."""
     check_arch(arch)
-    crop = torchvision.models.get_model_weights(arch).DEFAULT.transforms().crop_size
-    return int(crop[0])
+    return int(imagenet_weights(arch).transforms().crop_size[0])

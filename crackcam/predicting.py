@@ -6,6 +6,8 @@ inference.py and xai.py share every step up to here, so both look at the same pi
 from __future__ import annotations
 
 import argparse
+import difflib
+from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +18,7 @@ from torch import nn
 from crackcam import checkpoint, images
 from crackcam.checkpoint import Card
 from crackcam.console import (
+    WEIGHTS,
     UserError,
     choose_device,
     choose_precision,
@@ -25,19 +28,21 @@ from crackcam.console import (
     versions,
 )
 from crackcam.dataset import Files, choose_split
-from crackcam.images import Picture, Unreadable, files_below, fit
+from crackcam.images import Picture, Unreadable, files_below
 from crackcam.model import Machine
 
 SCHEMA = 1
+MANY = 100  # classes: more are counted, not listed
+TOP_OF_MANY = 5
 
 
 class Network(NamedTuple):
-    """A trained network, ready to run."""
+    """A trained network, ready to run; ``path`` is its checkpoint, None for an ImageNet network of torchvision."""
 
     model: nn.Module
     card: Card
     machine: Machine
-    path: Path
+    path: Path | None
 
 
 class Selection(NamedTuple):
@@ -55,13 +60,39 @@ class Selection(NamedTuple):
 
 
 def open_network(args: argparse.Namespace) -> Network:
-    """The checkpoint of ``--weights`` on ``--device``; says what was taken from it."""
+    """The checkpoint of ``--weights``, or the ImageNet network of ``--arch`` alone; says what was taken from it."""
     device = choose_device(args.device)
-    model, card = checkpoint.load(args.weights, device, args.arch, args.classes)
+    path = None if args.arch and not args.weights and not args.classes else args.weights or WEIGHTS
+    if path is None:
+        model, card = checkpoint.load_imagenet(args.arch, device)
+    else:
+        model, card = checkpoint.load(path, device, args.arch, args.classes)
     dtype, reason = choose_precision(args.precision, device)
-    note(f"network: {card.arch}, classes {', '.join(card.classes)}, {card.image_size} px, from {args.weights}")
+    classes = ", ".join(card.classes) if len(card.classes) <= MANY else counted(len(card.classes), "class", "classes")
+    note(f"network: {card.arch}, {classes}, {card.image_size} px, from {path or card.pretrained}")
     note(f"machine: {describe_machine(device, dtype, reason)}")
-    return Network(model, card, Machine(device, dtype, card.mean, card.std), args.weights)
+    return Network(model, card, Machine(device, dtype, card.mean, card.std), path)
+
+
+def class_index(card: Card, text: str) -> int:
+    """A class by its name, in whatever case, or by its index.
+
+    Raises:
+        UserError: there is none; all are listed, or those with similar names where there are many.
+    """
+    folded = [name.casefold() for name in card.classes]
+    if text in card.classes:
+        return card.classes.index(text)
+    if text.casefold() in folded:
+        return folded.index(text.casefold())
+    if text.isdecimal() and int(text) < len(card.classes):
+        return int(text)
+    known = ", ".join(card.classes)
+    if len(card.classes) > MANY:
+        inside = [name for name, lower in zip(card.classes, folded, strict=True) if text.casefold() in lower]
+        close = inside[:5] or difflib.get_close_matches(text, card.classes, n=5, cutoff=0.4)
+        known = f"close to it: {', '.join(close)}; or an index below {len(card.classes)}"
+    raise UserError(f"no class {text!r} to explain; there are: predicted, {known}")
 
 
 def select(args: argparse.Namespace, card: Card, every_class: bool = False) -> Selection:
@@ -75,6 +106,8 @@ def select(args: argparse.Namespace, card: Card, every_class: bool = False) -> S
     """
     if args.image:
         return _select_named(args)
+    if len(card.classes) > MANY and not card.training:
+        raise UserError(f"{card.arch} knows ImageNet's classes, not those of a folder: name pictures with --image")
     split, files = choose_split(args.data, args.split, card.split)
     known = {name: found for name, found in files.items() if name in card.classes}
     if args.type is not None and args.type not in known:
@@ -102,9 +135,11 @@ def _select_named(args: argparse.Namespace) -> Selection:
         raise UserError("--image names pictures itself: leave --type and --split out")
     files: list[Path] = []
     for path in args.image:
-        if not path.exists():
+        matching = [path] if path.exists() else sorted(map(Path, glob(str(path), recursive=True)))  # noqa: PTH207 - Path.glob takes no absolute patterns
+        if not matching:
             raise UserError(f"no picture {path}")
-        files += files_below(path) if path.is_dir() else [path]
+        for found in matching:
+            files += files_below(found) if found.is_dir() else [found]
     if not files:
         raise UserError(f"no files in {args.image[0]}")
     return Selection("images", None, {"": files})
@@ -137,8 +172,12 @@ def read_selection(args: argparse.Namespace, selection: Selection) -> list[Pictu
 
 def to_pixels(network: Network, pictures: list[np.ndarray]) -> torch.Tensor:
     """Pictures of any size -> (N, 3, size, size) uint8, as in training."""
-    fitted = np.stack([fit(picture, network.card.image_size) for picture in pictures])
-    return torch.from_numpy(fitted).permute(0, 3, 1, 2)
+    return stacked([network.card.geometry.apply(picture) for picture in pictures])
+
+
+def stacked(fitted: list[np.ndarray]) -> torch.Tensor:
+    """Pictures (size, size, 3) -> (N, 3, size, size) uint8."""
+    return torch.from_numpy(np.stack(fitted)).permute(0, 3, 1, 2)
 
 
 def predict(network: Network, pixels: torch.Tensor, batch_size: int) -> np.ndarray:
@@ -150,10 +189,11 @@ def predict(network: Network, pixels: torch.Tensor, batch_size: int) -> np.ndarr
     return torch.cat(parts).numpy()
 
 
-def by_class(network: Network, probabilities: np.ndarray) -> dict[str, float]:
-    """Probabilities of one picture by class name, highest first."""
+def by_class(network: Network, probabilities: np.ndarray, top_k: int | None = None) -> dict[str, float]:
+    """Probabilities of one picture by class name, highest first: the ``top_k``; all, or 5 of many, by default."""
     pairs = zip(network.card.classes, probabilities.tolist(), strict=True)
-    return dict(sorted(pairs, key=lambda pair: -pair[1]))
+    number = top_k or (TOP_OF_MANY if len(network.card.classes) > MANY else None)
+    return dict(sorted(pairs, key=lambda pair: -pair[1])[:number])
 
 
 def manifest(network: Network, args: argparse.Namespace, selection: Selection, rows: list[dict]) -> dict:
@@ -166,11 +206,11 @@ def manifest(network: Network, args: argparse.Namespace, selection: Selection, r
         "device": str(network.machine.device),
         "precision": "bf16" if network.machine.dtype == torch.bfloat16 else "fp32",
         "checkpoint": {
-            "file": str(network.path),
-            "sha256": checkpoint.file_hash(network.path),
+            "file": str(network.path) if network.path else network.card.pretrained,
+            "sha256": checkpoint.file_hash(network.path) if network.path else None,
             "arch": network.card.arch,
         },
-        "classes": network.card.classes,
+        "classes": network.card.classes if len(network.card.classes) <= MANY else len(network.card.classes),
         "versions": versions(),
         "pictures": rows,
     }

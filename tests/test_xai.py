@@ -163,7 +163,7 @@ def test_geometry_of_a_wide_picture():
     """A map put back on a picture twice as wide as high: the hot cell is where it was."""
     heat = torch.zeros(4, 4)
     heat[1, 3] = 1
-    whole = explaining.at_picture_size(heat, np.zeros((40, 80, 3), np.uint8))
+    whole = explaining.at_picture_size(heat, np.zeros((40, 80, 3), np.uint8), images.Geometry(4))
     assert whole.shape == (40, 80)
     row, column = np.unravel_index(whole.argmax(), whole.shape)
     assert 10 <= row < 20
