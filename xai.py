@@ -23,7 +23,7 @@ from pathlib import Path
 
 from crackcam import console
 from crackcam.console import OUTPUTS, UserError, note
-from crackcam.methods import METHODS, method_class, named_methods
+from crackcam.methods import METHODS, STYLES, method_class, named_methods
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -56,6 +56,10 @@ def build_parser() -> argparse.ArgumentParser:
     maps.add_argument(
         "--eigen-smooth", action="store_true", help="first principal component instead of the sum of channels"
     )
+    maps.add_argument("--style", choices=STYLES, default="overlay", help="how maps are shown (default: overlay)")
+    maps.add_argument(
+        "--colormap", metavar="NAME", help="of matplotlib (default: inferno; with --style edges coolwarm)"
+    )
     maps.add_argument("--verify", action="store_true", help="compare with the maps of the installed package grad-cam")
     maps.add_argument("--save-maps", type=Path, metavar="DIR", help="also write each map as a .npy file")
     console.add_picture_flags(parser)
@@ -79,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from crackcam import explaining, figures, predicting, verifying
     from crackcam import model as m
 
+    style = figures.choose_style(args.style, args.colormap)
     network = predicting.open_network(args)
     size, geometry = network.card.image_size, network.card.geometry
     if args.list_layers:
@@ -128,10 +133,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for i, (item, chances, index) in enumerate(zip(pictures, probabilities, targets, strict=True)):
         small = figures.thumbnail(item.pixels)
         peaks = {method: float(heat[i].max()) for method, heat in heats.items()}
-        drawings.append([explaining.drawn(heat[i], small, geometry) for heat in heats.values()])
+        drawings.append([explaining.drawn(heat[i], small, geometry, style) for heat in heats.values()])
         explained = figures.shortened(classes[index], 24)
         says = f"explains: {explained}" if any(peaks.values()) else f"nothing speaks for {explained} here"
-        shown = small if several else drawings[-1][0]
+        shown = small if several else figures.beside(small, drawings[-1][0]) if style.beside else drawings[-1][0]
         tiles.append(figures.Tile(shown, item.path.name, predicting.by_class(network, chances, args.top_k), true, says))
         maps: dict[str, dict] = {method: {"max": peak} for method, peak in peaks.items()}
         for method, heat in heats.items() if args.save_maps else ():
@@ -148,9 +153,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     where = ", ".join(sorted({name for of_method in names.values() for name in of_method}))
     title = f"{where} of {network.card.arch}: what speaks for {target if wanted is not None else 'the predicted class'}"
     if several:
-        figures.comparison(grid, title, list(heats), list(zip(tiles, drawings, strict=True)))
+        figures.comparison(grid, title, list(heats), list(zip(tiles, drawings, strict=True)), style)
     else:
-        figures.heat_grid(grid, f"{args.method[0]} at {title}", tiles, bar=not METHODS[args.method[0]].picture,
+        figures.heat_grid(grid, f"{args.method[0]} at {title}", tiles, style, bar=not METHODS[args.method[0]].picture,
                           lines=args.top_k or (1 if network.path else predicting.TOP_OF_MANY))  # fmt: skip
     document = {
         **predicting.manifest(network, args, selection, rows), "methods": names, "target": target,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from crackcam.images import Geometry
 from crackcam.methods import METHODS, method_class
 from crackcam.model import TargetLayer
 from crackcam.predicting import Network
+
+if TYPE_CHECKING:
+    from crackcam.figures import Style
 
 
 def heat_maps(
@@ -68,23 +71,24 @@ def as_map(heat: torch.Tensor) -> torch.Tensor:
     return heat if heat.ndim == 2 else heat.abs().amax(dim=0)
 
 
-def drawn(heat: torch.Tensor, picture: np.ndarray, geometry: Geometry) -> np.ndarray:
+def drawn(heat: torch.Tensor, picture: np.ndarray, geometry: Geometry, style: Style) -> np.ndarray:
     """What is shown of a map, over the picture, or of a signed picture, grey where it is 0.
 
     Args:
         heat: (size, size) or (3, size, size).
         picture: (H, W, 3) uint8.
         geometry: how the picture became the network's input.
+        style: how maps are shown.
 
     Returns:
         (H, W, 3) uint8.
     """
-    from crackcam.figures import overlay
+    from crackcam.figures import styled
     from pytorch_grad_cam.utils.image import deprocess_image
     from pytorch_grad_cam.utils.maps import normalize
 
     if heat.ndim == 2:
-        return overlay(picture, at_picture_size(normalize(heat[None])[0], picture, geometry))
+        return styled(picture, at_picture_size(normalize(heat[None])[0], picture, geometry), style)
     return deprocess_image(np.stack([at_picture_size(colour, picture, geometry) for colour in heat], axis=-1))
 
 

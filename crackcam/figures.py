@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from PIL import Image
 
-from crackcam.console import write_atomically
+from crackcam.console import UserError, write_atomically
 
 INK, PALE, RIGHT, WRONG = "#222222", "#777777", "#2b6ca3", "#c22f2f"
 TRAIN, VALIDATION = "#8a8a8a", "#2b6ca3"
-HEAT = colormaps["inferno"]
 TILE = 2.7  # inches
 DPI = 120
 BARS = 3  # classes whose probability is shown
@@ -70,19 +72,77 @@ def shortened(text: str, length: int) -> str:
     return text.replace("$", r"\$")
 
 
-def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """The picture with the heat over it; cold places stay as they are.
+class Style(NamedTuple):
+    """How a map is shown.
+
+    Attributes:
+        name: one of :data:`crackcam.methods.STYLES`.
+        colours: of the heat.
+    """
+
+    name: str
+    colours: Colormap
+
+    @property
+    def beside(self) -> bool:
+        """Whether the picture stands beside the map, so that a tile is twice as wide."""
+        return self.name in ("edges", "sidebyside")
+
+
+def choose_style(name: str, colormap: str | None) -> Style:
+    """The style, with its own colours unless others are asked for.
+
+    Raises:
+        UserError: matplotlib has no such colormap; those with similar names are listed.
+    """
+    colormap = colormap or {"edges": "coolwarm"}.get(name, "inferno")
+    if colormap not in colormaps:
+        close = difflib.get_close_matches(colormap, list(colormaps), n=5, cutoff=0.4)
+        raise UserError(f"matplotlib has no colormap {colormap!r}; close to it: {', '.join(close) or 'none'}")
+    return Style(name, colormaps[colormap])
+
+
+def styled(picture: np.ndarray, heat: np.ndarray, style: Style) -> np.ndarray:
+    """A map as the style shows it.
 
     Args:
         picture: (H, W, 3) uint8.
         heat: (H, W) in [0, 1].
 
     Returns:
-        (H, W, 3) uint8.
+        (H, W, 3) uint8, without the picture beside it.
     """
-    colour = HEAT(heat)[..., :3] * 255
-    cover = (0.75 * np.clip(heat, 0, 1) ** 0.7)[..., None]
+    heat = np.clip(heat, 0, 1)
+    colour = np.rint(style.colours(heat)[..., :3] * 255).astype(np.uint8)
+    if style.name == "sidebyside":
+        return colour
+    if style.name == "edges":
+        outline = 255 - cv2.Canny(cv2.GaussianBlur(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (5, 5), 0), 60, 140)
+        return np.rint(0.4 * outline[..., None] + 0.6 * colour).astype(np.uint8)
+    if style.name == "mask":
+        return np.rint(picture * (0.15 + 0.85 * heat[..., None] ** 0.6)).astype(np.uint8)
+    if style.name == "contours":
+        return _contours(picture, heat, style.colours)
+    cover = (0.75 * heat**0.7)[..., None]  # cold places stay as they are
     return np.rint(picture * (1 - cover) + colour * cover).astype(np.uint8)
+
+
+def _contours(picture: np.ndarray, heat: np.ndarray, colours: Colormap) -> np.ndarray:
+    """Lines where the heat is a quarter, a half and three quarters, each with a dark rim to stand out on anything."""
+    drawn = picture.copy()
+    width = max(1, round(max(heat.shape) / 160))
+    for level in (0.25, 0.5, 0.75):
+        lines, _ = cv2.findContours((heat >= level).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(drawn, lines, -1, (0, 0, 0), width + 2, cv2.LINE_AA)
+        line = [round(255 * value) for value in colours(0.4 + 0.6 * level)[:3]]
+        cv2.drawContours(drawn, lines, -1, line, width, cv2.LINE_AA)
+    return drawn
+
+
+def beside(picture: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Two pictures of one size side by side, with a white gap: (H, 2 W + gap, 3)."""
+    gap = np.full((len(picture), max(2, picture.shape[1] // 60), 3), 255, np.uint8)
+    return np.concatenate([picture, gap, other], axis=1)
 
 
 def thumbnail(picture: np.ndarray) -> np.ndarray:
@@ -114,15 +174,16 @@ def prediction_grid(path: Path, title: str, tiles: list[Tile], bars: int | None 
     _save(figure, path)
 
 
-def heat_grid(path: Path, title: str, tiles: list[Tile], bar: bool = True, lines: int = 1) -> None:
-    """Overlays with prediction and explained class; wrong predictions framed in red.
+def heat_grid(path: Path, title: str, tiles: list[Tile], style: Style, bar: bool = True, lines: int = 1) -> None:
+    """Maps with prediction and explained class; wrong predictions framed in red.
 
     Args:
-        bar: show what the colours of the heat mean.
+        style: of the maps.
+        bar: show what its colours mean.
         lines: how many of the likeliest classes are named.
     """
     lines = min(lines, len(tiles[0].probabilities))
-    figure, cells = _grid(len(tiles), title, note_height=0.21 * (lines + 1), bar=bar)
+    figure, cells = _grid(len(tiles), title, note_height=0.21 * (lines + 1), style=style, bar=bar)
     for tile, (image, below) in zip(tiles, cells, strict=True):
         _show(image, tile)
         below.set(xlim=(0, 1), ylim=(lines + 0.6, -0.6))
@@ -134,7 +195,9 @@ def heat_grid(path: Path, title: str, tiles: list[Tile], bar: bool = True, lines
     _save(figure, path)
 
 
-def comparison(path: Path, title: str, columns: list[str], rows: list[tuple[Tile, list[np.ndarray]]]) -> None:
+def comparison(
+    path: Path, title: str, columns: list[str], rows: list[tuple[Tile, list[np.ndarray]]], style: Style
+) -> None:
     """A table of pictures: one row for each, the picture itself first, then what each method makes of it.
 
     Args:
@@ -164,39 +227,43 @@ def comparison(path: Path, title: str, columns: list[str], rows: list[tuple[Tile
                 name = columns[c - 1] if c else "predicted"
                 size = min(8.5, 115 / max(len(name), 1))  # long names fit their column
                 axes.set_title(name, fontsize=size, color=INK if c else PALE, pad=4)
-    _heat_bar(figure, width, height)
+    _heat_bar(figure, width, height, style)
     _save(figure, path)
 
 
-def _grid(count: int, title: str, note_height: float, bar: bool = False) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+def _grid(
+    count: int, title: str, note_height: float, style: Style | None = None, bar: bool = False
+) -> tuple[Figure, list[tuple[Axes, Axes]]]:
     """A figure of ``count`` cells, as square as can be; each has axes for a picture and for a note below it."""
+    tile = 1.9 * TILE if style and style.beside else TILE
+    bar = bar and style is not None and style.name != "mask"  # which shows the picture's own colours
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     name_height, gap, margin, head, foot = 0.24, 0.12, 0.15, 0.5, 0.5 if bar else 0.0
     cell = name_height + TILE + note_height + gap
-    width = max(columns * TILE + (columns - 1) * gap + 2 * margin, 3.4)
+    width = max(columns * tile + (columns - 1) * gap + 2 * margin, 3.4)
     height = head + rows * cell + foot + margin
-    left = (width - columns * TILE - (columns - 1) * gap) / 2
+    left = (width - columns * tile - (columns - 1) * gap) / 2
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     fitting = int(width * 11)  # characters in one line
     figure.text(0.5, 1 - 0.28 / height, shortened(title, fitting), ha="center", va="center", fontsize=10.5, color=INK)
     cells = []
     for i in range(count):
         row, column = divmod(i, columns)
-        x, top = left + column * (TILE + gap), height - head - row * cell - name_height
-        image = figure.add_axes((x / width, (top - TILE) / height, TILE / width, TILE / height))
-        below = figure.add_axes((x / width, (top - TILE - note_height) / height, TILE / width, note_height / height))
+        x, top = left + column * (tile + gap), height - head - row * cell - name_height
+        image = figure.add_axes((x / width, (top - TILE) / height, tile / width, TILE / height))
+        below = figure.add_axes((x / width, (top - TILE - note_height) / height, tile / width, note_height / height))
         below.axis("off")
         cells.append((image, below))
-    if bar:
-        _heat_bar(figure, width, height)
+    if style and bar:
+        _heat_bar(figure, width, height, style)
     return figure, cells
 
 
-def _heat_bar(figure: Figure, width: float, height: float) -> None:
+def _heat_bar(figure: Figure, width: float, height: float, style: Style) -> None:
     """The colours of the heat, at the foot of a figure of that size in inches."""
     axes = figure.add_axes(((width / 2 - 1.2) / width, 0.36 / height, 2.4 / width, 0.1 / height))
-    scale = figure.colorbar(ScalarMappable(cmap=HEAT), cax=axes, orientation="horizontal", ticks=[0, 0.5, 1])
+    scale = figure.colorbar(ScalarMappable(cmap=style.colours), cax=axes, orientation="horizontal", ticks=[0, 0.5, 1])
     scale.set_label("heat, relative to each picture's own maximum", fontsize=7.5, color=PALE, labelpad=1)
     scale.ax.tick_params(labelsize=7, color=PALE, labelcolor=PALE, length=2, pad=1)
     scale.outline.set_visible(False)

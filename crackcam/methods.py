@@ -81,6 +81,9 @@ QUICK = [
     if method.passes.split()[0].isdigit() and int(method.passes.split()[0]) <= 10 and not method.picture
 ]
 
+# How xai.py shows a map.
+STYLES = ("overlay", "edges", "sidebyside", "contours", "mask")
+
 
 def named_methods(text: str) -> list[str]:
     """'gradcam,layercam' -> ['gradcam', 'layercam']; 'all' -> :data:`QUICK`.

@@ -11,7 +11,7 @@ from PIL import Image
 
 import inference
 import xai
-from crackcam import explaining, images
+from crackcam import explaining, figures, images
 from crackcam import model as m
 from crackcam.images import Geometry
 
@@ -67,7 +67,7 @@ def test_a_map_is_put_back_where_it_came_from():
     row, column = np.unravel_index(whole.argmax(), whole.shape)
     assert 20 + 10 * 4 <= row < 20 + 11 * 4
     assert 120 + 30 * 4 <= column < 120 + 31 * 4
-    over = explaining.drawn(heat, picture + 100, geometry)
+    over = explaining.drawn(heat, picture + 100, geometry, figures.choose_style("overlay", None))
     assert (over[:, :120] == 100).all()  # what was cropped away is shown as it is
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 import inference
 import xai
 from crackcam import checkpoint, explaining, figures, images
-from crackcam.methods import METHODS, QUICK
+from crackcam.methods import METHODS, QUICK, STYLES
 
 
 def run(capsys, *flags):
@@ -173,10 +173,53 @@ def test_geometry_of_a_wide_picture():
 def test_overlay_leaves_cold_places_alone_and_colours_hot_ones():
     picture = np.full((2, 2, 3), 100, np.uint8)
     heat = np.array([[0, 0], [0, 1]], np.float32)
-    over = figures.overlay(picture, heat)
+    over = figures.styled(picture, heat, figures.choose_style("overlay", None))
     assert (over[0] == 100).all()
     assert over[1, 1, 0] > 200  # bright yellow
     assert over[1, 1, 2] < over[1, 1, 0]
+
+
+def test_styles_by_hand():
+    """A grey picture with a bright square in the middle, and heat that rises from left to right."""
+    picture = np.full((60, 60, 3), 80, np.uint8)
+    picture[20:40, 20:40] = 200
+    heat = np.tile(np.linspace(0, 1, 60, dtype=np.float32), (60, 1))
+
+    def shown(name, colormap=None):
+        return figures.styled(picture, heat, figures.choose_style(name, colormap))
+
+    jet = shown("sidebyside", "jet")
+    assert jet[0, 0].tolist() == [0, 0, 128]  # the tutorials' look
+    assert jet[0, -1].tolist() == [128, 0, 0]
+    mask = shown("mask")
+    assert mask[0, 0].tolist() == [12, 12, 12]  # 15 % are left where it is cold
+    assert (mask[:, -1] == picture[:, -1]).all()
+    edges = shown("edges").astype(int)
+    flat = np.rint(0.4 * 255 + 0.6 * 255 * figures.choose_style("edges", None).colours(heat)[..., :3])
+    darker = (flat - edges).max(axis=2) > 90  # lines of the square, at its rim and nowhere else
+    assert darker[18:42, 18:42].any()
+    darker[17:43, 17:43] = False
+    assert not darker.any()
+    lines = (shown("contours") != picture).any(axis=2)
+    for column in (15, 30, 45):  # heat of a quarter, a half, three quarters
+        assert lines[30, column - 2 : column + 3].any()
+    assert not lines[30, [5, 22, 37, 53]].any()
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_every_style_is_drawn(place, capsys, style):
+    code, _, _ = run(capsys, "--style", style, "--num", "2", "--colormap", "viridis")
+    assert code == 0
+    width, height = Image.open("outputs/xai_Positive_gradcam.png").size
+    assert (width / height > 2) == (style in ("edges", "sidebyside"))  # the picture beside the map
+    code, _, _ = run(capsys, "--style", style, "--num", "2", "--method", "gradcam,eigencam")
+    assert code == 0
+
+
+def test_unknown_colormap(place, capsys):
+    code, _, err = run(capsys, "--colormap", "infernal")
+    assert code == 2
+    assert "matplotlib has no colormap 'infernal'; close to it: inferno" in err
 
 
 def test_empty_map_says_so(place, capsys, monkeypatch):
