@@ -6,6 +6,7 @@
     python xai.py --image shark.jpg --arch vgg16           an ImageNet network, without any training
     python xai.py --method gradcam,layercam,eigencam       several methods, side by side; all: every quick one
     python xai.py --method layercam --verify               the same maps by the package grad-cam: differences, times
+    python xai.py --image crack.jpg --anatomy              how Grad-CAM comes about on that picture, step by step
     python xai.py --list-layers                            where else a map can be made: --layer layer3
 
 The pictures are those that inference.py draws for the same flags. Writes outputs/xai_<type>_<method>.png with a .json
@@ -60,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     maps.add_argument(
         "--colormap", metavar="NAME", help="of matplotlib (default: inferno; with --style edges coolwarm)"
     )
+    maps.add_argument("--anatomy", action="store_true", help="one figure of how Grad-CAM comes about, of one picture")
     maps.add_argument("--verify", action="store_true", help="compare with the maps of the installed package grad-cam")
     maps.add_argument("--save-maps", type=Path, metavar="DIR", help="also write each map as a .npy file")
     console.add_picture_flags(parser)
@@ -75,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.output and args.output.suffix.lower() != ".png":
         raise UserError(f"--output {args.output} must end in .png")
+    if args.anatomy and args.method != ["gradcam"]:
+        raise UserError("--anatomy shows how Grad-CAM comes about: leave --method out")
     if args.verify and (args.aug_smooth or args.eigen_smooth):
         raise UserError("--verify compares maps that are not smoothed: leave --aug-smooth and --eigen-smooth out")
 
@@ -101,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     target = target if wanted is None else classes[wanted]
 
     several = len(args.method) > 1
-    grid = args.output or OUTPUTS / f"xai_{selection.name}_{'compared' if several else args.method[0]}.png"
+    suffix = "anatomy" if args.anatomy else "compared" if several else args.method[0]
+    grid = args.output or OUTPUTS / f"xai_{selection.name}_{suffix}.png"
     console.check_writable(grid)
     pictures = predicting.read_selection(args, selection)
     if args.save_maps and len({item.path.stem for item in pictures}) < len(pictures):
@@ -109,6 +114,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     pixels = predicting.to_pixels(network, [item.pixels for item in pictures])
     probabilities = predicting.predict(network, pixels, args.batch_size)
     targets = [int(row.argmax()) if wanted is None else wanted for row in probabilities]
+
+    if args.anatomy:
+        layer, first = layers["gradcam"][0], pictures[0]
+        steps = explaining.anatomy(network, layer, pixels[:1], targets[0])
+        chances = predicting.by_class(network, probabilities[0], args.top_k)
+        small = figures.thumbnail(first.pixels)
+        tile = figures.Tile(small, first.path.name, chances, true)
+        over = explaining.drawn(steps.heat, small, geometry, style)
+        title = f"Grad-CAM at {layer.name} of {network.card.arch}, {first.path.name}: {classes[targets[0]]}"
+        figures.anatomy(grid, title, tile, over, steps, classes[targets[0]])
+        row = {
+            "file": str(first.path), "true": true, "predicted": tile.predicted, "probabilities": chances,
+            "target": classes[targets[0]], "weights": [round(float(weight), 8) for weight in steps.weights],
+        }  # fmt: skip
+        document = {**predicting.manifest(network, args, selection, [row]), "layer": layer.name, "picture": str(grid)}
+        return report(document, args.json)
 
     heats, seconds = {}, {}
     for method in args.method:
@@ -164,14 +185,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     }  # fmt: skip
     if args.verify:
         document["verified"] = [comparison._asdict() for comparison in compared]
-    console.write_json(grid.with_suffix(".json"), document)
-    if args.json:
-        print(json.dumps(document, indent=2))
-    else:
-        if args.verify:
-            print(verifying.table(compared))
-        saved = f", {len(rows) * len(heats)} maps in {args.save_maps}" if args.save_maps else ""
-        print(f"wrote {grid}, {grid.with_suffix('.json')}{saved}")
+    if args.verify and not args.json:
+        print(verifying.table(compared))
+    return report(document, args.json, f", {len(rows) * len(heats)} maps in {args.save_maps}" if args.save_maps else "")
+
+
+def report(document: dict, as_json: bool, also: str = "") -> int:
+    """Write the JSON file beside the picture, and say what was written."""
+    picture = Path(document["picture"])
+    console.write_json(picture.with_suffix(".json"), document)
+    print(json.dumps(document, indent=2) if as_json else f"wrote {picture}, {picture.with_suffix('.json')}{also}")
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -64,6 +64,44 @@ def _method(network: Network, method: str, layers: list[TargetLayer]) -> Any:
         return method_class(method)(network.model)
     reshape = next((layer.reshape for layer in layers if layer.reshape), None)
     return method_class(method)(network.model, [layer.module for layer in layers], reshape)
+
+
+class Anatomy(NamedTuple):
+    """The steps of Grad-CAM on one picture, at the layer's own resolution, on the CPU.
+
+    Attributes:
+        activations: (C, h, w) float32 what the layer puts out.
+        gradients: (C, h, w) float32 of the explained logit with respect to them.
+        weights: (C,) float32, mean gradient of each channel.
+        signed: (h, w) float32, sum of the weighted channels, before the ReLU.
+        heat: (size, size) float32, after ReLU and enlargement to the network's input.
+    """
+
+    activations: torch.Tensor
+    gradients: torch.Tensor
+    weights: torch.Tensor
+    signed: torch.Tensor
+    heat: torch.Tensor
+
+
+def anatomy(network: Network, layer: TargetLayer, pixels: torch.Tensor, target: int) -> Anatomy:
+    """Grad-CAM step by step.
+
+    Args:
+        layer: target layer.
+        pixels: (1, 3, size, size) uint8.
+        target: class index.
+    """
+    from pytorch_grad_cam.activations_and_gradients import ActivationsAndGradients
+    from pytorch_grad_cam.utils.maps import resize
+
+    recorder = ActivationsAndGradients(network.model, [layer.module], layer.reshape)
+    logits = recorder(network.machine.input(pixels))
+    (gradients,) = recorder.differentiate(logits[0, target].float())
+    activations, gradients = recorder.activations[0][0].cpu(), gradients[0].cpu()
+    weights = gradients.mean(dim=(1, 2))
+    signed = torch.einsum("c,chw->hw", weights, activations)
+    return Anatomy(activations, gradients, weights, signed, resize(signed.relu()[None], tuple(pixels.shape[2:]))[0])
 
 
 def as_map(heat: torch.Tensor) -> torch.Tensor:

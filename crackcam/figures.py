@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,6 +17,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from crackcam.console import UserError, write_atomically
+
+if TYPE_CHECKING:
+    from crackcam.explaining import Anatomy
 
 INK, PALE, RIGHT, WRONG = "#222222", "#777777", "#2b6ca3", "#c22f2f"
 TRAIN, VALIDATION = "#8a8a8a", "#2b6ca3"
@@ -229,6 +232,88 @@ def comparison(
                 axes.set_title(name, fontsize=size, color=INK if c else PALE, pad=4)
     _heat_bar(figure, width, height, style)
     _save(figure, path)
+
+
+def anatomy(path: Path, title: str, tile: Tile, overlay: np.ndarray, steps: Anatomy, explained: str) -> None:
+    """Grad-CAM on one picture, step by step, from the picture to the overlay.
+
+    Args:
+        tile: the picture and what is predicted.
+        overlay: (H, W, 3) uint8, the last panel.
+        steps: what is shown between them.
+        explained: name of the class.
+    """
+    count, (height, width) = len(steps.weights), steps.signed.shape
+    share = steps.weights * steps.activations.mean(dim=(1, 2))
+    order = share.argsort(descending=True).tolist()
+    shown = [*order[:3], *order[-2:]] if count > 5 else order
+    figure = Figure(figsize=(11.5, 8.4), dpi=DPI, facecolor="white")
+    figure.text(0.5, 0.975, shortened(title, 120), ha="center", va="center", fontsize=11.5, color=INK)
+
+    def panel(left: float, bottom: float, wide: float, high: float, heading: str) -> Axes:
+        axes = figure.add_axes((left, bottom, wide, high))
+        axes.set_title(heading, fontsize=8, color=INK, pad=4)
+        axes.tick_params(labelsize=6.5, colors=PALE)
+        for spine in axes.spines.values():
+            spine.set(color="#cccccc", linewidth=0.6)
+        return axes
+
+    def draw(axes: Axes, values: np.ndarray, signed: bool = False, bar: bool = False) -> None:
+        limit = float(np.abs(values).max()) or 1.0
+        low, colours = (-limit, "RdBu_r") if signed else (0.0, "inferno")
+        drawn = axes.imshow(values, cmap=colours, vmin=low, vmax=limit)
+        axes.set(xticks=[], yticks=[])
+        if bar:
+            scale = figure.colorbar(drawn, ax=axes, fraction=0.046, pad=0.03)
+            scale.ax.tick_params(labelsize=6, color=PALE, labelcolor=PALE)
+            scale.outline.set_visible(False)
+
+    def step(number: int, y: float, text: str) -> None:
+        figure.text(0.02, y, f"{number}", fontsize=15, color=RIGHT, va="center", weight="bold")
+        figure.text(0.045, y, text, fontsize=9, color=INK, va="center")
+
+    step(1, 0.925, f"The picture, and {count:,} channels of {height} x {width} that the layer makes of it: where are "
+                   "they active?")  # fmt: skip
+    predicted = f"predicts {shortened(tile.predicted, 18)} {chance(tile.probabilities[tile.predicted])}"
+    first = panel(0.03, 0.68, 0.19, 0.2, predicted)
+    first.imshow(tile.picture)
+    first.set(xticks=[], yticks=[])
+    step(2, 0.635, f"The gradient of the logit of {shortened(explained, 24)}: where would more activity raise it (red) "
+                   "or lower it (blue)?")  # fmt: skip
+    if float((steps.gradients - steps.weights[:, None, None]).abs().max()) <= 1e-3 * float(steps.weights.abs().max()):
+        says = "It is the same everywhere: the\nlayers above only average over\nthe places."
+        figure.text(0.045, 0.5, says, fontsize=8, color=PALE, va="center")
+    for column, channel in enumerate(shown):
+        x, kind = 0.25 + 0.15 * column, "for" if share[channel] > 0 else "against"
+        activations = steps.activations[channel].numpy()
+        draw(panel(x, 0.7, 0.125, 0.17, f"channel {channel}: {kind}"), activations, signed=bool(activations.min() < 0))
+        mean = f"mean {float(steps.weights[channel]):+.2g}"
+        draw(panel(x, 0.42, 0.125, 0.17, mean), steps.gradients[channel].numpy(), signed=True)
+    step(3, 0.36, "A channel's weight is its mean gradient. The channels, weighted and summed, give a map; ReLU keeps "
+                  "what speaks for the class.")  # fmt: skip
+    _weights(panel(0.05, 0.07, 0.24, 0.23, f"weights of {count:,} channels"), steps.weights.numpy(), shown)
+    draw(panel(0.33, 0.07, 0.19, 0.23, f"weighted sum, {height} x {width}"), steps.signed.numpy(), True, bar=True)
+    draw(panel(0.565, 0.07, 0.19, 0.23, "after ReLU"), steps.signed.clamp(min=0).numpy(), bar=True)
+    last = panel(0.79, 0.07, 0.19, 0.23, "enlarged to the picture, over it")
+    last.imshow(overlay)
+    last.set(xticks=[], yticks=[])
+    _save(figure, path)
+
+
+def _weights(axes: Axes, weights: np.ndarray, named: list[int]) -> None:
+    """A histogram of channel weights, some of them named."""
+    axes.hist(weights, bins=min(41, max(5, len(weights) // 8)), color="#b9b9b9")
+    axes.axvline(0, color=INK, linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.locator_params(axis="x", nbins=4)
+    axes.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3))
+    axes.xaxis.get_offset_text().set(size=6.5, color=PALE)
+    top = axes.get_ylim()[1]
+    for rank, channel in enumerate(sorted(named, key=lambda channel: weights[channel])):
+        colour, height = WRONG if weights[channel] > 0 else RIGHT, top * (0.9 - 0.13 * (rank % 5))
+        axes.plot([weights[channel]] * 2, [0, height], color=colour, linewidth=0.8)
+        side = "right" if weights[channel] > 0 else "left"
+        axes.text(weights[channel], height, f" {channel} ", fontsize=6.5, color=colour, ha=side)
 
 
 def _grid(

@@ -1,0 +1,97 @@
+"""How Grad-CAM comes about: the figure's numbers, and the page that explains them."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from conftest import ROOT
+from PIL import Image
+
+import xai
+from crackcam import checkpoint, explaining, predicting
+from crackcam import model as m
+from crackcam.model import Machine, TargetLayer
+from pytorch_grad_cam import GradCAM
+
+
+def test_figure_and_json(place, capsys):
+    assert xai.main(["--anatomy", "--num", "1", "--layer", "layer3"]) == 0
+    capsys.readouterr()
+    document = json.loads(Path("outputs/xai_Positive_anatomy.json").read_text())
+    (row,) = document["pictures"]
+    assert document["layer"] == "layer3"
+    assert len(row["weights"]) == 256
+    width, height = Image.open("outputs/xai_Positive_anatomy.png").size
+    assert (width, height) == (1380, 1008)
+    assert xai.main(["--anatomy", "--method", "layercam"]) == 2
+    assert "leave --method out" in capsys.readouterr().err
+
+
+def test_steps_lead_to_grad_cam(place):
+    model, card = checkpoint.load(Path("weights/model.safetensors"), torch.device("cpu"))
+    network = predicting.Network(model, card, Machine(torch.device("cpu"), torch.float32), None)
+    layer = TargetLayer("layer3", model.layer3)
+    pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    steps = explaining.anatomy(network, layer, pixels, 1)
+    expected = GradCAM(model, [model.layer3]).maps(network.machine.input(pixels), [1], normalize=False)[0]
+    assert torch.allclose(steps.heat, expected, atol=1e-7)
+    assert torch.allclose(steps.weights, steps.gradients.mean(dim=(1, 2)))
+    assert torch.allclose(steps.signed, (steps.weights[:, None, None] * steps.activations).sum(dim=0), atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def page():
+    """What the Python blocks of docs/how-grad-cam-works.md compute, with random weights."""
+    original = torchvision.models.vgg16
+    torchvision.models.vgg16 = lambda weights: original(weights=None)
+    names = {}
+    torch.manual_seed(0)
+    try:
+        for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs/how-grad-cam-works.md").read_text(), re.DOTALL):
+            exec(block, names)
+    finally:
+        torchvision.models.vgg16 = original
+    return names
+
+
+def test_the_page_computes_grad_cam(page):
+    assert page["seen"]["activations"].shape == (1, 512, 14, 14)
+    small = page["heat"][None, None]
+    large = torch.nn.functional.interpolate(small, (224, 224), mode="bilinear", align_corners=False)[0]
+    assert large.max() > 0
+    assert torch.allclose(large, page["same"], atol=1e-6 * float(large.max()))
+    assert not any(module._forward_hooks or module._backward_hooks for module in page["model"].modules())
+
+
+def test_vgg_before_an_in_place_relu(page, monkeypatch, tmp_path, capsys):
+    """xai.py at features.28, which an in-place ReLU follows, against the page's plain hooks."""
+    monkeypatch.chdir(tmp_path)
+    state = page["model"].state_dict()
+    monkeypatch.setattr(m, "imagenet_state", lambda arch: state)
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (224, 224, 3), dtype=np.uint8)).save("noise.png")
+    seen = {}
+    watched = explaining.anatomy
+    monkeypatch.setattr(explaining, "anatomy", lambda *given: seen.setdefault("steps", watched(*given)))
+    flags = ["--arch", "vgg16", "--layer", "features.28", "--image", "noise.png", "--anatomy", "--target", "7"]
+    assert xai.main(flags) == 0
+    capsys.readouterr()
+    network, card = checkpoint.load_imagenet("vgg16", torch.device("cpu"))
+    pixels = torch.from_numpy(card.geometry.apply(np.asarray(Image.open("noise.png"))).copy()).permute(2, 0, 1)[None]
+    kept = []
+    for module in network.modules():
+        if isinstance(module, torch.nn.ReLU):
+            module.inplace = False
+    network.features[28].register_forward_hook(
+        lambda module, inputs, output: kept.append(output) or output.retain_grad()
+    )
+    network(Machine(torch.device("cpu"), torch.float32).input(pixels))[0, 7].backward()
+    steps = seen["steps"]
+    assert steps.activations.shape == (512, 14, 14)
+    assert steps.activations.min() < 0  # as the convolution made them
+    assert torch.allclose(steps.activations, kept[0][0].detach(), atol=1e-5)
+    assert torch.allclose(steps.gradients, kept[0].grad[0], atol=1e-7)
