@@ -31,7 +31,7 @@ check: .venv/.development
 	$(BIN)/mypy
 
 bench: .venv/.development
-	$(BIN)/python benchmarks/nine_methods.py
+	$(BIN)/python benchmarks/cam_speed.py --arch resnet18 --batch 9
 	$(BIN)/python benchmarks/sample_realism.py
 
 clean:
