@@ -12,6 +12,7 @@ from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
 from pytorch_grad_cam.batches import (
     Batch,
     Targets,
+    each_tensor,
     one_of,
     pictures_of,
     target_scores,
@@ -70,19 +71,27 @@ class AblationCAM(BaseCAM):
                 stack.enter_context(tape.recording())
             return super()._runs(inputs, targets)
 
+    def _layer_maps(self, inputs: Batch, targets: Targets, eigen_smooth: bool) -> list[torch.Tensor]:
+        try:
+            return super()._layer_maps(inputs, targets, eigen_smooth)
+        finally:
+            self._tapes = {}  # they hold what all modules below the layers put out
+
     def channel_weights(self, run: LayerRun) -> torch.Tensor:
-        tape = self._tapes.pop(run.layer)
+        tape = self._tapes[run.layer]
         weights = torch.zeros(run.activations.shape[:2], device=run.activations.device)
-        intact = target_scores(run.targets, run.outputs).float()
+        intact = target_scores(run.targets, run.outputs)
         size = self.batch_size * max(1, run.pictures[0].numel() // run.activations[0].numel())
         ablated = self._ablated(run.layer_output, size)
         for i, target in enumerate(run.targets):
             one = one_of(run.inputs, i, len(run.targets))
+            pair = with_pictures(one, run.pictures[i : i + 1].expand(2, *run.pictures.shape[1:]))
+            tape.check(pair, i, twice(run.layer_output, i, len(run.targets)), target, intact[i])
             for channels in self._worth_a_run(run.activations[i]).split(size):
                 copies = run.pictures[i : i + 1].expand(len(channels), *run.pictures.shape[1:])
                 lost = tape.scores(with_pictures(one, copies), i, ablated(i, channels), target)
-                weights[i, channels] = intact[i] - lost
-        scale = intact.abs()
+                weights[i, channels] = intact[i].float() - lost
+        scale = intact.float().abs()
         return weights / torch.where(scale > 0, scale, 1.0)[:, None]
 
     def _worth_a_run(self, activations: torch.Tensor) -> torch.Tensor:
@@ -106,3 +115,10 @@ class AblationCAM(BaseCAM):
             return layer(layer_output)
 
         return rows
+
+
+def twice(layer_output: Batch, picture: int, size: int) -> Batch:
+    """A layer's output for one picture of so many, in two rows."""
+    return each_tensor(
+        lambda t: t[picture].expand(2, *t.shape[1:]).clone() if t.ndim and len(t) == size else t, layer_output
+    )

@@ -103,7 +103,10 @@ class AblatedRows:
 
     def __init__(self, layer_output: Batch, reshape_transform: ReshapeTransform | None, rows: int) -> None:
         self.layer_output, self.reshape_transform = layer_output, reshape_transform
-        self._rows = each_tensor(lambda output: empty_rows(output, rows), layer_output)
+        size = len(next(tensors(layer_output)))
+        self._rows = each_tensor(
+            lambda output: empty_rows(output, rows) if output.ndim and len(output) == size else output, layer_output
+        )
         self._first = next(tensors(self._rows))
         self._filled: tuple[int, int] | None = None  # picture, and version of the memory after our last write
         self._off = torch.zeros(0, dtype=torch.long)
@@ -114,16 +117,19 @@ class AblatedRows:
         Raises:
             ValueError: the ``reshape_transform`` does not return a view.
         """
-        source = each_tensor(lambda output: output[picture : picture + 1], self.layer_output)
+        outputs = list(tensors(self.layer_output))
         if self._filled == (picture, self._first._version):
-            self._switch(self._off, self._shaped(next(tensors(source)))[0, self._off])
+            self._switch(self._off, self._shaped(outputs[0][picture : picture + 1])[0, self._off])
         else:  # another picture, or the layers above worked in place
-            for rows, output in zip(tensors(self._rows), tensors(source), strict=True):
-                rows.copy_(output.expand_as(rows))
+            for rows, output in zip(tensors(self._rows), outputs, strict=True):
+                if rows is not output:
+                    rows.copy_(output[picture].expand_as(rows))
         self._switch(channels, 0)
         self._off = channels
         self._filled = (picture, self._first._version)
-        return each_tensor(lambda rows: rows[: len(channels)], self._rows)
+        return each_tensor(
+            lambda rows: rows if any(rows is output for output in outputs) else rows[: len(channels)], self._rows
+        )
 
     def _switch(self, channels: torch.Tensor, values: torch.Tensor | int) -> None:
         shaped = self._shaped(self._first)
@@ -146,6 +152,5 @@ def rows_of(activations: torch.Tensor, picture: int, rows: int) -> torch.Tensor:
 
 def empty_rows(activations: torch.Tensor, rows: int) -> torch.Tensor:
     """Memory for that many rows, in the same format."""
-    return torch.empty_strided(
-        (rows, *activations.shape[1:]), activations.stride(), dtype=activations.dtype, device=activations.device
-    )
+    one = torch.empty_like(activations[0])  # dense, whatever the step from picture to picture is
+    return torch.empty_strided((rows, *one.shape), (one.numel(), *one.stride()), dtype=one.dtype, device=one.device)

@@ -7,14 +7,16 @@ Parameters and the layers below cost no memory and no backward pass, and the gra
 Hooks exist during a run only and see only the thread that made it; ``.grad`` of nothing is ever written.
 """
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pytorch_grad_cam.batches import Batch, call, each_tensor, tensors
 
@@ -42,25 +44,54 @@ def explained(model: Module) -> Iterator[None]:
     """What every explanation needs around it, whoever calls: eval mode, no inference mode, the model to itself.
 
     Random number generators are put back, for models that draw in eval mode too. Two threads that explain one model
-    take turns. A model compiled with ``torch.compile`` runs uncompiled, since compiled code passes hooks by.
+    take turns. What ``torch.compile`` compiled runs uncompiled, since compiled code passes hooks by.
     """
     with _making_locks:
         lock = _locks.setdefault(model, threading.RLock())
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    with lock, ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices))
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(evaluation_mode(model))
-        if any(module._compiled_call_impl is not None for module in model.modules()):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+    with lock, torch.random.fork_rng(devices), torch.inference_mode(False), evaluation_mode(model), _uncompiled:
         yield
 
 
+class _Uncompiled:
+    """Python instead of compiled code. The compiler has one stance for all threads: the last to leave puts it back."""
+
+    def __init__(self) -> None:
+        self.changing = threading.Lock()
+        self.users = 0
+        self.stance: Any = None
+
+    def __enter__(self) -> None:
+        with self.changing:
+            self.users += 1
+            if self.stance is None and "torch._dynamo" in sys.modules:  # else nothing was compiled
+                self.stance = torch.compiler.set_stance("force_eager")
+
+    def __exit__(self, *exception: object) -> None:
+        with self.changing:
+            self.users -= 1
+            if self.users == 0 and self.stance is not None:
+                self.stance.__exit__(None, None, None)
+                self.stance = None
+
+
+_uncompiled = _Uncompiled()
+
+
 def plain(model: Module) -> Module:
-    """The model without the wrappers of ``torch.compile`` and ``DataParallel``, whose modules it shares."""
-    if isinstance(model, torch.nn.DataParallel):
-        return model.module
-    return getattr(model, "_orig_mod", model)
+    """The model without the wrappers of ``torch.compile`` and data parallelism, whose modules it shares."""
+    while True:
+        if isinstance(model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif hasattr(model, "_orig_mod"):
+            model = cast(Module, model._orig_mod)
+        else:
+            return model
+
+
+def device_of(model: Module) -> torch.device:
+    """Where the model is now."""
+    return next((t.device for held in (model.parameters(), model.buffers()) for t in held), torch.device("cpu"))
 
 
 @contextmanager
@@ -128,8 +159,17 @@ class ActivationsAndGradients:
         Raises:
             ValueError: a target layer did not run.
         """
+        outputs = self._run(inputs, with_graph, autograd_below=False)
+        if with_graph and self.layer_outputs and not any(tensor.requires_grad for tensor in tensors(outputs)):
+            # The model's own no_grad() around the layer put autograd back as it was before it: off. Only then the
+            # layers below run with it.
+            outputs = self._run(inputs, with_graph, autograd_below=True)
+        return outputs
+
+    def _run(self, inputs: Batch, with_graph: bool, autograd_below: bool) -> Batch:
         self.clear()
         outputs: dict[int, Batch] = {}
+        handles: dict[int, list[Any]] = {}
         arrived = self._arrived
 
         def leaf(output: torch.Tensor) -> torch.Tensor:
@@ -142,14 +182,18 @@ class ActivationsAndGradients:
             if not any(tensor.requires_grad for tensor in tensors(output)):
                 output = each_tensor(leaf, output)
                 torch.set_grad_enabled(True)
-            for tensor in tensors(output):
-                if tensor.requires_grad:
-                    tensor.register_hook(partial(arrived.__setitem__, id(tensor)))
+            for handle in handles.get(index, ()):
+                handle.remove()  # the layer runs again: its earlier output may go, and its id may come back
+            handles[index] = [
+                tensor.register_hook(partial(arrived.__setitem__, id(tensor)))
+                for tensor in tensors(output)
+                if tensor.requires_grad
+            ]
             outputs[index] = output
             return each_tensor(torch.clone, output)
 
         # Works inside a caller's inference_mode too: its tensors cannot be differentiated, their clones can.
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.set_grad_enabled(autograd_below), self._twice_differentiable():
             inputs = each_tensor(lambda t: t.clone() if t.is_inference() else t, inputs)
             with forward_hooks(self.target_layers, record):
                 result = call(self.model, inputs)
@@ -159,6 +203,10 @@ class ActivationsAndGradients:
         self.layer_outputs = [outputs[index] for index in range(len(self.target_layers))]
         self.activations = [self.shaped(output) if self.detach else output for output in self.layer_outputs]
         return result
+
+    def _twice_differentiable(self) -> AbstractContextManager[None]:
+        """Around a run whose gradients will be differentiated: fused attention has no second derivative."""
+        return nullcontext() if self.detach else sdpa_kernel(SDPBackend.MATH)
 
     @property
     def gradients(self) -> list[Any]:

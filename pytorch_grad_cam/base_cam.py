@@ -18,6 +18,7 @@ from pytorch_grad_cam.activations_and_gradients import (
     ActivationsAndGradients,
     Module,
     ReshapeTransform,
+    device_of,
     explained,
     plain,
 )
@@ -104,7 +105,7 @@ class BaseCAM:
         use_cuda: bool | None = None,
     ) -> None:
         self.model = move_as_use_cuda_says(model, use_cuda)
-        modules = dict(self.model.named_modules())
+        modules = dict(plain(self.model).named_modules())
         self.target_layers = [named(modules, layer) if isinstance(layer, str) else layer for layer in target_layers]
         self.reshape_transform = reshape_transform
         self.compute_input_gradient = compute_input_gradient
@@ -145,7 +146,9 @@ class BaseCAM:
     ) -> np.ndarray:
         """:meth:`channel_weights` with numpy arrays: (N, C, *spatial) in, (N, C) out."""
         method = self._torch_method("channel_weights", _weights_from_numpy)
-        return method(self, self._run_of_arrays(input_tensor, target_layers, targets, activations, grads)).cpu().numpy()
+        run = self._run_of_arrays(input_tensor, target_layers, targets, activations, grads)
+        with torch.no_grad():  # the caller may differentiate, the method needs nothing but the arrays
+            return method(self, run).cpu().numpy()
 
     def get_cam_image(
         self,
@@ -159,7 +162,8 @@ class BaseCAM:
         """:meth:`layer_map` with numpy arrays: (N, C, *spatial) in, (N, *spatial) out."""
         method = self._torch_method("layer_map", _map_from_numpy)
         run = self._run_of_arrays(input_tensor, target_layer, targets, activations, grads)
-        return method(self, run, eigen_smooth).cpu().numpy()
+        with torch.no_grad():
+            return method(self, run, eigen_smooth).cpu().numpy()
 
     # -- what a user calls ------------------------------------------------------------------------------
 
@@ -190,7 +194,9 @@ class BaseCAM:
                 are not finite.
         """
         targets = targets_of_category(target_category, targets, len(pictures_of(input_tensor)))
-        return self.maps(input_tensor, targets, aug_smooth=aug_smooth, eigen_smooth=eigen_smooth).cpu().numpy()
+        if aug_smooth:
+            return self.maps(input_tensor, targets, aug_smooth=True, eigen_smooth=eigen_smooth).cpu().numpy()
+        return self.forward(input_tensor, targets, eigen_smooth)  # which a subclass may override
 
     def forward(self, input_tensor: Batch, targets: Targets = None, eigen_smooth: bool = False) -> np.ndarray:
         """A call without ``aug_smooth``."""
@@ -226,8 +232,7 @@ class BaseCAM:
     @property
     def device(self) -> torch.device:
         """Where the model is now."""
-        model = self.activations_and_grads.model
-        return next((t.device for held in (model.parameters(), model.buffers()) for t in held), torch.device("cpu"))
+        return device_of(self.activations_and_grads.model)
 
     def __enter__(self) -> "BaseCAM":
         return self
@@ -239,9 +244,7 @@ class BaseCAM:
 
     def _maps(self, inputs: Batch, targets: Targets, finish: "_Finish") -> torch.Tensor:
         try:
-            layer_maps = self._layer_maps(inputs, targets, finish.eigen_smooth)
-            if not all(torch.isfinite(m).all() for m in layer_maps):
-                raise ValueError("the map is not finite: the network's activations, gradients or scores are not")
+            layer_maps = [finite(m).float() for m in self._layer_maps(inputs, targets, finish.eigen_smooth)]
             size = tuple(pictures_of(inputs).shape[2:])
             return self._merged([m.relu() if finish.relu else m for m in layer_maps], size, finish.normalize)
         finally:
@@ -283,7 +286,7 @@ class BaseCAM:
         pictures = pictures_of(inputs)
         with torch.no_grad():
             outputs = call(self.activations_and_grads.model, inputs)
-        resolved = resolve_targets(targets, outputs, len(pictures))
+        resolved = resolve_targets(targets, outputs, len(pictures)) if self.explains_target else None
         heats = []
         for variant in self.tta_transforms or MIRRORED_AND_SCALED:
             heat = self._maps(with_pictures(inputs, variant.augment_image(pictures)), resolved, finish)
@@ -305,7 +308,10 @@ class BaseCAM:
         def tensor(array: Any) -> torch.Tensor:
             return torch.empty(0) if array is None else torch.as_tensor(array, device=self.device)
 
-        return LayerRun(inputs, self.outputs, targets, layer, tensor(activations), tensor(gradients))
+        recorder = self.activations_and_grads
+        of_layers = zip(recorder.target_layers, recorder.layer_outputs, strict=False)  # none yet, before a run
+        output = next((output for module, output in of_layers if module is layer), None)
+        return LayerRun(inputs, self.outputs, targets, layer, tensor(activations), tensor(gradients), output)
 
 
 def _arrays(self: BaseCAM, run: LayerRun) -> tuple[Any, Any]:
@@ -347,6 +353,17 @@ def named(modules: dict[str, Module], name: str) -> Module:
         close = get_close_matches(name, modules, n=5, cutoff=0.4)
         raise ValueError(f"no layer {name!r} in the model{'; similar: ' + ', '.join(close) if close else ''}")
     return modules[name]
+
+
+def finite(numbers: torch.Tensor) -> torch.Tensor:
+    """The same numbers.
+
+    Raises:
+        ValueError: some are infinite or not a number.
+    """
+    if not torch.isfinite(numbers).all():
+        raise ValueError("the map is not finite: the network's activations, gradients or scores are not")
+    return numbers
 
 
 def summed(channels: torch.Tensor, eigen_smooth: bool) -> torch.Tensor:

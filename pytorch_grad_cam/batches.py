@@ -133,6 +133,8 @@ def resolve_targets(targets: Targets, outputs: Batch, size: int) -> list[Target]
         targets = scores.argmax(dim=1)
     elif callable(targets):
         targets = targets(scores_in(outputs))
+        if isinstance(targets, torch.Tensor) and targets.is_floating_point():  # it was a target
+            raise ValueError("targets must be a list with one target for each picture, even for a single picture")
     if len(targets) != size:
         raise ValueError(f"{len(targets)} targets for {size} pictures: pass one for each picture")
     return [target if callable(target) else ClassifierOutputTarget(int(target)) for target in targets]

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
+from pytorch_grad_cam.base_cam import BaseCAM, LayerRun, finite
 from pytorch_grad_cam.batches import scores_in
 from pytorch_grad_cam.utils.maps import spatial_dims
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -23,13 +23,13 @@ class CAM(BaseCAM):
 
     def channel_weights(self, run: LayerRun) -> torch.Tensor:
         pooled = run.activations.mean(dim=spatial_dims(run.activations))
-        outputs = scores_in(run.outputs).float()
+        outputs = finite(scores_in(run.outputs).float())
         linear = [m for m in self.activations_and_grads.model.modules() if isinstance(m, nn.Linear)]
         head = next((m for m in reversed(linear) if m.in_features == pooled.shape[1]), None)
         if head is None or outputs.ndim != 2 or head.out_features != outputs.shape[1]:
             raise ValueError("CAM needs a linear classifier right above the target layer's pooled channels")
         bias = None if head.bias is None else head.bias.float()
-        scores = F.linear(pooled, head.weight.float(), bias)
+        scores = F.linear(pooled, head.weight.float(), bias).float()  # half under a caller's autocast
         if not torch.allclose(scores, outputs, rtol=0.05, atol=0.05 * float(outputs.abs().max())):
             raise ValueError("CAM needs nothing but global average pooling and a linear layer above the target layer")
         if not all(isinstance(target, ClassifierOutputTarget) for target in run.targets):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform
-from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
+from pytorch_grad_cam.base_cam import BaseCAM
 from pytorch_grad_cam.batches import Batch, Targets
 from pytorch_grad_cam.grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import FinerWeightedTarget, Target
@@ -44,9 +44,13 @@ class FinerCAM(BaseCAM):
             detach=self.base_cam.detach,
         )
         self.base_cam.activations_and_grads = self.activations_and_grads
+        self.batch_size = self.base_cam.batch_size
 
-    def layer_map(self, run: LayerRun, eigen_smooth: bool) -> torch.Tensor:
-        return self.base_cam.layer_map(run, eigen_smooth)
+    def _layer_maps(self, inputs: Batch, targets: Targets, eigen_smooth: bool) -> list[torch.Tensor]:
+        self.base_cam.batch_size = self.batch_size
+        layer_maps = self.base_cam._layer_maps(inputs, targets, eigen_smooth)
+        self.outputs = self.base_cam.outputs
+        return layer_maps
 
     def __call__(  # type: ignore[override]
         self,
@@ -91,9 +95,13 @@ def differences(
     """Targets that compare a class with those most like it, as a function of the model's output (N, K)."""
 
     def of_outputs(outputs: torch.Tensor) -> list[Target]:
+        if outputs.ndim != 2:
+            raise ValueError(f"Finer-CAM needs outputs of shape (pictures, classes), not {tuple(outputs.shape)}")
         chosen = outputs.argmax(dim=1) if target_idx is None else torch.full((len(outputs),), target_idx)
         if categories is not None:
             chosen = categories
+        if len(chosen) != len(outputs):
+            raise ValueError(f"{len(chosen)} targets for {len(outputs)} pictures: pass one for each picture")
         targets: list[Target] = []
         for scores, category in zip(outputs.float(), chosen.tolist(), strict=True):
             distance = (scores - scores[category]).abs()

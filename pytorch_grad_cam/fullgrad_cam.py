@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform, forward_hooks
-from pytorch_grad_cam.base_cam import BaseCAM
+from pytorch_grad_cam.base_cam import BaseCAM, finite
 from pytorch_grad_cam.batches import (
     Batch,
     Targets,
@@ -70,7 +70,8 @@ class FullGrad(BaseCAM):
                 outputs = call(model, with_pictures(inputs, leaf))
             self.outputs = each_tensor(torch.Tensor.detach, outputs)
             resolved = resolve_targets(targets, self.outputs, len(pictures))
-            (gradient,) = torch.autograd.grad(target_scores(resolved, outputs).sum(), leaf)
+            scores = finite(target_scores(resolved, outputs))
+            (gradient,) = torch.autograd.grad(scores.sum(), leaf)
         reduced.append(psi(gradient.float() * pictures))
         enlarged = [map_utils.resize(layer, size) for layer in reduced]
         return [principal_map(torch.stack(enlarged, dim=1)) if eigen_smooth else torch.stack(enlarged).sum(dim=0)]

@@ -50,6 +50,6 @@ class Occlusion(PixelCAM):
                 covers &= inside.reshape(len(some), *[-1 if a == axis else 1 for a in range(len(size))])
             variants = torch.where(covers[:, None], self.cover, picture)
             loss = intact - self.scores(inputs, target, variants)
-            lost += torch.einsum("n,n...->...", loss, covers.float())
+            lost += (loss.reshape(-1, *[1] * len(size)) * covers).sum(dim=0)
             counts += covers.sum(dim=0)
         return (lost / counts)[None]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform
-from pytorch_grad_cam.base_cam import BaseCAM
+from pytorch_grad_cam.base_cam import BaseCAM, finite
 from pytorch_grad_cam.batches import (
     Batch,
     Targets,
@@ -58,6 +58,7 @@ class PixelCAM(BaseCAM):
         with torch.no_grad():
             self.outputs = each_tensor(torch.Tensor.detach, call(self.activations_and_grads.model, inputs))
             resolved = resolve_targets(targets, self.outputs, len(pictures))
+            finite(target_scores(resolved, self.outputs))
             channels = torch.stack(
                 [self.pixel_map(one_of(inputs, i, len(pictures)), target) for i, target in enumerate(resolved)]
             )

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform
-from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
+from pytorch_grad_cam.base_cam import BaseCAM
+from pytorch_grad_cam.batches import Batch, Targets
 from pytorch_grad_cam.grad_cam_plusplus import GradCAMPlusPlus
 from pytorch_grad_cam.utils import maps as map_utils
 
@@ -43,9 +44,13 @@ class RefineCAM(BaseCAM):
         )
         self.explains_target = self.base_cam.explains_target
         self.base_cam.activations_and_grads = self.activations_and_grads
+        self.batch_size = self.base_cam.batch_size
 
-    def layer_map(self, run: LayerRun, eigen_smooth: bool) -> torch.Tensor:
-        return self.base_cam.layer_map(run, eigen_smooth)
+    def _layer_maps(self, inputs: Batch, targets: Targets, eigen_smooth: bool) -> list[torch.Tensor]:
+        self.base_cam.batch_size = self.batch_size
+        layer_maps = self.base_cam._layer_maps(inputs, targets, eigen_smooth)
+        self.outputs = self.base_cam.outputs
+        return layer_maps
 
     def _merged(self, layer_maps: list[torch.Tensor], size: tuple[int, ...], normalize: bool) -> torch.Tensor:
         stretched = [map_utils.normalize(map_utils.resize(map_utils.normalize(m), size)) for m in layer_maps]

@@ -51,7 +51,7 @@ class Tape:
         thread = threading.get_ident()
         finished: list[_Run] = []
         starts: list[int] = []
-        linear: list[Any] = []  # the last one that ran, and its output
+        linear: list[Any] = []  # the last one that ran, its output, and the output's version
 
         def begins(module: Module, inputs: Any) -> None:
             if threading.get_ident() == thread:
@@ -60,14 +60,17 @@ class Tape:
         def ends(module: Module, inputs: Any, output: Batch) -> None:
             if threading.get_ident() != thread:
                 return
-            del finished[starts.pop() :]  # those inside it
+            start = starts.pop()
+            if next(tensors(output), None) is None:
+                return  # an object of the model's own: it is made again, from what lies inside
+            del finished[start:]  # those inside it
             if module is self.layer:
                 self._below = list(finished)
                 self._layer_runs += 1
             finished.append(_Run(module, output, tuple(t._version for t in tensors(output))))
             if type(module) is nn.Linear:
-                linear[:] = [module, output]
-            if module is self.model and linear and linear[1] is output:
+                linear[:] = [module, output, output._version]
+            if module is self.model and linear and linear[1] is output and linear[2] == output._version:
                 self._head = linear[0]
 
         with ExitStack() as stack:
@@ -76,11 +79,27 @@ class Tape:
                 stack.callback(module.register_forward_hook(ends).remove)
             yield
 
+    def check(self, inputs: Batch, picture: int, layer_output: Batch, target: Target, score: torch.Tensor) -> None:
+        """Replay a picture as it was. Unless that gives the score that it had, :meth:`scores` runs the whole model.
+
+        A replay is not exact where something works in place on what a module below the layer put out, where such a
+        module does not put out one row for each picture, or where the caller's hooks change what is put out.
+
+        Args:
+            inputs, picture, layer_output, target: as for :meth:`scores`; more than one row.
+            score: the target's score in the recorded run.
+        """
+        self._whole = self._whole or not self._is_exact()
+        if not self._whole:
+            tolerance = torch.finfo(score.dtype).eps ** 0.5 * (1 + score.abs())
+            try:
+                replayed = self._replayed(inputs, picture, layer_output, target)
+                self._whole = not bool(((replayed - score).abs() <= tolerance).all())
+            except Exception:  # had it another reason than the replay, it comes again
+                self._whole = True
+
     def scores(self, inputs: Batch, picture: int, layer_output: Batch, target: Target) -> torch.Tensor:
         """The target's scores, had the layer put out something else: (rows,) float32.
-
-        Where a replay would not be exact (a module below the layer does not put out one row for each picture, or
-        something works in place on what it put out), the whole model runs, and only the layer's output is replaced.
 
         Args:
             inputs: the picture, once for each row.
@@ -88,18 +107,9 @@ class Tape:
             layer_output: what the layer puts out, with as many rows.
             target: what is scored.
         """
-        rows = len(next(tensors(layer_output)))
-        if not self._whole and self._is_exact():
-            # Of the logits of a linear classifier, the one asked for is enough.
-            category = target.category if self._head is not None and type(target) is ClassifierOutputTarget else None
-            try:
-                with self._replaying(picture, layer_output, rows, category):
-                    outputs = call(self.model, inputs)
-                return (target_scores([target] * rows, outputs) if category is None else outputs[:, 0]).float()
-            except RuntimeError:
-                # In-place work on a repeated tensor. Had it another reason, it comes again below.
-                self._whole = True
-        runs = iter(range(self._layer_runs))
+        if not self._whole:
+            return self._replayed(inputs, picture, layer_output, target).float()
+        rows, runs = len(next(tensors(layer_output))), iter(range(self._layer_runs))
 
         def replace(_: int, output: Batch) -> Batch | None:
             return layer_output if next(runs) == self._layer_runs - 1 else None
@@ -107,13 +117,20 @@ class Tape:
         with forward_hooks([self.layer], replace):
             return target_scores([target] * rows, call(self.model, inputs)).float()
 
+    def _replayed(self, inputs: Batch, picture: int, layer_output: Batch, target: Target) -> torch.Tensor:
+        # Of the logits of a linear classifier, the one asked for is enough.
+        category = target.category if self._head is not None and type(target) is ClassifierOutputTarget else None
+        rows = len(next(tensors(layer_output)))
+        with self._replaying(picture, layer_output, rows, category):
+            outputs = call(self.model, inputs)
+        return target_scores([target] * rows, outputs) if category is None else outputs[:, 0]
+
     def _is_exact(self) -> bool:
-        tensors_of_runs = [
-            (t, v) for run in self._below for t, v in zip(tensors(run.output), run.versions, strict=True)
-        ]
-        latest = {id(tensor): version for tensor, version in tensors_of_runs}
-        unchanged = all(tensor._version == latest[id(tensor)] for tensor, _ in tensors_of_runs)
-        return unchanged and all(tensor.ndim and len(tensor) == self.size for tensor, _ in tensors_of_runs)
+        """Whether what is on the tape is one row for each picture, and still as it was put out."""
+        on_tape = [(t, v) for run in self._below for t, v in zip(tensors(run.output), run.versions, strict=True)]
+        latest = {id(tensor): version for tensor, version in on_tape}
+        unchanged = all(tensor._version == latest[id(tensor)] for tensor, _ in on_tape)
+        return unchanged and all(tensor.ndim and len(tensor) == self.size for tensor, _ in on_tape)
 
     @contextmanager
     def _replaying(self, picture: int, layer_output: Batch, rows: int, category: int | None) -> Iterator[None]:

@@ -44,7 +44,8 @@ class RISE(PixelCAM):
             count = min(self.batch_size, self.masks - start)
             some = torch.stack([self._mask(size, generator) for _ in range(count)]).to(picture.device)
             score = self.scores(inputs, target, picture * some[:, None].to(picture.dtype))
-            heat += torch.einsum("n,n...->...", score, some)
+            # A product and a sum, since a matrix product would be in half precision under a caller's autocast.
+            heat += (score.reshape(-1, *[1] * len(size)) * some).sum(dim=0)
             total += some.sum(dim=0)
             scores.append(score)
         level = torch.cat(scores).mean()

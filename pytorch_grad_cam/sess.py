@@ -112,7 +112,10 @@ class SESS(BaseCAM):
                     counts += counted
         if self.pool == "mean":
             total = torch.where(counts > 0, total / counts.clamp(min=1), 0)
-        return tv.gaussian_blur(total[None], [BLUR_SIDE] * 2, [BLUR_SIGMA] * 2)[0] if self.smooth else total
+        if not self.smooth:
+            return total
+        with torch.autocast(total.device.type, enabled=False):  # the caller's is for the model
+            return tv.gaussian_blur(total[None], [BLUR_SIDE] * 2, [BLUR_SIGMA] * 2)[0]
 
     def _windows(self, picture: torch.Tensor, window: int) -> tuple[torch.Tensor, list[tuple[int, int, int, int]]]:
         """All windows (M, C, window, window), and for each its left, top, and the height and width of the scale."""

@@ -3,6 +3,7 @@
 import torch
 
 from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
+from pytorch_grad_cam.batches import tensors
 from pytorch_grad_cam.utils.maps import spatial_dims
 
 
@@ -19,10 +20,11 @@ class ShapleyCAM(BaseCAM):
 
     def channel_weights(self, run: LayerRun) -> torch.Tensor:
         shaped = self.activations_and_grads.shaped
-        weights = shaped(run.gradients)
-        if run.gradients.requires_grad:
+        activations, gradients = (next(tensors(batch)) for batch in (run.activations, run.gradients))
+        weights = shaped(gradients)
+        if gradients.requires_grad:
             (product,) = torch.autograd.grad(
-                run.gradients, run.activations, run.activations.detach(), retain_graph=True, allow_unused=True
+                gradients, activations, activations.detach(), retain_graph=True, allow_unused=True
             )
             if product is not None:
                 weights = weights - shaped(product) / 2

@@ -29,16 +29,17 @@ def preprocess_image(
     return torch.from_numpy(np.ascontiguousarray(normalized.transpose(2, 0, 1)))[None]
 
 
-def deprocess_image(img: np.ndarray) -> np.ndarray:
+def deprocess_image(img: np.ndarray | torch.Tensor) -> np.ndarray:
     """Gradients of any scale as a picture: mean to mid-grey, one standard deviation to a tenth of the range.
 
     Args:
-        img: array of any shape.
+        img: array or tensor of any shape.
 
     Returns:
         uint8 of the same shape.
     """
-    centred = img - np.mean(img)
+    array = img.detach().cpu().numpy() if isinstance(img, torch.Tensor) else img
+    centred = array - np.mean(array)
     return (255 * np.clip(0.5 + 0.1 * centred / (np.std(centred) + 1e-5), 0, 1)).astype(np.uint8)
 
 

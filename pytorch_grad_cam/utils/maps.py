@@ -20,12 +20,13 @@ def over_space(weights: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def normalize(maps: torch.Tensor) -> torch.Tensor:
     """Each map stretched to [0, 1] by its own minimum and maximum; a constant map becomes zeros.
 
-    Exact at every scale: a map of values around 1e-12 is as valid as one around 1.
+    Exact at every scale: a map of values around 1e-12 is as valid as one around 1. What is not finite does not become
+    so.
     """
     flat = maps.flatten(1)
     low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
     extent = high - low
-    varies = extent > ROUNDING * torch.maximum(low.abs(), high.abs())
+    varies = ~(extent <= ROUNDING * torch.maximum(low.abs(), high.abs())) | ~extent.isfinite()
     stretched = (flat - low) / torch.where(varies, extent, 1.0)
     return torch.where(varies, stretched, 0.0).reshape(maps.shape)
 

@@ -6,7 +6,7 @@ The functions on arrays take NaN for 0. A component has no sign of its own; each
 import numpy as np
 import torch
 
-from pytorch_grad_cam.utils.maps import towards_channel_sum
+from pytorch_grad_cam.utils.maps import ROUNDING, towards_channel_sum
 
 
 def principal_map(activations: torch.Tensor) -> torch.Tensor:
@@ -21,16 +21,22 @@ def principal_map(activations: torch.Tensor) -> torch.Tensor:
         activations: (N, C, *spatial) floating point.
 
     Returns:
-        (N, *spatial) float32.
+        (N, *spatial) float32: zeros where the places differ by no more than rounding, NaN where activations are not
+        finite.
     """
     places = activations.detach().flatten(2).transpose(1, 2).double()
     places = places - places.mean(dim=1, keepdim=True)
-    if places.shape[1] <= places.shape[2]:
-        values, vectors = torch.linalg.eigh(places @ places.transpose(1, 2))
-        component = vectors[..., -1] * values[..., -1:].clamp(min=0).sqrt()
-    else:
-        _, vectors = torch.linalg.eigh(places.transpose(1, 2) @ places)
+    many = places.shape[1] > places.shape[2]
+    gram = places.transpose(1, 2) @ places if many else places @ places.transpose(1, 2)
+    if not gram.isfinite().all():
+        return torch.full_like(activations[:, 0], torch.nan, dtype=torch.float32)
+    values, vectors = torch.linalg.eigh(gram)
+    if many:
         component = (places @ vectors[..., -1:]).squeeze(2)
+    else:
+        component = vectors[..., -1] * values[..., -1:].clamp(min=0).sqrt()
+    largest = activations.detach().abs().flatten(1).amax(dim=1, keepdim=True)
+    component = torch.where(component.abs().amax(dim=1, keepdim=True) > ROUNDING * largest, component, 0.0)
     component = component.reshape(activations.shape[0], *activations.shape[2:])
     return towards_channel_sum(component, activations.detach()).float()
 

@@ -1,0 +1,68 @@
+"""What tests of the engine share: a small network, its pictures, and all methods with settings that make them quick."""
+
+import torch
+from torch import nn
+
+import pytorch_grad_cam
+from pytorch_grad_cam import BaseCAM
+
+CLASSES = [0, 1, 2, 1]
+QUICK = {
+    "IntegratedGradients": {"steps": 8},
+    "Occlusion": {"window": 4, "stride": 3},
+    "RISE": {"masks": 64},
+    "SESS": {"num_scales": 2},
+    "SmoothGrad": {"samples": 4},
+    "SmoothGradCAMPlusPlus": {"samples": 3},
+}
+
+
+def all_methods():
+    """Every class among the package's names that makes maps."""
+    for name in pytorch_grad_cam.__all__:
+        found = getattr(pytorch_grad_cam, name)
+        if isinstance(found, type) and issubclass(found, BaseCAM) and found is not BaseCAM:
+            yield name
+
+
+METHODS = list(all_methods())
+OF_NO_CLASS = ["EigenCAM", "FEM", "KPCA_CAM", "RandomCAM"]
+
+
+def method(name, model, layers, **others):
+    return getattr(pytorch_grad_cam, name)(model, layers, **QUICK.get(name, {}), **others)
+
+
+class Small(nn.Module):
+    """Two convolutions with batch norm, in-place ReLU, average pooling, a linear head: 3 classes."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.conv1, self.bn1 = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.conv2, self.relu = nn.Conv2d(6, 8, 3, stride=2, padding=1), nn.ReLU(inplace=True)
+        self.fc = nn.Linear(8, 3)
+        self.bn1.running_mean.normal_(0, 0.3)
+        self.bn1.running_var.uniform_(0.5, 2)
+        nn.init.normal_(self.bn1.weight)
+        nn.init.normal_(self.bn1.bias)
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.conv1(x)))
+        return self.fc(self.relu(self.conv2(x)).mean(dim=(2, 3)))
+
+
+def small_pictures():
+    return torch.randn(4, 3, 16, 12, generator=torch.Generator().manual_seed(1))
+
+
+def activations_and_gradients(model, layer, x, classes):
+    """By plain retain_grad, on clones: an independent reference."""
+    kept = []
+    handle = layer.register_forward_hook(lambda m, i, o: kept.append(o) or o.clone())
+    outputs = model(x)
+    handle.remove()
+    (activations,) = kept
+    score = outputs[torch.arange(len(x)), torch.tensor(classes)].sum()
+    (gradients,) = torch.autograd.grad(score, activations)
+    return activations.detach(), gradients
