@@ -639,6 +639,7 @@ def test_captum_agrees_on_occlusion(model, pictures):
     assert torch.allclose(ours, theirs.float(), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:captum")
 def test_captum_agrees_on_guided_grad_cam():
     from captum.attr import GuidedGradCam
 
