@@ -1,6 +1,7 @@
 """train.py: what it writes, what it learns from, how it resumes, what it refuses."""
 
 import csv
+import functools
 import itertools
 import json
 import math
@@ -144,7 +145,9 @@ def test_damaged_state_is_refused(fresh, capsys):
 
 def test_ctrl_c_keeps_the_best_epoch_and_exits_130(fresh):
     command = [sys.executable, str(ROOT / "train.py"), *TINY_TRAINING, "--epochs", "500"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # Jobs that a script starts in the background ignore Ctrl-C, and so would their children.
+    heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeds)
     for line in process.stderr:
         if line.startswith("epoch 2/"):
             break
@@ -168,7 +171,7 @@ def test_kill_at_any_moment_leaves_whole_files(fresh):
     process.kill()
     process.communicate(timeout=60)
     state = training.read_state(Path("weights/model.resume"))
-    assert len(state["history"]) >= 3
+    assert len(state["history"]) >= 2  # the third is said before it is written
     checkpoint.load(Path("weights/model.safetensors"), CPU)
 
 
