@@ -44,13 +44,18 @@ def explained(model: Module) -> Iterator[None]:
     """What every explanation needs around it, whoever calls: eval mode, no inference mode, the model to itself.
 
     Random number generators are put back, for models that draw in eval mode too. Two threads that explain one model
-    take turns. What ``torch.compile`` compiled runs uncompiled, since compiled code passes hooks by.
+    take turns. What ``torch.compile`` compiled runs uncompiled, since compiled code passes hooks by. Weights that a
+    caller's autocast has cast during the explanation, mostly without autograd, are cast anew for the caller.
     """
     with _making_locks:
         lock = _locks.setdefault(model, threading.RLock())
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    with lock, torch.random.fork_rng(devices), torch.inference_mode(False), evaluation_mode(model), _uncompiled:
-        yield
+    with ExitStack() as stack:
+        stack.callback(torch.clear_autocast_cache)
+        for around in (lock, torch.random.fork_rng(devices), torch.inference_mode(False), evaluation_mode(model)):
+            stack.enter_context(around)
+        with _uncompiled:
+            yield
 
 
 class _Uncompiled:
