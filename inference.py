@@ -4,10 +4,12 @@
     python inference.py --type Negative --seed 7           nine others
     python inference.py --image bridge.jpg photos/         pictures of your own
     python inference.py --all                              every picture of the test split, as a table
+    python inference.py --image street.jpg --arch fasterrcnn_resnet50_fpn --score-threshold 0.9     boxes of a detector
 
 Everything about the network comes from the checkpoint that train.py wrote. Writes outputs/inference_<type>.png with a
 .json beside it; with --all, outputs/predictions_<type>.csv: file, true, predicted, one probability a class, and what is
-wrong with files that cannot be read.
+wrong with files that cannot be read. A detector's boxes also go into outputs/inference_images_coco.json, as COCO has
+them.
 """
 
 from __future__ import annotations
@@ -47,8 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.output and args.output.suffix.lower() != suffix:
         raise UserError(f"--output {args.output} must end in {suffix}")
 
-    from crackcam import predicting
+    from crackcam import detecting, predicting
 
+    if detecting.is_detector(args.arch):
+        return draw_boxes(args)
     network = predicting.open_network(args)
     selection = predicting.select(args, network.card, every_class=args.all)
     kind = "predictions" if args.all else "inference"
@@ -88,6 +92,36 @@ def draw_grid(args: argparse.Namespace, network: Network, selection: Selection) 
         print(f"{item.path}  {tile.predicted} {figures.chance(tile.probabilities[tile.predicted])}{mark}")
     print(f"{len(tiles) - wrong} of {counted(len(tiles), 'picture')} right" if true else counted(len(tiles), "picture"))
     print(f"wrote {args.output}, {args.output.with_suffix('.json')}")
+    return 0
+
+
+def draw_boxes(args: argparse.Namespace) -> int:
+    """What a detector finds in a few pictures."""
+    from crackcam import detecting, figures, predicting
+
+    if args.all:
+        raise UserError("--all scores classes; the boxes of many pictures: --image FOLDER --num 1000")
+    network = detecting.open_detector(args)
+    selection = predicting.select(args, network.card)
+    picture = args.output or OUTPUTS / f"inference_{selection.name}.png"
+    coco = picture.with_name(f"{picture.stem}_coco.json")
+    console.check_writable(picture)
+    found = detecting.find(args, network, selection)
+    side = round(figures.DPI * figures.detection_side(len(found)))
+    tiles = [detecting.tile(item, boxes, figures.thumbnail(item.pixels, side)) for item, boxes in found]
+    figures.detection_grid(picture, f"{network.card.arch}: boxes that score above {args.score_threshold:g}", tiles)
+    rows = [detecting.as_row(item, boxes, place) for place, (item, boxes) in enumerate(found)]
+    document = {**predicting.manifest(network, args, selection, rows), "score_threshold": args.score_threshold}
+    document |= {"picture": str(picture), "coco": str(coco)}
+    console.write_json(picture.with_suffix(".json"), document)
+    console.write_json(coco, detecting.as_coco(found))
+    if args.json:
+        print(json.dumps(document, indent=2))
+        return 0
+    for item, boxes in found:
+        best = ", ".join(f"{d.name} {figures.percent(d.score)}" for d in boxes[:5]) or "nothing found"
+        print(f"{item.path}  {best}{f', and {len(boxes) - 5} more' if len(boxes) > 5 else ''}")
+    print(f"wrote {picture}, {picture.with_suffix('.json')}, {coco}")
     return 0
 
 

@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="share held out for validation where there is no val folder (default: 0.15)",
     )
     network = parser.add_argument_group("network")
-    network.add_argument("--arch", default="resnet18", help="any classifier of torchvision.models (default: resnet18)")
+    network.add_argument("--arch", default="resnet18", help="of torchvision, or timm/NAME (default: resnet18)")
     network.add_argument(
         "--pretrained",
         default="auto",
@@ -138,9 +138,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     device = console.choose_device(args.device)
     dtype, reason = console.choose_precision(args.precision, device)
-    machine = m.Machine(device, dtype)
-    m.check_arch(args.arch)
-    size = args.image_size or m.default_image_size(args.arch)
+    made_for = m.recipe(args.arch)
+    machine = m.Machine(device, dtype, made_for.mean, made_for.std)
+    size = args.image_size or made_for.size
     plan = dataset.plan_training(args.data, args.val_fraction, args.seed)
     state_file = args.output.with_suffix(".resume")
     resuming = args.resume and state_file.exists()
@@ -156,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         network, pretrained = build_network(args, len(plan.classes))
     network = m.place(network, device)
     from_random = pretrained.startswith("random")
-    _, target = m.grid_layers(network, size)
+    grids, target = m.grid_layers(network, size)
     note(f"network: {args.arch} at {size} px, {pretrained}")
     note(f"machine: {console.describe_machine(device, dtype, reason)}")
     threads = max(2, args.workers)
@@ -181,9 +181,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.arch,
         plan.classes,
         size,
+        made_for.mean,
+        made_for.std,
         pretrained=pretrained,
         split=plan.held_out,
-        output_stride=size // m.grid_layers(network, size)[0][target][1] if target else None,
+        output_stride=size // grids[target].height if target else None,
         training={name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
     )
     history: list[training.Epoch] = []

@@ -5,6 +5,8 @@
     python xai.py --image bridge.jpg --target Positive     what speaks for Positive in a picture of your own
     python xai.py --image shark.jpg --arch vgg16           an ImageNet network, without any training
     python xai.py --method gradcam,layercam,eigencam       several methods, side by side; all: every quick one
+    python xai.py --image street.jpg --arch fasterrcnn_resnet50_fpn --method eigencam --score-threshold 0.9
+                                                           the boxes of a detector, and what they rest on
     python xai.py --method layercam --verify               the same maps by the package grad-cam: differences, times
     python xai.py --image crack.jpg --anatomy              how Grad-CAM comes about on that picture, step by step
     python xai.py --list-layers                            where else a map can be made: --layer layer3
@@ -15,16 +17,21 @@ each map as <stem>.npy (several methods: <stem>_<method>.npy): float32 (H, W) at
 method's own unit, so that pictures can be compared.
 """
 
+from __future__ import annotations
+
 import argparse
-import functools
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crackcam import console
-from crackcam.console import OUTPUTS, UserError, note
+from crackcam.console import OUTPUTS, UserError, counted, note
 from crackcam.methods import METHODS, STYLES, method_class, named_methods
+
+if TYPE_CHECKING:
+    from crackcam.figures import Style
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -82,17 +89,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.verify and (args.aug_smooth or args.eigen_smooth):
         raise UserError("--verify compares maps that are not smoothed: leave --aug-smooth and --eigen-smooth out")
 
-    import numpy as np
-
-    from crackcam import explaining, figures, predicting, verifying
+    from crackcam import detecting, explaining, figures, predicting, verifying
     from crackcam import model as m
 
     style = figures.choose_style(args.style, args.colormap)
+    if detecting.is_detector(args.arch):
+        return explain_boxes(args, style)
     network = predicting.open_network(args)
     size, geometry = network.card.image_size, network.card.geometry
     if args.list_layers:
-        grids, default = m.grid_layers(network.model, size)
-        for name, (channels, height, width) in grids.items():
+        found, default = m.grid_layers(network.model, size)
+        for name, (channels, height, width, _) in found.items():
             print(f"{name}  {channels} x {height} x {width}{'  (default)' if name == default else ''}")
         return 0
 
@@ -109,8 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     grid = args.output or OUTPUTS / f"xai_{selection.name}_{suffix}.png"
     console.check_writable(grid)
     pictures = predicting.read_selection(args, selection)
-    if args.save_maps and len({item.path.stem for item in pictures}) < len(pictures):
-        raise UserError("two of the pictures have the same name: their maps would overwrite each other")
+    if args.save_maps:
+        explaining.check_names([item.path for item in pictures])
     pixels = predicting.to_pixels(network, [item.pixels for item in pictures])
     probabilities = predicting.predict(network, pixels, args.batch_size)
     targets = [int(row.argmax()) if wanted is None else wanted for row in probabilities]
@@ -162,9 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         maps: dict[str, dict] = {method: {"max": peak} for method, peak in peaks.items()}
         for method, heat in heats.items() if args.save_maps else ():
             whole = explaining.at_picture_size(explaining.as_map(heat[i]), item.pixels, geometry)
-            path = args.save_maps / f"{item.path.stem}{f'_{method}' if several else ''}.npy"
-            console.write_atomically(path, functools.partial(np.save, arr=whole))
-            maps[method]["file"] = str(path)
+            maps[method]["file"] = explaining.save_map(args.save_maps, item.path, whole, method if several else "")
         rows.append({
             "file": str(item.path), "true": true, "predicted": tiles[-1].predicted,
             "probabilities": tiles[-1].probabilities, "target": classes[index], "maps": maps,
@@ -187,13 +192,71 @@ def main(argv: Sequence[str] | None = None) -> int:
         document["verified"] = [comparison._asdict() for comparison in compared]
     if args.verify and not args.json:
         print(verifying.table(compared))
-    return report(document, args.json, f", {len(rows) * len(heats)} maps in {args.save_maps}" if args.save_maps else "")
+    return report(document, args.json, args.save_maps)
 
 
-def report(document: dict, as_json: bool, also: str = "") -> int:
+def explain_boxes(args: argparse.Namespace, style: Style) -> int:
+    """What the boxes of a detector rest on, all of a picture's together, or those of one class."""
+    from crackcam import detecting, explaining, figures, predicting
+    from crackcam.images import Geometry
+
+    for flag in ("anatomy", "verify", "list_layers", "aug_smooth"):
+        if getattr(args, flag):
+            raise UserError(f"--{flag.replace('_', '-')} is for classifiers; {args.arch} is a detector")
+    network = detecting.open_detector(args)
+    layers = detecting.find_layers(network, args.layer)
+    selection = predicting.select(args, network.card)
+    several = len(args.method) > 1
+    grid = args.output or OUTPUTS / f"xai_{selection.name}_{'compared' if several else args.method[0]}.png"
+    console.check_writable(grid)
+    named = args.target if args.target not in (None, "predicted") else "box"
+    pictures = []
+    for item, boxes in detecting.find(args, network, selection, args.target):
+        if boxes:
+            pictures.append((item, boxes))
+        else:
+            note(f"warning: {item.path}: no {named} scores above {args.score_threshold:g}")
+    if not pictures:
+        raise UserError(f"no {named} to explain: lower --score-threshold, which is {args.score_threshold:g}")
+    if args.save_maps:
+        explaining.check_names([item.path for item, _ in pictures])
+    side = round(figures.DPI * figures.detection_side(len(pictures)))
+    tiles, drawings, rows = [], [], []
+    for place, (item, boxes) in enumerate(pictures):
+        small = figures.thumbnail(item.pixels, side)
+        note(f"{item.path}: explaining {counted(len(boxes), 'box', 'boxes')} by {', '.join(args.method)}")
+        row, drawn = detecting.as_row(item, boxes, place), []
+        row["maps"] = {}
+        for method in args.method:
+            heat = detecting.heat_map(network, method, layers, item.pixels, boxes, args.eigen_smooth)
+            drawn.append(explaining.drawn(heat, small, Geometry(0), style))
+            row["maps"][method] = {"max": float(heat.max())}
+            if args.save_maps:
+                row["maps"][method]["file"] = explaining.save_map(
+                    args.save_maps, item.path, heat.cpu().numpy(), method if several else ""
+                )
+        shown = small if several else figures.beside(small, drawn[0]) if style.beside else drawn[0]
+        tiles.append(detecting.tile(item, boxes, shown))
+        drawings.append(drawn)
+        rows.append(row)
+    title = f"{', '.join(layers)} of {network.card.arch}: what speaks for {args.target or 'the boxes'}"
+    if several:
+        figures.comparison(grid, title, args.method, list(zip(tiles, drawings, strict=True)), style)
+    else:
+        figures.detection_grid(grid, f"{args.method[0]} at {title}", tiles, style)
+    document = {
+        **predicting.manifest(network, args, selection, rows), "methods": {name: list(layers) for name in args.method},
+        "target": args.target, "score_threshold": args.score_threshold, "eigen_smooth": args.eigen_smooth,
+        "picture": str(grid),
+    }  # fmt: skip
+    return report(document, args.json, args.save_maps)
+
+
+def report(document: dict, as_json: bool, maps: Path | None = None) -> int:
     """Write the JSON file beside the picture, and say what was written."""
     picture = Path(document["picture"])
     console.write_json(picture.with_suffix(".json"), document)
+    also = f", and maps in {maps}" if maps else ""
     print(json.dumps(document, indent=2) if as_json else f"wrote {picture}, {picture.with_suffix('.json')}{also}")
     return 0
 

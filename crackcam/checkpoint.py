@@ -25,11 +25,11 @@ from crackcam.model import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     WeightsUnavailableError,
+    bare_network,
     build,
-    default_image_size,
     imagenet_network,
-    imagenet_weights,
     place,
+    recipe,
 )
 
 KEY, SCHEMA = "crackcam", 1
@@ -40,7 +40,7 @@ class Card:
     """What is known about a network beside its tensors.
 
     Attributes:
-        arch: name in ``torchvision.models``.
+        arch: name in ``torchvision.models``, or ``timm/`` and a name in timm.
         classes: names in index order.
         image_size: side of the network's input; whole pictures are squashed to it, unless ``resize`` says otherwise.
         resize, interpolation: see :class:`crackcam.images.Geometry`.
@@ -101,7 +101,7 @@ def load(
     if card is None:
         if not arch or not classes:
             raise UserError(f"{path} is a plain state dict: say what it is with --arch and --classes")
-        card = Card(arch, classes, default_image_size(arch), pretrained=f"plain state dict {path.name}")
+        card = Card(arch, classes, recipe(arch).size, pretrained=f"plain state dict {path.name}")
     elif arch or classes:
         raise UserError(f"{path} says itself what it is: leave --arch and --classes out")
     model = build(card.arch, len(card.classes))
@@ -115,22 +115,22 @@ def load(
     return place(model.eval(), device), card
 
 
-def load_imagenet(arch: str, device: torch.device) -> tuple[nn.Module, Card]:
-    """An ImageNet network of torchvision as it is, with its 1,000 classes and the preprocessing of its weights.
+def load_imagenet(arch: str, device: torch.device, random: bool = False) -> tuple[nn.Module, Card]:
+    """An ImageNet network as it is, with its own classes and the preprocessing of its weights.
+
+    Args:
+        random: random weights instead, to try things out.
 
     Raises:
         UserError: unknown architecture, or its weights cannot be had.
     """
     try:
-        model = imagenet_network(arch)
+        model = bare_network(arch) if random else imagenet_network(arch)
     except WeightsUnavailableError as reason:
         raise UserError(f"no ImageNet weights for {arch}: {reason}") from None
-    weights = imagenet_weights(arch)
-    recipe, classes = weights.transforms(), list(weights.meta["categories"])
-    card = Card(
-        arch, classes, recipe.crop_size[0], list(recipe.mean), list(recipe.std), pretrained=f"{weights} of torchvision",
-        resize=recipe.resize_size[0], interpolation=recipe.interpolation.value,
-    )  # fmt: skip
+    source, classes, size, resize, interpolation, mean, std = recipe(arch)
+    source = "random weights: asked for" if random else source
+    card = Card(arch, classes, size, mean, std, pretrained=source, resize=resize, interpolation=interpolation)
     return place(model.eval(), device), card
 
 

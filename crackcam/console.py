@@ -103,6 +103,7 @@ def _number(kind: type, low: float, high: float, words: str) -> Callable[[str], 
 positive_int = _number(int, 1, 10**9, "a whole number above 0")
 whole_number = _number(int, 0, 2**63 - 1, "a whole number from 0 up")
 positive_float = _number(float, 1e-12, 1e12, "a number above 0")
+share = _number(float, 0, 1, "a number from 0 to 1")
 fraction = _number(float, 0.01, 0.9, "a fraction from 0.01 to 0.9")
 
 
@@ -135,11 +136,17 @@ def add_picture_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=whole_number, default=0, help="chooses the pictures (default: 0)")
     group.add_argument("--weights", type=Path, metavar="FILE", help=f"checkpoint (default: {WEIGHTS})")
     group.add_argument(
-        "--arch", help="the ImageNet network of that name; with --weights FILE.pth, what that file holds"
+        "--arch", help="the ImageNet network or detector of that name; with --weights FILE.pth, what it holds"
+    )
+    group.add_argument(
+        "--pretrained", choices=("auto", "none"), default="auto", help="none: --arch with random weights"
     )
     group.add_argument("--classes", type=split_names, metavar="A,B", help="class names in index order, for a .pth")
     group.add_argument("--top-k", type=positive_int, metavar="K", help="classes shown (default: 3; of 1,000, 5)")
     group.add_argument("--batch-size", type=positive_int, default=32, metavar="N", help="default: 32")
+    group.add_argument(
+        "--score-threshold", type=share, default=0.5, metavar="S", help="boxes of a detector score more (default: 0.5)"
+    )
 
 
 # -- device and precision -----------------------------------------------------------------------------------
@@ -205,7 +212,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, document: dict) -> None:
+def write_json(path: Path, document: dict | list) -> None:
     """A readable JSON file."""
     write_atomically(path, lambda temporary: temporary.write_text(json.dumps(document, indent=2) + "\n", "utf-8"))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
-from crackcam.console import UserError
+from crackcam.console import UserError, write_atomically
 from crackcam.images import Geometry
 from crackcam.methods import METHODS, method_class
 from crackcam.model import TargetLayer
@@ -47,15 +50,22 @@ def heat_maps(
     else:
         explain.batch_size = batch_size
     maps = []
-    try:
+    with of_engine(method):
         for start in range(0, len(pixels), batch_size):
             inputs = network.machine.input(pixels[start : start + batch_size])
             chosen = targets[start : start + batch_size]
             with network.machine.autocast():
                 maps.append((explain.maps if smoothing else explain.gradients)(inputs, chosen, **smoothing))
+    return torch.cat(maps)
+
+
+@contextmanager
+def of_engine(method: str) -> Iterator[None]:
+    """Turns what the engine says against a network into a UserError."""
+    try:
+        yield
     except ValueError as error:
         raise UserError(f"{method} cannot explain this: {error}") from error
-    return torch.cat(maps)
 
 
 def _method(network: Network, method: str, layers: list[TargetLayer]) -> Any:
@@ -142,3 +152,16 @@ def at_picture_size(heat: torch.Tensor, picture: np.ndarray, geometry: Geometry)
     window = geometry.seen(*picture.shape[:2])
     seen[window] = resize(heat[None], seen[window].shape)[0].cpu().numpy()
     return seen
+
+
+def check_names(pictures: list[Path]) -> None:
+    """Raises UserError where the maps of two pictures would have one name."""
+    if len({path.stem for path in pictures}) < len(pictures):
+        raise UserError("two of the pictures have the same name: their maps would overwrite each other")
+
+
+def save_map(folder: Path, picture: Path, heat: np.ndarray, method: str = "") -> str:
+    """Write a map (H, W) float32 as <stem>.npy, or <stem>_<method>.npy; returns the file's name."""
+    path = folder / f"{picture.stem}{f'_{method}' if method else ''}.npy"
+    write_atomically(path, lambda temporary: np.save(temporary, heat))
+    return str(path)

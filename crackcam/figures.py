@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,8 +13,9 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap
+from matplotlib.colors import Colormap, hsv_to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from crackcam.console import UserError, write_atomically
@@ -27,6 +29,18 @@ TILE = 2.7  # inches
 DPI = 120
 BARS = 3  # classes whose probability is shown
 SHOWN_SIDE = 480  # pixels of a picture in a tile
+NAMED_BOXES = 12  # more names than that hide a picture
+
+
+class Box(NamedTuple):
+    """A box on a picture: (left, top, right, bottom) in its pixels, what is written on it, and what it is of.
+
+    Boxes of one ``label``, a class index, have one colour, the same in all figures.
+    """
+
+    edges: tuple[float, float, float, float]
+    says: str
+    label: int
 
 
 class Tile(NamedTuple):
@@ -38,6 +52,7 @@ class Tile(NamedTuple):
         probabilities: by class name, highest first.
         true: class, where it is known.
         note: a line below the picture.
+        boxes: drawn on the picture.
     """
 
     picture: np.ndarray
@@ -45,6 +60,7 @@ class Tile(NamedTuple):
     probabilities: dict[str, float]
     true: str | None
     note: str = ""
+    boxes: Sequence[Box] = ()
 
     @property
     def predicted(self) -> str:
@@ -148,10 +164,10 @@ def beside(picture: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.concatenate([picture, gap, other], axis=1)
 
 
-def thumbnail(picture: np.ndarray) -> np.ndarray:
+def thumbnail(picture: np.ndarray, side: int = SHOWN_SIDE) -> np.ndarray:
     """The picture, scaled down to what a tile shows."""
     image = Image.fromarray(picture)
-    image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    image.thumbnail((side, side))
     return np.asarray(image)
 
 
@@ -198,6 +214,26 @@ def heat_grid(path: Path, title: str, tiles: list[Tile], style: Style, bar: bool
     _save(figure, path)
 
 
+def detection_grid(path: Path, title: str, tiles: list[Tile], style: Style | None = None) -> None:
+    """Pictures with the boxes of a detector; the fewer, the larger.
+
+    Args:
+        style: of the maps that the pictures lie under, if they do.
+    """
+    side = detection_side(len(tiles))
+    figure, cells = _grid(len(tiles), title, note_height=0.3, style=style, bar=style is not None, side=side)
+    for tile, (image, below) in zip(tiles, cells, strict=True):
+        _show(image, tile)
+        below.set(xlim=(0, 1), ylim=(0, 1))
+        below.text(0.5, 0.5, shortened(tile.note, int(16 * side)), ha="center", va="center", fontsize=8, color=INK)
+    _save(figure, path)
+
+
+def detection_side(count: int) -> float:
+    """Inches of a picture in a :func:`detection_grid` of so many."""
+    return 6.4 if count == 1 else 4.2 if count <= 4 else TILE
+
+
 def comparison(
     path: Path, title: str, columns: list[str], rows: list[tuple[Tile, list[np.ndarray]]], style: Style
 ) -> None:
@@ -207,7 +243,7 @@ def comparison(
         columns: names of the methods.
         rows: of each picture, its tile and one (H, W, 3) uint8 for each method.
     """
-    side, gap, margin, head, foot = 1.45, 0.06, 0.15, 0.75, 0.5
+    side, gap, margin, head, foot = 2.6 if rows[0][0].boxes else 1.45, 0.06, 0.15, 0.75, 0.5
     width = 2 * margin + (len(columns) + 1) * (side + gap) - gap
     height = head + len(rows) * (side + gap) + foot
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
@@ -219,15 +255,16 @@ def comparison(
             axes = figure.add_axes((x / width, y / height, side / width, side / height))
             axes.imshow(picture, interpolation="lanczos")
             axes.set(xticks=[], yticks=[])
+            _draw_boxes(axes, tile.boxes, bool(c))
             wrong = tile.wrong and c == 0
             for spine in axes.spines.values():
                 spine.set(color=WRONG, linewidth=2.5) if wrong else spine.set_visible(False)
-            if c == 0:
+            if c == 0 and not tile.boxes:
                 says = f"{shortened(tile.predicted, 12)} {chance(tile.probabilities[tile.predicted])}"
                 box = {"facecolor": WRONG if wrong else "black", "alpha": 0.65, "edgecolor": "none", "pad": 1.5}
                 axes.text(0.04, 0.05, says, transform=axes.transAxes, fontsize=6.5, color="white", bbox=box)
             if r == 0:
-                name = columns[c - 1] if c else "predicted"
+                name = columns[c - 1] if c else "detected" if tile.boxes else "predicted"
                 size = min(8.5, 115 / max(len(name), 1))  # long names fit their column
                 axes.set_title(name, fontsize=size, color=INK if c else PALE, pad=4)
     _heat_bar(figure, width, height, style)
@@ -317,15 +354,15 @@ def _weights(axes: Axes, weights: np.ndarray, named: list[int]) -> None:
 
 
 def _grid(
-    count: int, title: str, note_height: float, style: Style | None = None, bar: bool = False
+    count: int, title: str, note_height: float, style: Style | None = None, bar: bool = False, side: float = TILE
 ) -> tuple[Figure, list[tuple[Axes, Axes]]]:
     """A figure of ``count`` cells, as square as can be; each has axes for a picture and for a note below it."""
-    tile = 1.9 * TILE if style and style.beside else TILE
+    tile = 1.9 * side if style and style.beside else side
     bar = bar and style is not None and style.name != "mask"  # which shows the picture's own colours
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     name_height, gap, margin, head, foot = 0.24, 0.12, 0.15, 0.5, 0.5 if bar else 0.0
-    cell = name_height + TILE + note_height + gap
+    cell = name_height + side + note_height + gap
     width = max(columns * tile + (columns - 1) * gap + 2 * margin, 3.4)
     height = head + rows * cell + foot + margin
     left = (width - columns * tile - (columns - 1) * gap) / 2
@@ -336,8 +373,8 @@ def _grid(
     for i in range(count):
         row, column = divmod(i, columns)
         x, top = left + column * (tile + gap), height - head - row * cell - name_height
-        image = figure.add_axes((x / width, (top - TILE) / height, tile / width, TILE / height))
-        below = figure.add_axes((x / width, (top - TILE - note_height) / height, tile / width, note_height / height))
+        image = figure.add_axes((x / width, (top - side) / height, tile / width, side / height))
+        below = figure.add_axes((x / width, (top - side - note_height) / height, tile / width, note_height / height))
         below.axis("off")
         cells.append((image, below))
     if style and bar:
@@ -358,6 +395,7 @@ def _show(axes: Axes, tile: Tile) -> None:
     axes.imshow(tile.picture, interpolation="lanczos")
     axes.set(xticks=[], yticks=[])
     axes.set_title(shortened(tile.name, 34), fontsize=8, color=PALE, pad=3)
+    _draw_boxes(axes, tile.boxes)
     for spine in axes.spines.values():
         spine.set(color=WRONG, linewidth=3) if tile.wrong else spine.set_visible(False)
     if tile.wrong:
@@ -365,6 +403,20 @@ def _show(axes: Axes, tile: Tile) -> None:
             0.03, 0.97, f"✗ is {shortened(tile.true or '', 20)}", transform=axes.transAxes, va="top", fontsize=8.5,
             color="white", bbox={"facecolor": WRONG, "edgecolor": "none", "pad": 2.5},
         )  # fmt: skip
+
+
+def _draw_boxes(axes: Axes, boxes: Sequence[Box], small: bool = False) -> None:
+    """Best first: the best are drawn last, on top, and only they are named. ``small``: none are."""
+    for rank, box in reversed(list(enumerate(boxes))):
+        left, top, right, bottom = box.edges
+        colour = hsv_to_rgb((0.61803 * box.label % 1, 0.75, 0.95))  # neighbours in the list of classes differ most
+        line = 0.8 if small else 1.6
+        axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=colour, linewidth=line))
+        if not small and rank < NAMED_BOXES:
+            axes.text(
+                left, top, shortened(box.says, 24), fontsize=7, va="bottom" if top > 12 else "top", clip_on=True,
+                bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2, "alpha": 0.85},
+            )  # fmt: skip
 
 
 # -- training ------------------------------------------------------------------------------------------------------

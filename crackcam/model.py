@@ -1,12 +1,14 @@
-"""Networks: any torchvision classifier, with ImageNet weights where they can be had and a head for our classes.
+"""Networks: classifiers of torchvision and timm, with ImageNet weights where they can be had, and our own heads.
 
 Nothing is known about single architectures. The head is the last layer with 1000 outputs; the CAM target layer is
-found by watching one run: the last place where the network still has a grid, before anything pools it.
+found by watching one run: the last place where the network still has a grid, before anything pools it. A grid may be
+(N, C, H, W), (N, H, W, C) as in Swin, or a row of tokens as in ViT; pictures are square, which tells them apart.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +23,9 @@ import torchvision
 from torch import nn
 
 from crackcam.console import UserError
+from pytorch_grad_cam.utils.reshape_transforms import swinT_reshape_transform, vit_reshape_transform
 
+TIMM = "timm/"  # what the names of timm's architectures start with
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET_CLASSES = 1000
 NETWORK_TIMEOUT = 10  # seconds without a byte after which a download is given up
@@ -30,33 +34,77 @@ NO_AUXILIARY = {"aux_logits": False, "init_weights": False}
 EXTRA_ARGUMENTS = {"googlenet": NO_AUXILIARY, "inception_v3": NO_AUXILIARY}
 
 
-class TargetLayer(NamedTuple):
-    """A layer to explain.
+class Grid(NamedTuple):
+    """What a layer puts out, once ``reshape`` has brought it to (N, C, H, W); None where it is so already."""
 
-    Attributes:
-        name: as in ``model.named_modules()``.
-        module: the layer.
-        reshape: brings its output to (N, C, H, W) where it is not; else None.
-    """
-
-    name: str
-    module: nn.Module
+    channels: int
+    height: int
+    width: int
     reshape: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
+class TargetLayer(NamedTuple):
+    """A layer to explain: its name as in ``model.named_modules()``, the module, and the grid that it puts out."""
+
+    name: str
+    module: nn.Module
+    grid: Grid
+
+    @property
+    def reshape(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """Brings its output to (N, C, H, W) where it is not."""
+        return self.grid.reshape
+
+
+class Recipe(NamedTuple):
+    """What the ImageNet weights of an architecture expect of pictures, and what they know.
+
+    Attributes:
+        source: the weights' name.
+        classes: names in index order.
+        size: side of the square input.
+        resize: what the shorter side of a picture is brought to before the square is cropped.
+        interpolation: a filter of Pillow, by name.
+        mean, std: of the normalisation, for values in 0..1.
+    """
+
+    source: str
+    classes: list[str]
+    size: int
+    resize: int
+    interpolation: str
+    mean: list[float]
+    std: list[float]
+
+
 class WeightsUnavailableError(Exception):
-    """ImageNet weights could not be had; the message says why."""
+    """Weights could not be had; the message says why, and where they are looked for."""
 
 
 # -- building ----------------------------------------------------------------------------------------------
 
 
 def check_arch(arch: str) -> None:
-    """Raises UserError, with close names, where torchvision has no such classifier."""
-    known = torchvision.models.list_models(module=torchvision.models)
-    if arch not in known:
-        close = difflib.get_close_matches(arch, known, n=5, cutoff=0.4) or known
-        raise UserError(f"no architecture {arch!r} in torchvision; close to it: {', '.join(close)}")
+    """Raises UserError, with close names, where there is no such classifier."""
+    if arch.startswith(TIMM):
+        known, place = _timm().list_models(), "timm"
+        there = _timm().is_model(arch.removeprefix(TIMM).split(".")[0])
+    else:
+        known, place = torchvision.models.list_models(module=torchvision.models), "torchvision"
+        there = arch in known
+    if not there:
+        if arch in torchvision.models.list_models(module=torchvision.models.detection):
+            raise UserError(f"{arch} is a detector, which can be used and explained as it is, but not trained here")
+        close = difflib.get_close_matches(arch.removeprefix(TIMM), known, n=5, cutoff=0.4) or known[:20]
+        raise UserError(f"no architecture {arch!r} in {place}; close to it: {', '.join(close)}")
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError:
+        raise UserError("architectures named timm/... need the package timm: pip install timm") from None
+    return timm
 
 
 def build(arch: str, classes: int, imagenet: bool = False) -> nn.Module:
@@ -71,40 +119,80 @@ def build(arch: str, classes: int, imagenet: bool = False) -> nn.Module:
         UserError: unknown architecture.
         WeightsUnavailableError: the weights cannot be had.
     """
-    model = imagenet_network(arch) if imagenet else _bare_network(arch)
+    model = imagenet_network(arch) if imagenet else bare_network(arch)
     _replace_head(model, classes)
     return model
 
 
 def imagenet_network(arch: str) -> nn.Module:
-    """A classifier of ImageNet's 1,000 classes as torchvision has it; raises as :func:`build`."""
-    model = _bare_network(arch)
+    """A classifier of ImageNet's classes as torchvision or timm has it; raises as :func:`build`."""
+    model = bare_network(arch)
     missing, _ = model.load_state_dict(imagenet_state(arch), strict=False)  # surplus: auxiliary heads
     if missing:
         raise WeightsUnavailableError(f"the file lacks {missing[0]} and {len(missing) - 1} more tensors")
     return model
 
 
-def _bare_network(arch: str) -> nn.Module:
+def bare_network(arch: str) -> nn.Module:
+    """A classifier of ImageNet's classes with random weights; raises UserError where there is none of that name."""
     check_arch(arch)
+    if arch.startswith(TIMM):
+        return _timm().create_model(arch.removeprefix(TIMM))
     return torchvision.models.get_model(arch, weights=None, **EXTRA_ARGUMENTS.get(arch, {}))
 
 
-def imagenet_weights(arch: str) -> Any:
+def weights_entry(arch: str) -> Any:
     """The entry of torchvision's weights that stands for the architecture: categories, transforms, address."""
     return torchvision.models.get_model_weights(arch).DEFAULT
 
 
+def recipe(arch: str) -> Recipe:
+    """What the architecture's ImageNet weights expect and know; raises UserError where there is no such classifier."""
+    check_arch(arch)
+    if not arch.startswith(TIMM):
+        weights = weights_entry(arch)
+        does = weights.transforms()
+        return Recipe(
+            f"{weights} of torchvision", list(weights.meta["categories"]), does.crop_size[0], does.resize_size[0],
+            does.interpolation.value, list(does.mean), list(does.std),
+        )  # fmt: skip
+    name = arch.removeprefix(TIMM)
+    config = _timm().get_pretrained_cfg(name)
+    classes = weights_entry("resnet18").meta["categories"]
+    if config.num_classes != IMAGENET_CLASSES:
+        classes = [f"class {index}" for index in range(config.num_classes)]
+    size = config.input_size[-1]
+    return Recipe(
+        f"{name}{f'.{config.tag}' if config.tag and '.' not in name else ''} of timm", list(classes), size,
+        math.floor(size / config.crop_pct), config.interpolation, list(config.mean), list(config.std),
+    )  # fmt: skip
+
+
 def imagenet_state(arch: str) -> dict[str, torch.Tensor]:
     """ImageNet weights, from torch's cache or downloaded; raises WeightsUnavailableError within seconds."""
-    weights = imagenet_weights(arch)
+    if not arch.startswith(TIMM):
+        return downloaded(weights_entry(arch))
+    with _fetching("timm looks for them on its hub and in that hub's cache"):
+        return dict(_timm().create_model(arch.removeprefix(TIMM), pretrained=True).state_dict())
+
+
+def downloaded(weights: Any) -> dict[str, torch.Tensor]:
+    """A state dict of torchvision, from torch's cache or downloaded; raises WeightsUnavailableError within seconds."""
+    name, folder = weights.url.rsplit("/", 1)[-1], Path(torch.hub.get_dir(), "checkpoints")
+    with _fetching(f"torchvision looks for {name} in {folder}"):
+        return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
+
+
+@contextmanager
+def _fetching(where: str) -> Iterator[None]:
     try:
         # torch says on stdout, where our results go, that it downloads
         with _socket_timeout(NETWORK_TIMEOUT), redirect_stdout(sys.stderr):
-            return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
+            yield
     except Exception as error:  # network, proxy, disk, wrong hash, damaged cache: the reason is what matters
         reason = error.reason if type(error) is URLError else error
-        raise WeightsUnavailableError(" ".join(str(reason).split()) or type(reason).__name__) from None
+        said = " ".join(str(reason).split()) or type(reason).__name__
+        raise WeightsUnavailableError(f"{said} ({where})") from None
 
 
 @contextmanager
@@ -142,6 +230,9 @@ def load_backbone(model: nn.Module, path: Path) -> None:
 
 
 def _replace_head(model: nn.Module, classes: int) -> None:
+    if hasattr(model, "reset_classifier"):  # timm
+        cast(Any, model).reset_classifier(classes)
+        return
     name = _last_layer(model, IMAGENET_CLASSES)
     old = cast("nn.Linear | nn.Conv2d", model.get_submodule(name))
     new: nn.Linear | nn.Conv2d
@@ -169,7 +260,8 @@ def _last_layer(model: nn.Module, outputs: int | None = None) -> str:
 
 def head_name(model: nn.Module) -> str:
     """Name of the last layer, which makes the logits."""
-    return _last_layer(model)
+    classifier = cast(Any, model).get_classifier() if hasattr(model, "get_classifier") else None  # timm
+    return next((name for name, module in model.named_modules() if module is classifier), "") or _last_layer(model)
 
 
 @contextmanager
@@ -199,45 +291,79 @@ def set_linear_head(model: nn.Module, weight: torch.Tensor, bias: torch.Tensor) 
 # -- target layer ----------------------------------------------------------------------------------------------
 
 
-def grid_layers(model: nn.Module, image_size: int) -> tuple[dict[str, tuple[int, int, int]], str | None]:
+def grid_layers(model: nn.Module, image_size: int) -> tuple[dict[str, Grid], str | None]:
     """Layers that a CAM can explain: those that put out a grid.
 
     Returns:
-        (C, H, W) of each layer's output by name, in the order of a run; and the name of the default target:
-        the last grid before pooling and head, under the outermost name that it goes by. None where the
-        network has none.
+        The grid of each layer by name, in the order of a run; and the name of the default target: the last grid before
+        pooling and head, under the outermost name that it goes by. None where the network has none.
     """
-    grids: dict[str, tuple[int, int, int]] = {}
-    head = model.get_submodule(head_name(model))
+    grids: dict[str, Grid] = {}
     pooled: list[torch.Tensor] = []
-    before_head: list[str] = []
-    head_ran: list[bool] = []
+    before_head: dict[str, torch.Tensor] = {}
+    features: list[torch.Tensor] = []
 
     def watch(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple, output: object) -> None:
-            if not isinstance(output, torch.Tensor) or output.ndim != 4 or output.shape[2] * output.shape[3] == 1:
+            grid = grid_of(output)
+            if grid is None or not isinstance(output, torch.Tensor):
                 return
-            grids[name] = (output.shape[1], output.shape[2], output.shape[3])
-            if "Pool" in type(module).__name__ or isinstance(module, nn.Dropout):
+            grids[name] = grid
+            if "Pool" in type(module).__name__ or isinstance(module, nn.Dropout | nn.Softmax):
                 pooled.append(output)
-            elif not head_ran and not any(output is p for p in pooled):
-                before_head.append(name)
+            elif not features and not any(output is p for p in pooled):
+                before_head[name] = output
 
         return hook
 
     handles = [m.register_forward_hook(watch(n)) for n, m in model.named_modules() if n]
-    handles.append(head.register_forward_pre_hook(lambda module, inputs: head_ran.append(True)))
+    head = model.get_submodule(head_name(model))
+    handles.append(head.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0])))
     parameter = next(model.parameters())
     was_training = model.training
+    picture = torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
     try:
         model.eval()
-        with torch.no_grad():
-            model(torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype))
+        with torch.inference_mode(False), torch.enable_grad():
+            model(picture.requires_grad_())
     finally:
         model.train(was_training)
         for handle in handles:
             handle.remove()
-    return grids, before_head[-1] if before_head else None
+    target = next(reversed(before_head), None)
+    if target is not None and grids[target].reshape is vit_reshape_transform:
+        target = _last_tokens(model, before_head, features[-1])
+    return grids, target
+
+
+def _last_tokens(model: nn.Module, outputs: dict[str, torch.Tensor], features: torch.Tensor) -> str | None:
+    """The last normalised tokens that the head still learns about; after that, a class token stands for all others."""
+    draw = torch.randn(features.shape, generator=torch.Generator().manual_seed(0)).to(features)
+    gradients = torch.autograd.grad((features * draw).sum(), list(outputs.values()), allow_unused=True)
+    felt = [
+        name
+        for name, gradient in zip(outputs, gradients, strict=True)
+        if gradient is not None and gradient.ndim == 3 and vit_reshape_transform(gradient).any()
+    ]
+    normalised = [name for name in felt if "Norm" in type(model.get_submodule(name)).__name__]
+    return next(reversed(normalised or felt), None)
+
+
+def grid_of(output: object) -> Grid | None:
+    """The grid that a layer puts out for square pictures; None where it is none, or a single place."""
+    if not isinstance(output, torch.Tensor) or output.ndim not in (3, 4):
+        return None
+    if output.ndim == 4 and output.shape[2] == output.shape[3] > 1:
+        return Grid(*output.shape[1:])
+    if output.ndim == 4 and output.shape[1] == output.shape[2] > 1:
+        return Grid(output.shape[3], output.shape[1], output.shape[2], swinT_reshape_transform)
+    if output.ndim == 3:
+        try:
+            channels, height, width = vit_reshape_transform(output).shape[1:]
+        except ValueError:
+            return None
+        return Grid(channels, height, width, vit_reshape_transform) if height > 1 else None
+    return None
 
 
 def find_target_layers(
@@ -249,30 +375,22 @@ def find_target_layers(
         stages: find the last layer of each of the last three grid sizes instead.
 
     Raises:
-        UserError: a name that is no layer with a grid (all such layers are listed).
+        UserError: a name that is no layer with a grid (all such layers are listed); or layers of different layouts.
     """
-    if not names and isinstance(model, torchvision.models.VisionTransformer):
-        block = list(model.encoder.layers.named_children())[-1][0]
-        name = f"encoder.layers.{block}.ln_1"
-        return [TargetLayer(name, model.get_submodule(name), _tokens_to_grid)]
     grids, target = grid_layers(model, image_size)
     if not names and target is None:
         raise UserError("no layer of this network puts out a grid to explain")
     chosen = names or [str(target)]
     if stages and not names:
         until = list(grids)[: list(grids).index(str(target)) + 1]
-        last = {grids[name][1:]: name for name in until}
+        last = {grids[name].height: name for name in until if grids[name].reshape is grids[str(target)].reshape}
         chosen = list(last.values())[-3:]
     for name in chosen:
         if name not in grids:
             raise UserError(f"no layer {name!r} with a grid; there are: {', '.join(grids)}")
-    return [TargetLayer(name, model.get_submodule(name)) for name in chosen]
-
-
-def _tokens_to_grid(tokens: torch.Tensor) -> torch.Tensor:
-    """(N, 1 + side * side, C) tokens with the class token first -> (N, C, side, side)."""
-    side = round((tokens.shape[1] - 1) ** 0.5)
-    return tokens[:, 1:].reshape(len(tokens), side, side, -1).permute(0, 3, 1, 2)
+    if len({grids[name].reshape for name in chosen}) > 1:
+        raise UserError(f"{' and '.join(chosen)} hold their channels in different places: explain one at a time")
+    return [TargetLayer(name, model.get_submodule(name), grids[name]) for name in chosen]
 
 
 # -- running -----------------------------------------------------------------------------------------------------
@@ -307,9 +425,3 @@ class Machine:
         scaled = pixels.to(self.device).float() / 255
         mean, std = (torch.tensor(values, device=self.device).view(1, 3, 1, 1) for values in (self.mean, self.std))
         return ((scaled - mean) / std).contiguous(memory_format=torch.channels_last)
-
-
-def default_image_size(arch: str) -> int:
-    """Side of the pictures that the architecture's ImageNet weights were made for."""
-    check_arch(arch)
-    return int(imagenet_weights(arch).transforms().crop_size[0])

@@ -3,13 +3,15 @@
     python -P peer.py JOB.pt RESULT.npz
 
 Runs in a process of its own, with -P and in another folder: there ``pytorch_grad_cam`` is the package and not the
-folder beside this one, which is why this file imports nothing else of the project. JOB.pt holds arch, classes, state
-(a state dict), pictures (N, 3, H, W), targets (N), methods (names of target layers by class name), tokens (whether the
-layers put out tokens after a class token) and threads. RESULT.npz holds under each class name the maps, and under
+folder beside this one, which is why this file imports nothing else of the project. JOB.pt holds model (a module of
+torch, torchvision or timm), pictures (N, 3, H, W), targets (N), methods (names of target layers by class name), reshape
+(name of the package's reshape transform, height and width, where the layers need one) and threads. It is unpickled: it
+must come from the process that started this one. RESULT.npz holds under each class name the maps, and under
 "<class name> seconds" their time.
 """
 
 import contextlib
+import functools
 import io
 import sys
 import time
@@ -17,28 +19,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
-
-
-def tokens_to_grid(tokens: torch.Tensor) -> torch.Tensor:
-    """(N, 1 + side * side, C) -> (N, C, side, side)."""
-    side = round((tokens.shape[1] - 1) ** 0.5)
-    return tokens[:, 1:].reshape(len(tokens), side, side, -1).permute(0, 3, 1, 2)
 
 
 def main(job_path: str, result_path: str) -> None:
     """Read the job, make the maps, write the result."""
     import pytorch_grad_cam
+    from pytorch_grad_cam.utils import reshape_transforms
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     if "site-packages" not in str(pytorch_grad_cam.__file__):
         sys.exit(f"the package grad-cam is hidden by {pytorch_grad_cam.__file__}")
-    job = torch.load(job_path, weights_only=True)
+    job = torch.load(job_path, weights_only=False)
     torch.set_num_threads(job["threads"])
-    model = torchvision.models.get_model(job["arch"], num_classes=job["classes"])
-    model.load_state_dict(job["state"])
-    model = model.eval().to(memory_format=torch.channels_last)
-    pictures = job["pictures"].contiguous(memory_format=torch.channels_last)
+    model, pictures, reshape = job["model"], job["pictures"], None
+    if job["reshape"]:
+        name, height, width = job["reshape"]
+        reshape = functools.partial(getattr(reshape_transforms, name), height=height, width=width)
     targets = [ClassifierOutputTarget(index) for index in job["targets"]]
     with torch.no_grad():
         model(pictures)  # warm
@@ -48,7 +44,7 @@ def main(job_path: str, result_path: str) -> None:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             start = time.perf_counter()
             method = getattr(pytorch_grad_cam, name)
-            cam = method(model, layers, reshape_transform=tokens_to_grid if job["tokens"] else None)
+            cam = method(model, layers, reshape_transform=reshape)
             result[name] = cam(pictures, targets)
             result[f"{name} seconds"] = time.perf_counter() - start
     with Path(result_path).open("wb") as file:

@@ -64,7 +64,9 @@ def open_network(args: argparse.Namespace) -> Network:
     device = choose_device(args.device)
     path = None if args.arch and not args.weights and not args.classes else args.weights or WEIGHTS
     if path is None:
-        model, card = checkpoint.load_imagenet(args.arch, device)
+        model, card = checkpoint.load_imagenet(args.arch, device, random=args.pretrained == "none")
+    elif args.pretrained == "none":
+        raise UserError(f"{path} holds weights: leave --pretrained none out, or --weights")
     else:
         model, card = checkpoint.load(path, device, args.arch, args.classes)
     dtype, reason = choose_precision(args.precision, device)
@@ -106,8 +108,8 @@ def select(args: argparse.Namespace, card: Card, every_class: bool = False) -> S
     """
     if args.image:
         return _select_named(args)
-    if len(card.classes) > MANY and not card.training:
-        raise UserError(f"{card.arch} knows ImageNet's classes, not those of a folder: name pictures with --image")
+    if not card.image_size or (len(card.classes) > MANY and not card.training):
+        raise UserError(f"{card.arch} has classes of its own, not those of a folder: name pictures with --image")
     split, files = choose_split(args.data, args.split, card.split)
     known = {name: found for name, found in files.items() if name in card.classes}
     if args.type is not None and args.type not in known:

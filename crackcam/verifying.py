@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 import tempfile
@@ -62,12 +63,12 @@ def verify(
     shared = [method for method in heats if METHODS[method].departs is not None]
     if not shared:
         raise UserError("the package grad-cam has none of these methods: nothing to verify")
+    grid = layers[shared[0]][0].grid
     theirs = run_peer(
         {
-            "arch": network.card.arch, "classes": len(network.card.classes), "targets": targets,
-            "state": {key: value.cpu().contiguous() for key, value in network.model.state_dict().items()},
-            "pictures": network.machine.input(pixels).cpu().contiguous(), "threads": torch.get_num_threads(),
-            "tokens": layers[shared[0]][0].reshape is not None,
+            "model": copy.deepcopy(network.model).cpu(), "targets": targets, "threads": torch.get_num_threads(),
+            "pictures": network.machine.input(pixels).cpu(),
+            "reshape": (grid.reshape.__name__, grid.height, grid.width) if grid.reshape else None,
             "methods": {METHODS[name].class_name: [layer.name for layer in layers[name]] for name in shared},
         }
     )  # fmt: skip

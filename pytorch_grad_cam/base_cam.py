@@ -246,7 +246,9 @@ class BaseCAM:
         try:
             layer_maps = [finite(m).float() for m in self._layer_maps(inputs, targets, finish.eigen_smooth)]
             size = tuple(pictures_of(inputs).shape[2:])
-            return self._merged([m.relu() if finish.relu else m for m in layer_maps], size, finish.normalize)
+            if not finish.relu:
+                return self._signed(layer_maps, size)
+            return self._merged([m.relu() for m in layer_maps], size, finish.normalize)
         finally:
             self.activations_and_grads.clear()  # the maps are made: hold no activations until the next call
 
@@ -280,6 +282,13 @@ class BaseCAM:
             layer_maps = [map_utils.normalize(m) for m in layer_maps]
         merged = torch.stack([map_utils.resize(m, size) for m in layer_maps]).mean(dim=0)
         return map_utils.normalize(merged) if normalize else merged
+
+    def _signed(self, layer_maps: list[torch.Tensor], size: tuple[int, ...]) -> torch.Tensor:
+        """Mean over the layers; of several, each is divided by its largest size, which leaves 0 where it is."""
+        if len(layer_maps) > 1:
+            largest = [m.abs().flatten(1).amax(1).reshape(-1, *[1] * (m.ndim - 1)) for m in layer_maps]
+            layer_maps = [m / torch.where(most > 0, most, 1.0) for m, most in zip(layer_maps, largest, strict=True)]
+        return torch.stack([map_utils.resize(m, size) for m in layer_maps]).mean(dim=0)
 
     def _smoothed(self, inputs: Batch, targets: Targets, finish: "_Finish") -> torch.Tensor:
         # Targets are resolved once, on the pictures as they are: all variants explain the same class.

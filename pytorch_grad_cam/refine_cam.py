@@ -17,7 +17,7 @@ class RefineCAM(BaseCAM):
 
     All layers are read in one run of the model.
 
-    RefineCAM, 2026 (arXiv:2605.14641).
+    Domeniconi et al., How to Evaluate and Refine your CAM, 2026 (arXiv:2605.14641).
 
     Args:
         base_method: class of the method whose maps are multiplied.
@@ -56,3 +56,6 @@ class RefineCAM(BaseCAM):
         stretched = [map_utils.normalize(map_utils.resize(map_utils.normalize(m), size)) for m in layer_maps]
         product = torch.stack(stretched).prod(dim=0)
         return map_utils.normalize(product) if normalize else product
+
+    def _signed(self, layer_maps: list[torch.Tensor], size: tuple[int, ...]) -> torch.Tensor:
+        raise ValueError("RefineCAM multiplies maps, and a product of signed ones would not say what they say")

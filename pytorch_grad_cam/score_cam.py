@@ -1,9 +1,13 @@
 """Score-CAM."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
-from pytorch_grad_cam.ablation_layer import rows_of
+from pytorch_grad_cam.ablation_layer import AblationLayer, rows_of
+from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform
 from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
 from pytorch_grad_cam.batches import one_of, with_pictures
 from pytorch_grad_cam.utils.maps import normalize
@@ -18,18 +22,46 @@ class ScoreCAM(BaseCAM):
 
     Wang et al., Score-CAM, CVPR Workshops 2020 (arXiv:1910.01279), algorithm 1 without the baseline's score,
     which softmax takes out.
+
+    Args:
+        ratio_channels_to_score: share of the channels that are tried, those in the principal component's places first,
+            as in :class:`AblationCAM`; the others have weight 0.
+
+    The other arguments are those of :class:`BaseCAM`.
     """
 
     uses_gradients = False
 
-    def channel_weights(self, run: LayerRun) -> torch.Tensor:
-        return torch.stack([self._scores(run, i).softmax(dim=0) for i in range(len(run.targets))])
+    def __init__(
+        self,
+        model: Module,
+        target_layers: Sequence[Module | str],
+        reshape_transform: ReshapeTransform | None = None,
+        *,
+        ratio_channels_to_score: float = 1.0,
+        **others: Any,
+    ) -> None:
+        super().__init__(model, target_layers, reshape_transform, **others)
+        if not 0 < ratio_channels_to_score <= 1:
+            raise ValueError(f"ratio_channels_to_score must be in (0, 1], got {ratio_channels_to_score}")
+        self.ratio_channels_to_score = ratio_channels_to_score
 
-    def _scores(self, run: LayerRun, picture: int) -> torch.Tensor:
-        """The target's score of the picture seen through each channel: (C,) float32."""
+    def channel_weights(self, run: LayerRun) -> torch.Tensor:
+        weights = torch.zeros(run.activations.shape[:2], device=run.activations.device)
+        for i, channels in enumerate(run.activations):
+            tried = torch.arange(len(channels), device=channels.device)
+            if self.ratio_channels_to_score < 1:
+                strongest = AblationLayer().activations_to_be_ablated(
+                    channels.cpu().numpy(), self.ratio_channels_to_score
+                )
+                tried = torch.as_tensor(strongest, device=channels.device).long()
+            weights[i, tried] = self._scores(run, i, channels[tried]).softmax(dim=0)
+        return weights
+
+    def _scores(self, run: LayerRun, picture: int, channels: torch.Tensor) -> torch.Tensor:
+        """The target's score of the picture seen through each channel (C, *spatial): (C,) float32."""
         one = one_of(run.inputs, picture, len(run.targets))
         pixels = run.pictures[picture : picture + 1]
-        channels = run.activations[picture]
         flat = channels.flatten(1)
         varies = flat.amax(1, keepdim=True) > flat.amin(1, keepdim=True)
         # Constant channels become one, and so do equal ones.

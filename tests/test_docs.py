@@ -62,3 +62,17 @@ def test_documents_of_the_engine_name_every_departure():
     for test in re.findall(r"`(test_\w+)`", text):
         sources = "".join(p.read_text() for p in (ROOT / "tests").glob("test_*.py"))
         assert f"def {test}(" in sources, test
+
+
+def test_the_examples_of_the_api_run():
+    """In one go, as a reader would who types them one after the other."""
+    text = (ROOT / "docs/api.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 3
+    names: dict = {}
+    exec("\n".join(blocks), names)
+    assert names["heat"].shape == (4, 96, 128)
+    assert names["logits"].shape == (4, 5)
+    assert names["signed"].min() < 0
+    assert len(names["maps"]) == 3
+    assert all(heat.shape == (4, 96, 128) and heat.max() == 1 for heat in names["maps"])

@@ -996,3 +996,53 @@ def test_names_resolve_lazily():
     assert set(pytorch_grad_cam.__all__) <= set(dir(pytorch_grad_cam))
     with pytest.raises(AttributeError, match="NoSuchCAM"):
         _ = pytorch_grad_cam.NoSuchCAM
+
+
+def test_signed_maps_of_several_layers_keep_their_zero(model, pictures):
+    single = [GradCAM(model, [layer]).maps(pictures, CLASSES, normalize=False, relu=False) for layer in ("bn1", "relu")]
+    coarse = [heat.abs().amax((1, 2)) for heat in single]
+    assert all(heat.min() < 0 < heat.max() for heat in single)
+    found = GradCAM(model, ["bn1", "relu"]).maps(pictures, CLASSES, normalize=False, relu=False)
+    # The largest size is taken at the layer's own resolution: that of bn1 is the picture's.
+    a, g = activations_and_gradients(model, model.relu, pictures, CLASSES)
+    own = (g.mean(dim=(2, 3), keepdim=True) * a).sum(1)
+    expected = single[0] / coarse[0][:, None, None] / 2 + single[1] / own.abs().amax((1, 2))[:, None, None] / 2
+    assert torch.allclose(found, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="RefineCAM multiplies maps"):
+        method("RefineCAM", model, ["bn1", "relu"]).maps(pictures, CLASSES, normalize=False, relu=False)
+
+
+def test_refinecam_smooths_each_layer_before_the_product(model, pictures):
+    layers = ["bn1", "relu"]
+    single = [method("GradCAMPlusPlus", model, [layer]).maps(pictures, CLASSES, eigen_smooth=True) for layer in layers]
+    expected = single[0] * single[1]
+    expected = (expected - expected.amin((1, 2), keepdim=True)) / (expected.amax((1, 2)) - expected.amin((1, 2)))[
+        :, None, None
+    ]
+    found = method("RefineCAM", model, layers).maps(pictures, CLASSES, eigen_smooth=True)
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert not torch.allclose(found, method("RefineCAM", model, layers).maps(pictures, CLASSES), atol=1e-2)
+
+
+def test_scorecam_can_try_the_strongest_channels_alone(model, pictures):
+    from pytorch_grad_cam.ablation_layer import AblationLayer
+
+    a, _ = activations_and_gradients(model, model.relu, pictures, CLASSES)
+    maps = []
+    for one, picture, category in zip(a, pictures, CLASSES, strict=True):
+        tried = AblationLayer().activations_to_be_ablated(one.numpy(), 0.5)
+        assert len(tried) == 4
+        scores = []
+        for channel in one[tried]:
+            mask = torch.nn.functional.interpolate(channel[None, None], (16, 12), mode="bilinear", align_corners=True)[
+                0, 0
+            ]
+            seen = picture * (mask - mask.min()) / (mask.max() - mask.min())
+            scores.append(model(seen[None])[0, category])
+        weights = torch.stack(scores).softmax(0)
+        maps.append((weights[:, None, None] * one[tried]).sum(0))
+    expected = finished(torch.stack(maps).detach(), (16, 12))
+    found = method("ScoreCAM", model, ["relu"], ratio_channels_to_score=0.5)(pictures, CLASSES)
+    assert np.allclose(found, expected, atol=1e-4)
+    with pytest.raises(ValueError, match=r"in \(0, 1\], got 0"):
+        method("ScoreCAM", model, ["relu"], ratio_channels_to_score=0)

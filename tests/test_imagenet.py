@@ -47,7 +47,7 @@ def result_of(main, capsys, *flags):
 @pytest.mark.parametrize("size", [(300, 500), (500, 300), (37, 91), (256, 256)])
 def test_preprocessing_is_that_of_the_weights(arch, size):
     picture = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
-    recipe = m.imagenet_weights(arch).transforms()
+    recipe = m.weights_entry(arch).transforms()
     geometry = Geometry(recipe.crop_size[0], recipe.resize_size[0], recipe.interpolation.value)
     expected = recipe(Image.fromarray(picture))
     pixels = torch.from_numpy(geometry.apply(picture).copy()).permute(2, 0, 1)[None]
@@ -121,7 +121,7 @@ def test_globs_and_folders(photo, imagenet, capsys):
 
 def test_class_folders_mean_nothing_to_an_imagenet_network(place, imagenet, capsys):
     assert xai.main(["--arch", "squeezenet1_0"]) == 2
-    assert "knows ImageNet's classes, not those of a folder: name pictures with --image" in capsys.readouterr().err
+    assert "has classes of its own, not those of a folder: name pictures with --image" in capsys.readouterr().err
 
 
 def test_without_the_weights_it_says_which(photo, monkeypatch, capsys):

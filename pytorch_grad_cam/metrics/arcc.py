@@ -1,8 +1,8 @@
 """ARCC: one number for three qualities of a map. Is it simple, does it explain itself, does it find what counts?
 
-Complexity, coherency and their harmonic mean with a third part are those of ADCC, by Poppi et al., Revisiting the
-Evaluation of Class Activation Mapping for Explainability, CVPR Workshops 2021 (arXiv:2104.10252). ARCC, as
-grad-cam 1.5.7 defines it, has ROAD (arXiv:2202.00449) in the place of the average drop.
+Domeniconi et al., How to Evaluate and Refine your CAM, 2026 (arXiv:2605.14641), as grad-cam 1.5.7 implements it: the
+harmonic mean of complexity, coherency and a third part, which is ADCC by Poppi et al. (CVPR Workshops 2021,
+arXiv:2104.10252) with ROAD (arXiv:2202.00449) in the place of the average drop.
 
 Maps are (N, *spatial) in [0, 1].
 """

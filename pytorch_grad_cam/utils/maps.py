@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 # A map whose range is smaller than its own rounding error is constant, whatever its scale.
 ROUNDING = 1e-6
+SAME_SUM = 1e-5  # likewise, for sums of many channels that cancel
 
 
 def spatial_dims(tensor: torch.Tensor) -> tuple[int, ...]:
@@ -42,8 +43,12 @@ def resize(maps: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
 def towards_channel_sum(component: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
     """Components (N, *spatial), each turned so that it grows with the sum of its channels (N, C, *spatial).
 
-    A principal component has no sign of its own.
+    A principal component has no sign of its own. Where the sum is the same at all places, as after a LayerNorm without
+    weights, the sum of absolute values takes its part.
     """
-    flat, total = component.flatten(1), activations.to(component).flatten(2).sum(dim=1)
+    flat, channels = component.flatten(1), activations.to(component).flatten(2)
+    total, size = channels.sum(dim=1), channels.abs().sum(dim=1)
+    constant = total.std(dim=1, keepdim=True) <= SAME_SUM * size.mean(dim=1, keepdim=True)
+    total = torch.where(constant, size, total)
     agreement = (flat * (total - total.mean(dim=1, keepdim=True))).sum(dim=1, keepdim=True)
     return torch.where(agreement < 0, -flat, flat).reshape(component.shape)

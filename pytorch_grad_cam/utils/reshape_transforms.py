@@ -26,7 +26,25 @@ def fasterrcnn_reshape_transform(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
     Returns:
         (N, levels * C, H, W), H and W those of the coarsest level.
     """
-    size = min((level.shape[-2:] for level in x.values()), key=math.prod)
+    return pyramid_reshape_transform(x, cells=1)
+
+
+def pyramid_reshape_transform(x: torch.Tensor | Mapping[str, torch.Tensor], cells: int = 5) -> torch.Tensor:
+    """The same for any detector, whose coarsest levels may be a single place.
+
+    For Faster R-CNN, and others whose coarsest level has enough places, equal to :func:`fasterrcnn_reshape_transform`.
+
+    Args:
+        x: (N, C, h, w) of each level, of whatever number of channels; or one (N, C, H, W) tensor, which stays.
+        cells: places that the shorter side of the result has at least; if no level has so many, it is the finest one.
+
+    Returns:
+        (N, channels of all levels, H, W), H and W those of the coarsest level that is fine enough.
+    """
+    if isinstance(x, torch.Tensor):
+        return x
+    sizes = sorted((level.shape[-2:] for level in x.values()), key=math.prod)
+    size = next((size for size in sizes if min(size) >= cells), sizes[-1])
     return torch.cat([F.interpolate(level.abs(), size, mode="bilinear") for level in x.values()], dim=1)
 
 

@@ -1,0 +1,237 @@
+"""Detectors: boxes around what is in a picture, and heat maps of it.
+
+Which task a network has follows from its architecture. The detectors of torchvision are used as they are, with the
+weights that COCO gave them or with a user's own file. A picture goes in whole, at its own size; the detector brings it
+to the size that it was made for.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torchvision
+from torch import nn
+
+from crackcam import checkpoint
+from crackcam import model as m
+from crackcam.checkpoint import Card
+from crackcam.console import UserError, choose_device, choose_precision, counted, describe_machine, note
+from crackcam.explaining import of_engine
+from crackcam.figures import Box, Tile, percent
+from crackcam.images import Picture
+from crackcam.methods import METHODS, method_class
+from crackcam.predicting import Network, Selection, class_index, read_selection
+from pytorch_grad_cam.ablation_layer import AblationLayerFasterRCNN
+from pytorch_grad_cam.utils.model_targets import FasterRCNNBoxScoreTarget
+from pytorch_grad_cam.utils.reshape_transforms import pyramid_reshape_transform
+
+LAYER = "backbone"  # of every detector in torchvision: a pyramid of grids
+STRONGEST = 0.01  # share of its channels that methods with one run a channel try
+COPIES = 4  # pictures at a time in such methods: a detector enlarges them
+
+
+class Detection(NamedTuple):
+    """One box: class index and name, score in [0, 1], and (left, top, right, bottom) in pixels of the picture."""
+
+    label: int
+    name: str
+    score: float
+    box: tuple[float, float, float, float]
+
+
+def is_detector(arch: str | None) -> bool:
+    """Whether torchvision has a detector of that name."""
+    return arch in torchvision.models.list_models(module=torchvision.models.detection)
+
+
+def open_detector(args: argparse.Namespace) -> Network:
+    """The detector of ``--arch``: with COCO's weights, with those of ``--weights``, or with random ones; says which.
+
+    ``--score-threshold`` becomes the detector's own, so that it drops weaker boxes itself.
+
+    Raises:
+        UserError: its weights cannot be had, or the file does not fit.
+    """
+    device = choose_device(args.device)
+    dtype, reason = choose_precision(args.precision, device)
+    if args.precision == "auto":
+        dtype, reason = torch.float32, "half precision would blur the boxes"
+    weights = m.weights_entry(args.arch)
+    classes = ["background", *args.classes] if args.classes else list(weights.meta["categories"])
+    source = str(args.weights or weights)
+    if args.weights:
+        state = checkpoint.read_tensors(args.weights)
+    elif args.pretrained == "none":
+        state, source = None, "random weights: asked for"
+    elif args.classes:
+        raise UserError("--classes says what a file of your own knows: name it with --weights")
+    else:
+        try:
+            state = m.downloaded(weights)
+        except m.WeightsUnavailableError as why:
+            raise UserError(f"no COCO weights for {args.arch}: {why}; or name a file with --weights") from None
+    torch.manual_seed(args.seed)  # of random weights
+    model = torchvision.models.get_model(args.arch, weights=None, weights_backbone=None, num_classes=len(classes))
+    if state is not None:
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            detail = str(error).split("\n")[1:2] or [str(error)]
+            raise UserError(
+                f"{source} does not fit {args.arch} with {len(classes) - 1} classes: {detail[0].strip()[:200]}"
+            ) from None
+    set_score_threshold(model, args.score_threshold)
+    known = set(classes) - {"__background__", "background", "N/A"}
+    note(f"network: {args.arch}, {counted(len(known), 'class', 'classes')}, from {source}")
+    note(f"machine: {describe_machine(device, dtype, reason)}")
+    card = Card(args.arch, classes, image_size=0, pretrained=source)
+    return Network(m.place(model.eval(), device), card, m.Machine(device, dtype), args.weights)
+
+
+def set_score_threshold(model: nn.Module, threshold: float) -> None:
+    """Scores that a box must exceed for the detector to return it: ``box_score_thresh`` or ``score_thresh``."""
+    holder: Any = getattr(model, "roi_heads", model)
+    holder.score_thresh = threshold
+
+
+def to_input(network: Network, picture: np.ndarray) -> torch.Tensor:
+    """(H, W, 3) uint8 -> (1, 3, H, W) float32 in 0..1 on the device; detectors normalise by themselves."""
+    return torch.from_numpy(picture).to(network.machine.device).permute(2, 0, 1)[None].float() / 255
+
+
+def detect(network: Network, picture: np.ndarray) -> list[Detection]:
+    """What the detector finds in a picture (H, W, 3) uint8, best first."""
+    with torch.inference_mode(), network.machine.autocast():
+        (found,) = network.model(to_input(network, picture))
+    labels, scores, boxes = (found[key].cpu().tolist() for key in ("labels", "scores", "boxes"))
+    return [
+        Detection(label, network.card.classes[label], score, tuple(box))
+        for label, score, box in zip(labels, scores, boxes, strict=True)
+    ]
+
+
+def find(
+    args: argparse.Namespace, network: Network, selection: Selection, target: str | None = None
+) -> list[tuple[Picture, list[Detection]]]:
+    """Read the pictures and detect what is in them, with ``target`` boxes of that class only."""
+    pictures = read_selection(args, selection)
+    index = None if target in (None, "predicted") else class_index(network.card, str(target))
+    found = [(picture, detect(network, picture.pixels)) for picture in pictures]
+    return [(picture, [d for d in boxes if index in (None, d.label)]) for picture, boxes in found]
+
+
+def tile(picture: Picture, found: list[Detection], shown: np.ndarray) -> Tile:
+    """A picture with its boxes, for a figure.
+
+    Args:
+        shown: the picture as it is drawn, in whatever size.
+    """
+    scale = shown.shape[0] / picture.pixels.shape[0]
+    boxes = [Box(tuple(scale * edge for edge in d.box), f"{d.name} {percent(d.score)}", d.label) for d in found]
+    count = Counter(d.name for d in found)
+    note = ", ".join(f"{number} x {name}" if number > 1 else name for name, number in count.items())
+    best = {d.name: d.score for d in reversed(found)}
+    return Tile(shown, picture.path.name, best, None, note or "nothing found", boxes)
+
+
+def as_row(picture: Picture, found: list[Detection], place: int) -> dict:
+    """A picture and its boxes as JSON has them."""
+    boxes = [{**d._asdict(), "score": round(d.score, 6), "box": [round(edge, 2) for edge in d.box]} for d in found]
+    return {"file": str(picture.path), "image_id": image_id(picture.path, place), "detections": boxes}
+
+
+def as_coco(pictures: list[tuple[Picture, list[Detection]]]) -> list[dict]:
+    """Boxes in COCO's format of results: one entry a box, of all pictures.
+
+    ``image_id`` is the number that the file is named by, as COCO's are, else the picture's place in the list.
+    """
+    return [
+        {
+            "image_id": image_id(picture.path, place),
+            "category_id": detection.label,
+            "bbox": [round(float(value), 2) for value in left_top_width_height(detection.box)],
+            "score": round(detection.score, 6),
+        }
+        for place, (picture, found) in enumerate(pictures)
+        for detection in found
+    ]
+
+
+def image_id(path: Path, place: int) -> int:
+    """The number of a picture in COCO's format, see :func:`as_coco`."""
+    return int(path.stem) if path.stem.isdecimal() else place
+
+
+def left_top_width_height(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    """COCO's form of (left, top, right, bottom)."""
+    left, top, right, bottom = box
+    return left, top, right - left, bottom - top
+
+
+def heat_map(
+    network: Network, method: str, layers: dict[str, bool], picture: np.ndarray, explained: list[Detection],
+    eigen_smooth: bool = False,
+) -> torch.Tensor:  # fmt: skip
+    """What speaks for these boxes, all together.
+
+    Args:
+        method: a name in :data:`crackcam.methods.METHODS`.
+        layers: from :func:`find_layers`.
+        picture: (H, W, 3) uint8.
+        explained: boxes; methods that ask for no class do without.
+
+    Returns:
+        (H, W) float32 on the device, >= 0, in the method's own unit.
+
+    Raises:
+        UserError: the method cannot explain this network; the message says why.
+    """
+    if METHODS[method].picture:
+        raise UserError(f"{method} draws how a classifier's logit changes: a detector has none")
+    settings: dict[str, Any] = {}
+    if method == "ablationcam":
+        rows = AblationLayerFasterRCNN() if any(layers.values()) else None
+        settings = {"ablation_layer": rows, "ratio_channels_to_ablate": STRONGEST}
+    elif method == "scorecam":
+        settings = {"ratio_channels_to_score": STRONGEST}
+    with of_engine(method):
+        explain = method_class(method)(network.model, list(layers), pyramid_reshape_transform, **settings)
+        explain.batch_size = COPIES
+        target = FasterRCNNBoxScoreTarget([d.label for d in explained], [d.box for d in explained])
+        with network.machine.autocast():
+            return explain.maps(to_input(network, picture), [target], eigen_smooth=eigen_smooth, normalize=False)[0]
+
+
+def find_layers(network: Network, names: list[str] | None) -> dict[str, bool]:
+    """The layers to explain, the backbone unless others are named; and whether each puts out a pyramid of grids.
+
+    Raises:
+        UserError: a name that is no layer with a grid (all such layers are listed).
+    """
+    pyramids: dict[str, bool] = {}
+
+    def watch(name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
+            first = next(iter(output.values()), None) if isinstance(output, dict) else output
+            if isinstance(first, torch.Tensor) and first.ndim == 4 and min(first.shape[2:]) > 1:
+                pyramids[name] = isinstance(output, dict)
+
+        return hook
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in network.model.named_modules() if name]
+    try:
+        with torch.inference_mode():
+            network.model(torch.zeros(1, 3, 320, 320, device=network.machine.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    chosen = names or [LAYER]
+    for name in chosen:
+        if name not in pyramids:
+            raise UserError(f"no layer {name!r} with a grid; there are: {', '.join(pyramids)}")
+    return {name: pyramids[name] for name in chosen}

@@ -1,0 +1,274 @@
+"""How good a heat map is: against masks of what should be found, and against the network itself.
+
+Against masks (:func:`against_masks`), with scikit-learn's curves:
+
+    average precision   area under precision over recall of the map's pixels; a random map scores the share of the mask
+    AUROC               probability that a pixel of the mask is hotter than one beside it; a random map scores 0.5
+    peak                pointing game: does the hottest pixel lie on the mask, or within a tolerance of it?
+                        Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016 (arXiv:1608.00507)
+    energy              share of the heat that lies on the mask. Wang et al., Score-CAM, CVPRW 2020 (arXiv:1910.01279)
+    F1, IoU             of the map cut at a threshold
+
+Against the network (:func:`against_network`), with no mask:
+
+    deletion            area under the class's probability while the hottest pixels are taken away; lower is better
+    insertion           the same while they are put into a blurred picture; higher is better
+                        both: Petsiuk et al., RISE, BMVC 2018 (arXiv:1806.07421)
+    ROAD                probability lost without the hottest pixels less that lost without the coldest, halved; higher
+                        is better. Rong et al., ICML 2022 (arXiv:2202.00449)
+    drop, increase      of the probability, seen through the map. Chattopadhay et al., WACV 2018 (arXiv:1710.11063)
+    randomised          rank correlation with the map of the same network with random weights: a map that survives that
+                        explains nothing. Adebayo et al., NeurIPS 2018 (arXiv:1810.03292); near 0 is better
+    instability         how much the map changes with small noise on the picture, relative to itself; lower is better.
+                        Yeh et al., NeurIPS 2019 (arXiv:1901.09392), with the mean in the place of the maximum
+
+:data:`BASELINES` are maps that know no network. A method that does not beat them has not found anything.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+TOLERANCE = 15 / 448  # of the pointing game, as a share of the longer side; the paper's 15 pixels at our masks' size
+STEPS = 32  # of deletion and insertion
+NOISE = 0.02  # half width of the noise of instability, for pixel values in 0..1
+PAIRS = 2_000_000  # pixels above which the pooled curves look at every k-th one
+
+
+# -- against masks ---------------------------------------------------------------------------------------------------
+
+
+class MaskScores(NamedTuple):
+    """Maps against masks. All but the pooled figures are means over the pictures with something in their mask.
+
+    Attributes:
+        pictures: how many those are.
+        ap, auroc: pooled over all pixels of all pictures, also of those with empty masks.
+        ap_each, auroc_each: means over the pictures.
+        ap_error: standard error of ``ap_each``.
+        peak, energy: see the module.
+        best_f1, best_threshold: pooled, at the threshold that is best for these very pictures: an upper bound.
+        f1, iou: pooled, at the threshold that was passed.
+        cover_empty: share of the pixels above that threshold in pictures with empty masks; nan without such.
+    """
+
+    pictures: int
+    ap: float
+    auroc: float
+    ap_each: float
+    auroc_each: float
+    ap_error: float
+    peak: float
+    energy: float
+    best_f1: float
+    best_threshold: float
+    f1: float
+    iou: float
+    cover_empty: float
+
+
+def against_masks(heats: Sequence[np.ndarray], masks: Sequence[np.ndarray], threshold: float = 0.5) -> MaskScores:
+    """Score maps.
+
+    Args:
+        heats: (H, W) float32, >= 0, one for each picture, in one unit for all, for the pooled figures.
+        masks: (H, W) bool, of the same sizes.
+        threshold: chosen elsewhere, in the unit of the maps.
+
+    Raises:
+        ValueError: no mask has anything in it, or a map has another size than its mask.
+    """
+    from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+    for heat, mask in zip(heats, masks, strict=True):
+        if heat.shape != mask.shape:
+            raise ValueError(f"a map of {heat.shape} against a mask of {mask.shape}")
+    full = [(heat, mask) for heat, mask in zip(heats, masks, strict=True) if mask.any() and not mask.all()]
+    if not full:
+        raise ValueError("all masks are empty: nothing to find")
+    each = [
+        (average_precision_score(mask.ravel(), heat.ravel()), roc_auc_score(mask.ravel(), heat.ravel()))
+        for heat, mask in full
+    ]
+    pixels = np.concatenate([heat.ravel() for heat in heats])
+    truth = np.concatenate([mask.ravel() for mask in masks])
+    step = max(1, round(len(pixels) / PAIRS))
+    some, true = pixels[::step], truth[::step]
+    precision, recall, thresholds = precision_recall_curve(true, some, drop_intermediate=True)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    best = int(f1[:-1].argmax())
+    found = pixels >= threshold
+    hits, wrong, missed = (int((a & b).sum()) for a, b in ((found, truth), (found, ~truth), (~found, truth)))
+    empty = [heat for heat, mask in zip(heats, masks, strict=True) if not mask.any()]
+    return MaskScores(
+        pictures=len(full),
+        ap=float(average_precision_score(true, some)),
+        auroc=float(roc_auc_score(true, some)),
+        ap_each=float(np.mean([ap for ap, _ in each])),
+        auroc_each=float(np.mean([auroc for _, auroc in each])),
+        ap_error=float(np.std([ap for ap, _ in each], ddof=1) / len(each) ** 0.5) if len(each) > 1 else float("nan"),
+        peak=float(np.mean([peak_hits(heat, mask) for heat, mask in full])),
+        energy=float(np.mean([heat[mask].sum() / heat.sum() if heat.sum() > 0 else 0.0 for heat, mask in full])),
+        best_f1=float(f1[best]),
+        best_threshold=float(thresholds[best]),
+        f1=2 * hits / max(2 * hits + wrong + missed, 1),
+        iou=hits / max(hits + wrong + missed, 1),
+        cover_empty=float(np.mean([(heat >= threshold).mean() for heat in empty])) if empty else float("nan"),
+    )
+
+
+def peak_hits(heat: np.ndarray, mask: np.ndarray, tolerance: float = TOLERANCE) -> bool:
+    """Whether the hottest pixel lies on the mask or near it; of several equally hot ones, their middle."""
+    if not heat.max() > heat.min():
+        return False
+    rows, columns = np.nonzero(heat == heat.max())
+    y, x = round(rows.mean()), round(columns.mean())
+    distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return bool(distance[y, x] <= tolerance * max(mask.shape))
+
+
+# -- baselines -------------------------------------------------------------------------------------------------------
+
+
+def random_map(picture: np.ndarray) -> np.ndarray:
+    """Uniform noise, the same for the same size."""
+    return np.random.default_rng(0).random(picture.shape[:2], np.float32)
+
+
+def centre_map(picture: np.ndarray) -> np.ndarray:
+    """A Gaussian in the middle, a quarter of the sides wide."""
+    y, x = (np.linspace(-1, 1, side, dtype=np.float32) for side in picture.shape[:2])
+    return np.exp(-2 * (y[:, None] ** 2 + x[None] ** 2))
+
+
+def dark_map(picture: np.ndarray) -> np.ndarray:
+    """How far a pixel lies on the dark side of Otsu's threshold."""
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    level, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU)
+    return np.maximum(np.float32(level + 1) - grey, 0) / 255
+
+
+def local_darkness_map(picture: np.ndarray) -> np.ndarray:
+    """How much darker a pixel is than its surroundings: a wide blur less a narrow one."""
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    narrow, wide = (cv2.GaussianBlur(grey, (0, 0), share * max(grey.shape)) for share in (1 / 300, 1 / 30))
+    return np.maximum(wide - narrow, 0)
+
+
+BASELINES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "random": random_map,
+    "centre": centre_map,
+    "dark": dark_map,
+    "local darkness": local_darkness_map,
+}
+
+
+# -- against the network ---------------------------------------------------------------------------------------------
+
+
+class NetworkScores(NamedTuple):
+    """Maps against the network that they explain: means over the pictures. See the module."""
+
+    deletion: float
+    insertion: float
+    road: float
+    drop: float
+    increase: float
+    randomised: float
+    instability: float
+
+
+Explain = Callable[[nn.Module, torch.Tensor, list[int]], torch.Tensor]
+
+
+def against_network(
+    model: nn.Module, inputs: torch.Tensor, targets: list[int], explain: Explain, batch_size: int = 32, seed: int = 0
+) -> NetworkScores:
+    """Score maps by what they say of the network.
+
+    Args:
+        model: maps (N, 3, H, W) to logits (N, K); in eval mode.
+        inputs: (N, 3, H, W) as the model takes them.
+        targets: class index for each.
+        explain: makes maps (N, H, W), >= 0, of a model, inputs and targets. It is called three times.
+        batch_size: pictures at a time.
+        seed: of noise and random weights.
+    """
+    from pytorch_grad_cam.metrics.cam_mult_image import DropInConfidence, IncreaseInConfidence
+    from pytorch_grad_cam.metrics.road import ROADCombined
+    from pytorch_grad_cam.utils.maps import normalize
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
+
+    heats = normalize(explain(model, inputs, targets))
+    maps, softmax = heats.cpu().numpy(), [ClassifierOutputSoftmaxTarget(target) for target in targets]
+    generator = torch.Generator().manual_seed(seed)
+    noise = (2 * torch.rand(inputs.shape, generator=generator) - 1).to(inputs) * NOISE / 0.225
+    noisy = normalize(explain(model, inputs + noise, targets))
+    random = normalize(explain(randomised(model, seed), inputs, targets))
+    change = (noisy - heats).flatten(1).norm(dim=1) / heats.flatten(1).norm(dim=1).clamp(min=1e-12)
+    return NetworkScores(
+        deletion=float(np.mean(perturbation_curve(model, inputs, heats, targets, False, batch_size).mean(axis=1))),
+        insertion=float(np.mean(perturbation_curve(model, inputs, heats, targets, True, batch_size).mean(axis=1))),
+        road=float(np.mean(ROADCombined()(inputs, maps, softmax, model))),
+        drop=float(np.mean(DropInConfidence()(inputs, maps, softmax, model))),
+        increase=float(np.mean(IncreaseInConfidence()(inputs, maps, softmax, model))),
+        randomised=float(np.mean([rank_correlation(a, b) for a, b in zip(maps, random.cpu().numpy(), strict=True)])),
+        instability=float(change.mean()),
+    )
+
+
+def perturbation_curve(
+    model: nn.Module, inputs: torch.Tensor, heats: torch.Tensor, targets: list[int], insert: bool, batch_size: int = 32
+) -> np.ndarray:
+    """The target's probability as pixels go (to the mean colour) or come (into a blurred picture), hottest first.
+
+    Returns:
+        (N, STEPS) float32: the mean of each step's two ends, so that the mean of a row is the area by trapezoids.
+    """
+    curves = []
+    for picture, heat, target in zip(inputs, heats, targets, strict=True):
+        empty = blurred(picture) if insert else torch.zeros_like(picture)
+        order = heat.flatten().argsort(descending=True, stable=True)
+        rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        points = []
+        for some in torch.arange(STEPS + 1, device=heat.device).split(batch_size):
+            chosen = (rank[None] * STEPS < some[:, None] * len(rank)).reshape(-1, 1, *heat.shape)
+            seen = torch.where(chosen, picture, empty) if insert else torch.where(chosen, empty, picture)
+            with torch.no_grad():
+                points.append(model(seen).float().softmax(dim=1)[:, target].cpu())
+        curve = torch.cat(points).numpy()
+        curves.append((curve[1:] + curve[:-1]) / 2)
+    return np.stack(curves)
+
+
+def blurred(picture: torch.Tensor) -> torch.Tensor:
+    """A picture (3, H, W) without detail: blurred over a twentieth of its longer side."""
+    rows = picture.permute(1, 2, 0).cpu().numpy()
+    soft = cv2.GaussianBlur(rows, (0, 0), max(rows.shape[:2]) / 20, borderType=cv2.BORDER_REFLECT)
+    return torch.from_numpy(soft).permute(2, 0, 1).to(picture)
+
+
+def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+    """A copy of the network with the weights that it would have before any training."""
+    copied = copy.deepcopy(model)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for module in copied.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+    return copied
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's correlation of two maps; 0 where one is constant, which tells nothing about the other."""
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(a.ravel(), b.ravel()).statistic) if np.ptp(a) > 0 and np.ptp(b) > 0 else 0.0

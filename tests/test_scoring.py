@@ -1,0 +1,165 @@
+"""Scores of maps: tiny cases by hand, loops in plain numpy, and maps whose worth is known."""
+
+import itertools
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from crackcam import scoring
+
+HEAT = np.array([[0.9, 0.8], [0.7, 0.1]], np.float32)
+MASK = np.array([[True, False], [True, False]])
+
+
+def test_masks_by_hand():
+    found = scoring.against_masks([HEAT], [MASK], threshold=0.75)
+    assert found.pictures == 1
+    assert found.ap == found.ap_each == pytest.approx(1 * 0.5 + 2 / 3 * 0.5)
+    assert found.auroc == found.auroc_each == pytest.approx(3 / 4)  # of 4 pairs, 0.7 < 0.8 is wrong
+    assert found.energy == pytest.approx(1.6 / 2.5)
+    assert found.peak == 1
+    assert (found.f1, found.iou) == (pytest.approx(0.5), pytest.approx(1 / 3))  # one hit, one wrong, one missed
+    assert (found.best_f1, found.best_threshold) == (pytest.approx(0.8), pytest.approx(0.7))
+    assert np.isnan(found.cover_empty)
+    assert np.isnan(found.ap_error)
+
+
+def test_pictures_without_cracks_count_in_the_pooled_figures_alone():
+    empty, other = np.array([[0.95, 0.0], [0.0, 0.0]], np.float32), np.array([[0.2, 0.1], [0.9, 0.3]], np.float32)
+    masks = [MASK, np.zeros((2, 2), bool), MASK]
+    found = scoring.against_masks([HEAT, empty, other], masks, threshold=0.75)
+    assert found.pictures == 2
+    each = [5 / 6, 1 * 0.5 + 2 / 3 * 0.5]
+    assert found.ap_each == pytest.approx(np.mean(each))
+    assert found.ap_error == pytest.approx(np.std(each, ddof=1) / 2**0.5)
+    # hottest first: 0.95 none, 0.9 twice (both cracks), 0.8 none, 0.7 crack, 0.3 none, 0.2 crack, ...
+    assert found.ap == pytest.approx(2 / 3 * 0.5 + 3 / 5 * 0.25 + 4 / 7 * 0.25)
+    assert found.cover_empty == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="all masks are empty"):
+        scoring.against_masks([empty], masks[1:2])
+    with pytest.raises(ValueError, match=r"a map of \(2, 2\) against a mask of \(3, 3\)"):
+        scoring.against_masks([HEAT], [np.ones((3, 3), bool)])
+
+
+def test_figures_do_not_depend_on_the_unit():
+    rng = np.random.default_rng(0)
+    heats = [rng.random((20, 30), np.float32) for _ in range(3)]
+    masks = [rng.random((20, 30)) < 0.3 for _ in range(3)]
+    one = scoring.against_masks(heats, masks, 0.5)
+    other = scoring.against_masks([1e-9 * heat for heat in heats], masks, 0.5e-9)
+    for name, value in one._asdict().items():
+        if name != "best_threshold":
+            assert getattr(other, name) == pytest.approx(value, nan_ok=True), name
+    assert 0.25 < one.ap < 0.36  # a random map scores the share of the mask
+    assert abs(one.auroc - 0.5) < 0.05
+
+
+def test_the_pointing_game_allows_a_tolerance():
+    mask, heat = np.zeros((100, 60), bool), np.zeros((100, 60), np.float32)
+    mask[50, 10:20] = True
+    heat[53, 15] = 1
+    assert scoring.peak_hits(heat, mask, tolerance=0.03)
+    assert not scoring.peak_hits(heat, mask, tolerance=0.029)
+    assert not scoring.peak_hits(np.ones((100, 60), np.float32), mask)  # a constant map points nowhere
+
+
+def test_baselines_see_what_their_names_say():
+    picture = np.full((120, 200, 3), 180, np.uint8)
+    picture[:, :60] = 90  # a shadow
+    cv2.line(picture, (120, 0), (150, 119), (60, 60, 60), 2)
+    line = picture[..., 0] == 60
+    shadow = picture[..., 0] == 90
+    maps = {name: baseline(picture) for name, baseline in scoring.BASELINES.items()}
+    for heat in maps.values():
+        assert heat.shape == (120, 200)
+        assert heat.min() >= 0
+        assert heat.dtype == np.float32
+    assert maps["dark"][shadow].min() > 0
+    assert maps["dark"][~shadow & ~line].max() == 0
+    assert scoring.peak_hits(maps["local darkness"], line)
+    assert maps["local darkness"][:, 20].max() < 0.02  # within the shadow nothing is locally dark
+    assert np.unravel_index(maps["centre"].argmax(), (120, 200)) in [(59, 99), (59, 100), (60, 99), (60, 100)]
+    assert np.array_equal(maps["random"], scoring.random_map(picture))
+
+
+class Corner(nn.Module):
+    """Class 1 is brightness in the top left quarter."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Linear(1, 1)
+        nn.init.constant_(self.scale.weight, 4.0)
+        nn.init.zeros_(self.scale.bias)
+
+    def forward(self, x):
+        score = self.scale(x[:, :, :8, :8].mean((1, 2, 3))[:, None])
+        return torch.cat([-score, score], dim=1)
+
+
+def corner_map(model, inputs, targets):
+    heats = torch.zeros(len(inputs), 16, 16)
+    heats[:, :8, :8] = 1 + torch.arange(64).reshape(8, 8) / 64
+    return heats
+
+
+@pytest.mark.parametrize("insert", [False, True])
+def test_curves_equal_a_plain_loop(insert):
+    torch.manual_seed(0)
+    model, inputs = Corner(), torch.rand(2, 3, 16, 16)
+    heats = torch.rand(2, 16, 16)
+    found = scoring.perturbation_curve(model, inputs, heats, [1, 0], insert, batch_size=5)
+    assert found.shape == (2, scoring.STEPS)
+    for picture, heat, target, curve in zip(inputs, heats, [1, 0], found, strict=True):
+        soft = cv2.GaussianBlur(picture.permute(1, 2, 0).numpy(), (0, 0), 0.8, borderType=cv2.BORDER_REFLECT)
+        now = torch.from_numpy(soft).permute(2, 0, 1).clone() if insert else picture.clone()
+        order, points = np.argsort(-heat.flatten().numpy()), []
+        for step in range(scoring.STEPS + 1):
+            for place in order[: 8 * step]:
+                now[:, place // 16, place % 16] = picture[:, place // 16, place % 16] if insert else 0
+            points.append(model(now[None]).softmax(1)[0, target].item())
+        assert np.allclose(curve, [(a + b) / 2 for a, b in itertools.pairwise(points)], atol=1e-5)
+
+
+def test_a_true_map_beats_a_false_one():
+    torch.manual_seed(1)
+    model, inputs, targets = Corner(), 0.5 + torch.rand(6, 3, 16, 16), [1] * 6
+    true = scoring.against_network(model, inputs, targets, corner_map)
+    false = scoring.against_network(model, inputs, targets, lambda *given: corner_map(*given).flip(1, 2))
+    assert true.deletion < false.deletion - 0.1
+    assert true.insertion > false.insertion
+    assert true.road > 0 > false.road
+    assert true.drop < false.drop
+    # Neither looks at the network or at the pixels: both survive random weights, and noise, unchanged.
+    assert true.randomised == pytest.approx(1)
+    assert true.instability == 0
+
+
+def test_a_gradient_does_not_survive_random_weights():
+    from pytorch_grad_cam import GradCAM
+
+    class Small(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 16, 3), nn.Linear(16, 2)
+
+        def forward(self, x):
+            return self.fc(torch.relu(self.conv(x)).mean((2, 3)))
+
+    torch.manual_seed(0)
+    model = Small().eval()
+    before = [p.clone() for p in model.parameters()]
+    inputs = torch.rand(8, 3, 16, 16)
+
+    def explain(network, pictures, targets):
+        return GradCAM(network, ["conv"]).maps(pictures, targets, normalize=False)
+
+    found = scoring.against_network(model, inputs, [0, 1] * 4, explain)
+    assert abs(found.randomised) < 0.9
+    assert 0 < found.instability < 2
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    other = scoring.randomised(model, seed=3)
+    assert not torch.equal(other.conv.weight, model.conv.weight)
+    assert torch.equal(other.conv.weight, scoring.randomised(model, seed=3).conv.weight)
