@@ -18,6 +18,7 @@ a kill.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 from collections.abc import Sequence
@@ -171,6 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         size,
         args.epochs,
         args.lr,
+        functools.partial(m.takes_size, network),
         batch_size=args.batch_size,
         patience=args.patience,
         seed=args.seed,

@@ -8,13 +8,15 @@
     python xai.py --image street.jpg --arch fasterrcnn_resnet50_fpn --method eigencam --score-threshold 0.9
                                                            the boxes of a detector, and what they rest on
     python xai.py --method layercam --verify               the same maps by the package grad-cam: differences, times
+    python xai.py --type Positive --masks data/masks --num 60 --method all      how well each method finds the cracks
     python xai.py --image crack.jpg --anatomy              how Grad-CAM comes about on that picture, step by step
     python xai.py --list-layers                            where else a map can be made: --layer layer3
 
 The pictures are those that inference.py draws for the same flags. Writes outputs/xai_<type>_<method>.png with a .json
 beside it; several methods share outputs/xai_<type>_compared.png, a row for each picture. --save-maps DIR also writes
 each map as <stem>.npy (several methods: <stem>_<method>.npy): float32 (H, W) at the picture's own size, >= 0, in the
-method's own unit, so that pictures can be compared.
+method's own unit, so that pictures can be compared. --masks DIR (<stem>.png, white on what is to be found) scores the
+maps, beside maps that know no network: a table, outputs/xai_<type>_scores.csv, and a figure of the first nine pictures.
 """
 
 from __future__ import annotations
@@ -24,14 +26,12 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from crackcam import console
-from crackcam.console import OUTPUTS, UserError, counted, note
+from crackcam.console import OUTPUTS, UserError, note
 from crackcam.methods import METHODS, STYLES, method_class, named_methods
 
-if TYPE_CHECKING:
-    from crackcam.figures import Style
+SCORED_ROWS = 9  # pictures in the figure of scores
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -70,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     maps.add_argument("--anatomy", action="store_true", help="one figure of how Grad-CAM comes about, of one picture")
     maps.add_argument("--verify", action="store_true", help="compare with the maps of the installed package grad-cam")
+    maps.add_argument("--masks", type=Path, metavar="DIR", help="score the maps against masks of the pictures' names")
     maps.add_argument("--save-maps", type=Path, metavar="DIR", help="also write each map as a .npy file")
     console.add_picture_flags(parser)
     # Maps are compared and scored by their values: exact by default, where predictions may be fast.
@@ -89,12 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.verify and (args.aug_smooth or args.eigen_smooth):
         raise UserError("--verify compares maps that are not smoothed: leave --aug-smooth and --eigen-smooth out")
 
-    from crackcam import detecting, explaining, figures, predicting, verifying
+    from crackcam import detecting, explaining, figures, predicting, scoring, verifying
     from crackcam import model as m
 
     style = figures.choose_style(args.style, args.colormap)
     if detecting.is_detector(args.arch):
-        return explain_boxes(args, style)
+        return report(detecting.explain(args, style), args.json, args.save_maps)
     network = predicting.open_network(args)
     size, geometry = network.card.image_size, network.card.geometry
     if args.list_layers:
@@ -112,10 +113,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     target = target if wanted is None else classes[wanted]
 
     several = len(args.method) > 1
-    suffix = "anatomy" if args.anatomy else "compared" if several else args.method[0]
+    suffix = "anatomy" if args.anatomy else "scores" if args.masks else "compared" if several else args.method[0]
     grid = args.output or OUTPUTS / f"xai_{selection.name}_{suffix}.png"
     console.check_writable(grid)
     pictures = predicting.read_selection(args, selection)
+    masks = scoring.read_masks(args.masks, pictures) if args.masks else []
     if args.save_maps:
         explaining.check_names([item.path for item in pictures])
     pixels = predicting.to_pixels(network, [item.pixels for item in pictures])
@@ -161,10 +163,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for i, (item, chances, index) in enumerate(zip(pictures, probabilities, targets, strict=True)):
         small = figures.thumbnail(item.pixels)
         peaks = {method: float(heat[i].max()) for method, heat in heats.items()}
-        drawings.append([explaining.drawn(heat[i], small, geometry, style) for heat in heats.values()])
+        in_figure = heats.values() if i < SCORED_ROWS or not args.masks else ()
+        drawings.append([explaining.drawn(heat[i], small, geometry, style) for heat in in_figure])
         explained = figures.shortened(classes[index], 24)
         says = f"explains: {explained}" if any(peaks.values()) else f"nothing speaks for {explained} here"
-        shown = small if several else figures.beside(small, drawings[-1][0]) if style.beside else drawings[-1][0]
+        shown = small
+        if not several and not args.masks:
+            shown = figures.beside(small, drawings[-1][0]) if style.beside else drawings[-1][0]
         tiles.append(figures.Tile(shown, item.path.name, predicting.by_class(network, chances, args.top_k), true, says))
         maps: dict[str, dict] = {method: {"max": peak} for method, peak in peaks.items()}
         for method, heat in heats.items() if args.save_maps else ():
@@ -175,10 +180,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             "probabilities": tiles[-1].probabilities, "target": classes[index], "maps": maps,
         })  # fmt: skip
 
+    scores: list[dict] = []
+    if args.masks:
+        maps_of = {name: explaining.at_picture_sizes(heat, pictures, geometry) for name, heat in heats.items()}
+        scores = scoring.compared(pictures, masks, maps_of)
+        console.write_csv(grid.with_suffix(".csv"), scores)
     names = {method: [layer.name for layer in layers[method]] for method in heats}
     where = ", ".join(sorted({name for of_method in names.values() for name in of_method}))
     title = f"{where} of {network.card.arch}: what speaks for {target if wanted is not None else 'the predicted class'}"
-    if several:
+    if args.masks:
+        captions = scoring.captions(masks[:SCORED_ROWS], maps_of)
+        marked = [
+            (tile._replace(picture=figures.outlined(tile.picture, mask)), drawn)
+            for tile, drawn, mask in zip(tiles, drawings, masks[:SCORED_ROWS], strict=False)
+        ]
+        figures.comparison(grid, title, list(heats), marked, style, captions)
+    elif several:
         figures.comparison(grid, title, list(heats), list(zip(tiles, drawings, strict=True)), style)
     else:
         figures.heat_grid(grid, f"{args.method[0]} at {title}", tiles, style, bar=not METHODS[args.method[0]].picture,
@@ -190,65 +207,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     }  # fmt: skip
     if args.verify:
         document["verified"] = [comparison._asdict() for comparison in compared]
+    if args.masks:
+        document["scores"] = scores
+    if args.masks and not args.json:
+        print(scoring.table(scores))
     if args.verify and not args.json:
         print(verifying.table(compared))
-    return report(document, args.json, args.save_maps)
-
-
-def explain_boxes(args: argparse.Namespace, style: Style) -> int:
-    """What the boxes of a detector rest on, all of a picture's together, or those of one class."""
-    from crackcam import detecting, explaining, figures, predicting
-    from crackcam.images import Geometry
-
-    for flag in ("anatomy", "verify", "list_layers", "aug_smooth"):
-        if getattr(args, flag):
-            raise UserError(f"--{flag.replace('_', '-')} is for classifiers; {args.arch} is a detector")
-    network = detecting.open_detector(args)
-    layers = detecting.find_layers(network, args.layer)
-    selection = predicting.select(args, network.card)
-    several = len(args.method) > 1
-    grid = args.output or OUTPUTS / f"xai_{selection.name}_{'compared' if several else args.method[0]}.png"
-    console.check_writable(grid)
-    named = args.target if args.target not in (None, "predicted") else "box"
-    pictures = []
-    for item, boxes in detecting.find(args, network, selection, args.target):
-        if boxes:
-            pictures.append((item, boxes))
-        else:
-            note(f"warning: {item.path}: no {named} scores above {args.score_threshold:g}")
-    if not pictures:
-        raise UserError(f"no {named} to explain: lower --score-threshold, which is {args.score_threshold:g}")
-    if args.save_maps:
-        explaining.check_names([item.path for item, _ in pictures])
-    side = round(figures.DPI * figures.detection_side(len(pictures)))
-    tiles, drawings, rows = [], [], []
-    for place, (item, boxes) in enumerate(pictures):
-        small = figures.thumbnail(item.pixels, side)
-        note(f"{item.path}: explaining {counted(len(boxes), 'box', 'boxes')} by {', '.join(args.method)}")
-        row, drawn = detecting.as_row(item, boxes, place), []
-        row["maps"] = {}
-        for method in args.method:
-            heat = detecting.heat_map(network, method, layers, item.pixels, boxes, args.eigen_smooth)
-            drawn.append(explaining.drawn(heat, small, Geometry(0), style))
-            row["maps"][method] = {"max": float(heat.max())}
-            if args.save_maps:
-                row["maps"][method]["file"] = explaining.save_map(
-                    args.save_maps, item.path, heat.cpu().numpy(), method if several else ""
-                )
-        shown = small if several else figures.beside(small, drawn[0]) if style.beside else drawn[0]
-        tiles.append(detecting.tile(item, boxes, shown))
-        drawings.append(drawn)
-        rows.append(row)
-    title = f"{', '.join(layers)} of {network.card.arch}: what speaks for {args.target or 'the boxes'}"
-    if several:
-        figures.comparison(grid, title, args.method, list(zip(tiles, drawings, strict=True)), style)
-    else:
-        figures.detection_grid(grid, f"{args.method[0]} at {title}", tiles, style)
-    document = {
-        **predicting.manifest(network, args, selection, rows), "methods": {name: list(layers) for name in args.method},
-        "target": args.target, "score_threshold": args.score_threshold, "eigen_smooth": args.eigen_smooth,
-        "picture": str(grid),
-    }  # fmt: skip
     return report(document, args.json, args.save_maps)
 
 

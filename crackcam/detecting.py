@@ -17,15 +17,23 @@ import torch
 import torchvision
 from torch import nn
 
-from crackcam import checkpoint
+from crackcam import checkpoint, explaining, figures
 from crackcam import model as m
 from crackcam.checkpoint import Card
-from crackcam.console import UserError, choose_device, choose_precision, counted, describe_machine, note
-from crackcam.explaining import of_engine
-from crackcam.figures import Box, Tile, percent
-from crackcam.images import Picture
+from crackcam.console import (
+    OUTPUTS,
+    UserError,
+    check_writable,
+    choose_device,
+    choose_precision,
+    counted,
+    describe_machine,
+    note,
+)
+from crackcam.figures import Box, Style, Tile, percent
+from crackcam.images import Geometry, Picture
 from crackcam.methods import METHODS, method_class
-from crackcam.predicting import Network, Selection, class_index, read_selection
+from crackcam.predicting import Network, Selection, class_index, manifest, read_selection, select
 from pytorch_grad_cam.ablation_layer import AblationLayerFasterRCNN
 from pytorch_grad_cam.utils.model_targets import FasterRCNNBoxScoreTarget
 from pytorch_grad_cam.utils.reshape_transforms import pyramid_reshape_transform
@@ -199,7 +207,7 @@ def heat_map(
         settings = {"ablation_layer": rows, "ratio_channels_to_ablate": STRONGEST}
     elif method == "scorecam":
         settings = {"ratio_channels_to_score": STRONGEST}
-    with of_engine(method):
+    with explaining.of_engine(method):
         explain = method_class(method)(network.model, list(layers), pyramid_reshape_transform, **settings)
         explain.batch_size = COPIES
         target = FasterRCNNBoxScoreTarget([d.label for d in explained], [d.box for d in explained])
@@ -235,3 +243,63 @@ def find_layers(network: Network, names: list[str] | None) -> dict[str, bool]:
         if name not in pyramids:
             raise UserError(f"no layer {name!r} with a grid; there are: {', '.join(pyramids)}")
     return {name: pyramids[name] for name in chosen}
+
+
+def explain(args: argparse.Namespace, style: Style) -> dict:
+    """What xai.py does with a detector: draws what its boxes rest on, all of a picture's together, or of one class.
+
+    Returns:
+        The document that says what was drawn, for the JSON file.
+
+    Raises:
+        UserError: flags that are for classifiers, or no box to explain.
+    """
+    for flag in ("anatomy", "verify", "list_layers", "aug_smooth", "masks"):
+        if getattr(args, flag):
+            raise UserError(f"--{flag.replace('_', '-')} is for classifiers; {args.arch} is a detector")
+    network = open_detector(args)
+    layers = find_layers(network, args.layer)
+    selection = select(args, network.card)
+    several = len(args.method) > 1
+    grid = args.output or OUTPUTS / f"xai_{selection.name}_{'compared' if several else args.method[0]}.png"
+    check_writable(grid)
+    named = args.target if args.target not in (None, "predicted") else "box"
+    pictures = []
+    for item, boxes in find(args, network, selection, args.target):
+        if boxes:
+            pictures.append((item, boxes))
+        else:
+            note(f"warning: {item.path}: no {named} scores above {args.score_threshold:g}")
+    if not pictures:
+        raise UserError(f"no {named} to explain: lower --score-threshold, which is {args.score_threshold:g}")
+    if args.save_maps:
+        explaining.check_names([item.path for item, _ in pictures])
+    side = round(figures.DPI * figures.detection_side(len(pictures)))
+    tiles, drawings, rows = [], [], []
+    for place, (item, boxes) in enumerate(pictures):
+        small = figures.thumbnail(item.pixels, side)
+        note(f"{item.path}: explaining {counted(len(boxes), 'box', 'boxes')} by {', '.join(args.method)}")
+        row, drawn = as_row(item, boxes, place), []
+        row["maps"] = {}
+        for method in args.method:
+            heat = heat_map(network, method, layers, item.pixels, boxes, args.eigen_smooth)
+            drawn.append(explaining.drawn(heat, small, Geometry(0), style))
+            row["maps"][method] = {"max": float(heat.max())}
+            if args.save_maps:
+                row["maps"][method]["file"] = explaining.save_map(
+                    args.save_maps, item.path, heat.cpu().numpy(), method if several else ""
+                )
+        shown = small if several else figures.beside(small, drawn[0]) if style.beside else drawn[0]
+        tiles.append(tile(item, boxes, shown))
+        drawings.append(drawn)
+        rows.append(row)
+    title = f"{', '.join(layers)} of {network.card.arch}: what speaks for {args.target or 'the boxes'}"
+    if several:
+        figures.comparison(grid, title, args.method, list(zip(tiles, drawings, strict=True)), style)
+    else:
+        figures.detection_grid(grid, f"{args.method[0]} at {title}", tiles, style)
+    return {
+        **manifest(network, args, selection, rows), "methods": {name: list(layers) for name in args.method},
+        "target": args.target, "score_threshold": args.score_threshold, "eigen_smooth": args.eigen_smooth,
+        "picture": str(grid),
+    }  # fmt: skip

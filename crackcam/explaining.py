@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from crackcam.console import UserError, write_atomically
-from crackcam.images import Geometry
+from crackcam.images import Geometry, Picture
 from crackcam.methods import METHODS, method_class
 from crackcam.model import TargetLayer
 from crackcam.predicting import Network
@@ -152,6 +152,11 @@ def at_picture_size(heat: torch.Tensor, picture: np.ndarray, geometry: Geometry)
     window = geometry.seen(*picture.shape[:2])
     seen[window] = resize(heat[None], seen[window].shape)[0].cpu().numpy()
     return seen
+
+
+def at_picture_sizes(heats: torch.Tensor, pictures: list[Picture], geometry: Geometry) -> list[np.ndarray]:
+    """:func:`at_picture_size` for many: (N, size, size), or signed pictures (N, 3, size, size)."""
+    return [at_picture_size(as_map(heat), item.pixels, geometry) for heat, item in zip(heats, pictures, strict=True)]
 
 
 def check_names(pictures: list[Path]) -> None:

@@ -29,6 +29,7 @@ TILE = 2.7  # inches
 DPI = 120
 BARS = 3  # classes whose probability is shown
 SHOWN_SIDE = 480  # pixels of a picture in a tile
+MASKED = (90, 220, 120)  # RGB of a mask's outline
 NAMED_BOXES = 12  # more names than that hide a picture
 
 
@@ -235,13 +236,15 @@ def detection_side(count: int) -> float:
 
 
 def comparison(
-    path: Path, title: str, columns: list[str], rows: list[tuple[Tile, list[np.ndarray]]], style: Style
-) -> None:
+    path: Path, title: str, columns: list[str], rows: list[tuple[Tile, list[np.ndarray]]], style: Style,
+    captions: list[list[str]] | None = None,
+) -> None:  # fmt: skip
     """A table of pictures: one row for each, the picture itself first, then what each method makes of it.
 
     Args:
         columns: names of the methods.
         rows: of each picture, its tile and one (H, W, 3) uint8 for each method.
+        captions: of each picture, what is written on the map of each method.
     """
     side, gap, margin, head, foot = 2.6 if rows[0][0].boxes else 1.45, 0.06, 0.15, 0.75, 0.5
     width = 2 * margin + (len(columns) + 1) * (side + gap) - gap
@@ -263,12 +266,25 @@ def comparison(
                 says = f"{shortened(tile.predicted, 12)} {chance(tile.probabilities[tile.predicted])}"
                 box = {"facecolor": WRONG if wrong else "black", "alpha": 0.65, "edgecolor": "none", "pad": 1.5}
                 axes.text(0.04, 0.05, says, transform=axes.transAxes, fontsize=6.5, color="white", bbox=box)
+            if captions and c:
+                box = {"facecolor": "black", "alpha": 0.65, "edgecolor": "none", "pad": 1.5}
+                axes.text(
+                    0.04, 0.05, captions[r][c - 1], transform=axes.transAxes, fontsize=6.5, color="white", bbox=box
+                )
             if r == 0:
                 name = columns[c - 1] if c else "detected" if tile.boxes else "predicted"
                 size = min(8.5, 115 / max(len(name), 1))  # long names fit their column
                 axes.set_title(name, fontsize=size, color=INK if c else PALE, pad=4)
     _heat_bar(figure, width, height, style)
     _save(figure, path)
+
+
+def outlined(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A picture with the outline of a mask, (H, W) bool, on it."""
+    drawn = picture.copy()
+    small = cv2.resize(mask.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    lines, _ = cv2.findContours(small, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(drawn, lines, -1, MASKED, max(1, round(max(mask.shape) / 300)), cv2.LINE_AA)
 
 
 def anatomy(path: Path, title: str, tile: Tile, overlay: np.ndarray, steps: Anatomy, explained: str) -> None:

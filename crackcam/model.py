@@ -401,6 +401,21 @@ def place(model: nn.Module, device: torch.device) -> nn.Module:
     return model.to(device).to(memory_format=torch.channels_last)
 
 
+def takes_size(model: nn.Module, size: int) -> bool:
+    """Whether the network runs on pictures of that size: networks with a position for each token do not."""
+    parameter = next(model.parameters())
+    was_training = model.training
+    try:
+        model.eval()
+        with torch.inference_mode():
+            model(torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype))
+    except (RuntimeError, AssertionError, ValueError):
+        return False
+    finally:
+        model.train(was_training)
+    return True
+
+
 @dataclass(frozen=True)
 class Machine:
     """Where and how a network computes.

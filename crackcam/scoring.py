@@ -29,12 +29,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import nn
+
+from crackcam import images
+from crackcam.console import UserError, counted
+from crackcam.images import Picture
 
 TOLERANCE = 15 / 448  # of the pointing game, as a share of the longer side; the paper's 15 pixels at our masks' size
 STEPS = 32  # of deletion and insertion
@@ -132,6 +137,72 @@ def peak_hits(heat: np.ndarray, mask: np.ndarray, tolerance: float = TOLERANCE) 
     y, x = round(rows.mean()), round(columns.mean())
     distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return bool(distance[y, x] <= tolerance * max(mask.shape))
+
+
+def read_masks(folder: Path, pictures: list[Picture]) -> list[np.ndarray]:
+    """The mask of each picture, (H, W) bool: the file of its name, whatever its ending, below the folder.
+
+    Raises:
+        UserError: a picture has none, or one of another size; or all are empty.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}")
+    files = {path.stem: path for path in images.files_below(folder)}
+    missing = [item.path.name for item in pictures if item.path.stem not in files]
+    if missing:
+        raise UserError(f"no mask in {folder} for {counted(len(missing), 'picture')}, the first is {missing[0]}")
+    masks = []
+    for item in pictures:
+        path = files[item.path.stem]
+        try:
+            mask = images.load(path).mean(axis=2) > 127
+        except images.PictureError as error:
+            raise UserError(f"cannot read the mask {path}: {error}") from None
+        if mask.shape != item.pixels.shape[:2]:
+            sizes = [f"{width} x {height}" for height, width in (mask.shape, item.pixels.shape[:2])]
+            raise UserError(f"the mask {path} is {sizes[0]}, its picture {sizes[1]}")
+        masks.append(mask)
+    if not any(mask.any() for mask in masks):
+        raise UserError(f"the masks of these {counted(len(masks), 'picture')} are empty: nothing to find")
+    return masks
+
+
+def compared(pictures: list[Picture], masks: list[np.ndarray], heats: dict[str, list[np.ndarray]]) -> list[dict]:
+    """Methods, by name, and all baselines against the same masks; best average precision first in each group."""
+
+    def rows(maps: dict[str, list[np.ndarray]], baseline: bool) -> list[dict]:
+        scored = [
+            {"method": name, "baseline": baseline, **against_masks(of_method, masks)._asdict()}
+            for name, of_method in maps.items()
+        ]
+        return sorted(scored, key=lambda row: -row["ap"])
+
+    known = {name: [baseline(item.pixels) for item in pictures] for name, baseline in BASELINES.items()}
+    return rows(heats, False) + rows(known, True)
+
+
+def captions(masks: list[np.ndarray], heats: dict[str, list[np.ndarray]]) -> list[list[str]]:
+    """Of each picture, the average precision of each method's map, for figures."""
+    from sklearn.metrics import average_precision_score
+
+    def says(mask: np.ndarray, heat: np.ndarray) -> str:
+        return f"AP {average_precision_score(mask.ravel(), heat.ravel()):.2f}" if mask.any() else "nothing to find"
+
+    return [[says(mask, heat[i]) for heat in heats.values()] for i, mask in enumerate(masks)]
+
+
+def table(rows: list[dict]) -> str:
+    """The comparison, readable."""
+    lines = [f"{'':<20}{'AP':>7}{'AUROC':>8}{'peak':>8}{'energy':>8}{'best F1':>9}{'AP a picture':>20}"]
+    for row in rows:
+        if row["baseline"] and not any(line.startswith("--") for line in lines):
+            lines.append("-- maps that know no network")
+        each = f"{row['ap_each']:.3f} +- {row['ap_error']:.3f}"
+        lines.append(
+            f"{row['method']:<20}{row['ap']:>7.3f}{row['auroc']:>8.3f}{100 * row['peak']:>6.0f} %{row['energy']:>8.3f}"
+            f"{row['best_f1']:>9.3f}{each:>20}"
+        )
+    return "\n".join(lines)
 
 
 # -- baselines -------------------------------------------------------------------------------------------------------

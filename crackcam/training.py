@@ -59,19 +59,23 @@ class Recipe:
 
 
 def recipe_for(
-    from_random: bool, pictures: int, image_size: int, epochs: int | None, lr: float | None, **rest: int
-) -> Recipe:
+    from_random: bool, pictures: int, image_size: int, epochs: int | None, lr: float | None,
+    takes: Callable[[int], bool] = lambda size: True, **rest: int,
+) -> Recipe:  # fmt: skip
     """The default recipe, changed where ``epochs`` or ``lr`` is given.
 
     From random weights, epochs fall as the root of the number of pictures (510 pictures: 12, 3,000: 5), which takes
     time as the root; three fifths of them see pictures of 4/7 the size, a fifth 5/7, the rest the full size.
+
+    Args:
+        takes: whether the network takes pictures of a size; those that it does not are replaced by the full size.
     """
     if from_random:
         epochs = min(30, max(3, round(280 / pictures**0.5))) if epochs is None else epochs
         small, medium = round(image_size * 4 / 7), round(image_size * 5 / 7)
         first, second = round(epochs * 0.6), round(epochs * 0.8)
-        sizes = tuple(small if e < first else medium if e < second else image_size for e in range(epochs))
-        return Recipe(sizes, lr or 1e-3, strong=True, **rest)
+        sizes = [small if e < first else medium if e < second else image_size for e in range(epochs)]
+        return Recipe(tuple(size if takes(size) else image_size for size in sizes), lr or 1e-3, strong=True, **rest)
     return Recipe((image_size,) * (2 if epochs is None else epochs), lr or 1e-4, strong=False, **rest)
 
 

@@ -1,6 +1,7 @@
 """xai.py: every method, targets, layers, maps on disk."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -301,3 +302,71 @@ def test_verify_does_not_compare_what_is_smoothed(place, capsys):
     code, _, err = run(capsys, "--verify", "--aug-smooth")
     assert code == 2
     assert "leave --aug-smooth and --eigen-smooth out" in err
+
+
+# -- scores ------------------------------------------------------------------------------------------------------------
+
+
+def test_maps_are_scored_against_masks(place, capsys):
+    from sklearn.metrics import average_precision_score
+
+    flags = ["--type", "Positive", "--masks", "data/masks", "--num", "6", "--save-maps", "maps"]
+    assert xai.main([*flags, "--method", "gradcam,eigencam", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {p.name for p in Path("outputs").iterdir() if "scores" in p.name} == {
+        "xai_Positive_scores.png", "xai_Positive_scores.csv", "xai_Positive_scores.json",
+    }  # fmt: skip
+    rows = {row["method"]: row for row in document["scores"]}
+    assert set(rows) == {"gradcam", "eigencam", "random", "centre", "dark", "local darkness"}
+    assert [row["baseline"] for row in document["scores"]] == [False] * 2 + [True] * 4
+    stems = [Path(row["file"]).stem for row in document["pictures"]]
+    masks = [np.asarray(Image.open(f"data/masks/{stem}.png")) > 0 for stem in stems]
+    for method in ("gradcam", "eigencam"):
+        heats = [np.load(f"maps/{stem}_{method}.npy") for stem in stems]
+        each = [average_precision_score(m.ravel(), h.ravel()) for m, h in zip(masks, heats, strict=True)]
+        pooled = average_precision_score(
+            np.concatenate([m.ravel() for m in masks]), np.concatenate([h.ravel() for h in heats])
+        )
+        assert rows[method]["ap_each"] == pytest.approx(np.mean(each))
+        assert rows[method]["ap"] == pytest.approx(pooled)
+        assert rows[method]["pictures"] == 6
+    share = np.mean([m.mean() for m in masks])
+    assert rows["random"]["ap"] == pytest.approx(share, rel=0.1)
+    assert rows["random"]["auroc"] == pytest.approx(0.5, abs=0.02)
+    table = Path("outputs/xai_Positive_scores.csv").read_text().splitlines()
+    assert table[0].startswith("method,baseline,pictures,ap,auroc")
+    assert len(table) == 7
+
+
+def test_the_table_of_scores_is_readable(place, capsys):
+    assert xai.main(["--type", "Positive", "--masks", "data/masks", "--num", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["AP", "AUROC", "peak", "energy", "best", "F1", "AP", "a", "picture"]
+    assert lines[1].startswith("gradcam ")
+    assert lines[2] == "-- maps that know no network"
+    assert len(lines) == 3 + 4 + 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder), "no folder data/masks"),
+        (
+            lambda folder: [p.unlink() for p in folder.glob("*.png")],
+            "no mask in data/masks for 3 pictures, the first is",
+        ),
+        (
+            lambda folder: [Image.new("L", (9, 7)).save(p) for p in folder.glob("*.png")],
+            "is 9 x 7, its picture 227 x 227",
+        ),
+        (
+            lambda folder: [Image.new("L", (227, 227)).save(p) for p in folder.glob("*.png")],
+            "the masks of these 3 pictures are empty: nothing to find",
+        ),
+        (lambda folder: [p.write_bytes(b"x") for p in folder.glob("*.png")], "cannot read the mask data/masks/"),
+    ],
+)
+def test_masks_that_do_not_fit(place, capsys, spoil, message):
+    spoil(Path("data/masks"))
+    assert xai.main(["--type", "Positive", "--masks", "data/masks", "--num", "3"]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
