@@ -14,7 +14,7 @@ from PIL import Image
 import xai
 from crackcam import checkpoint, explaining, predicting
 from crackcam import model as m
-from crackcam.model import Machine, TargetLayer
+from crackcam.model import Grid, Machine, TargetLayer
 from pytorch_grad_cam import GradCAM
 
 
@@ -34,7 +34,7 @@ def test_figure_and_json(place, capsys):
 def test_steps_lead_to_grad_cam(place):
     model, card = checkpoint.load(Path("weights/model.safetensors"), torch.device("cpu"))
     network = predicting.Network(model, card, Machine(torch.device("cpu"), torch.float32), None)
-    layer = TargetLayer("layer3", model.layer3)
+    layer = TargetLayer("layer3", model.layer3, Grid(256, 4, 4))
     pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     steps = explaining.anatomy(network, layer, pixels, 1)
     expected = GradCAM(model, [model.layer3]).maps(network.machine.input(pixels), [1], normalize=False)[0]

@@ -27,7 +27,7 @@ from crackcam.predicting import Network
 METHODS = ["gradcam", "eigencam", "layercam", "scorecam"]
 CONVOLUTIONAL = [
     "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "mnasnet0_5",
-    "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "resnext50_32x4d", "shufflenet_v2_x0_5",
+    "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5",
     "squeezenet1_1", "vgg11", "timm/test_resnet", "timm/test_convnext", "timm/test_efficientnet",
 ]  # fmt: skip
 SIZES = {"inception_v3": 96, "timm/test_resnet": 96}
