@@ -116,6 +116,7 @@ class BaseCAM:
         self.tta_transforms = tta_transforms
         self.batch_size = 32
         self.outputs: Batch | None = None
+        self._last_runs: list[LayerRun] = []
         self.activations_and_grads = ActivationsAndGradients(
             plain(self.model), self.target_layers, reshape_transform, self.detach
         )
@@ -165,6 +166,25 @@ class BaseCAM:
         with torch.no_grad():
             return method(self, run, eigen_smooth).cpu().numpy()
 
+    def get_target_width_height(self, input_tensor: Batch) -> tuple[int, ...]:
+        """Size of the maps, fastest dimension first: (W, H), or (W, H, D) for volumes."""
+        return tuple(reversed(pictures_of(input_tensor).shape[2:]))
+
+    def compute_cam_per_layer(self, input_tensor: Batch, targets: Any, eigen_smooth: bool) -> list[np.ndarray]:
+        """The maps of each layer in the run that was just made, after ReLU, stretched, enlarged: (N, 1, *spatial) each.
+
+        An override finds ``activations`` and ``gradients`` in ``self.activations_and_grads``.
+        """
+        size = tuple(reversed(self.get_target_width_height(input_tensor)))
+        with torch.no_grad():
+            layer_maps = [self.layer_map(run, eigen_smooth).float().relu() for run in self._last_runs]
+        return [map_utils.resize(map_utils.normalize(m), size)[:, None].cpu().numpy() for m in layer_maps]
+
+    def aggregate_multi_layers(self, cam_per_target_layer: Sequence[np.ndarray]) -> np.ndarray:
+        """Maps of several layers (N, 1, *spatial) to (N, *spatial): their mean, stretched."""
+        mean = np.mean(np.concatenate(cam_per_target_layer, axis=1), axis=1)
+        return map_utils.normalize(torch.as_tensor(mean)).numpy()
+
     # -- what a user calls ------------------------------------------------------------------------------
 
     def __call__(
@@ -201,6 +221,12 @@ class BaseCAM:
     def forward(self, input_tensor: Batch, targets: Targets = None, eigen_smooth: bool = False) -> np.ndarray:
         """A call without ``aug_smooth``."""
         return self.maps(input_tensor, targets, eigen_smooth=eigen_smooth).cpu().numpy()
+
+    def forward_augmentation_smoothing(
+        self, input_tensor: Batch, targets: Targets = None, eigen_smooth: bool = False
+    ) -> np.ndarray:
+        """A call with ``aug_smooth``."""
+        return self(input_tensor, targets, aug_smooth=True, eigen_smooth=eigen_smooth)
 
     def maps(
         self,
@@ -244,6 +270,8 @@ class BaseCAM:
 
     def _maps(self, inputs: Batch, targets: Targets, finish: "_Finish") -> torch.Tensor:
         try:
+            if self._merges_arrays():
+                return self._merged_arrays(inputs, targets, finish)
             layer_maps = [finite(m).float() for m in self._layer_maps(inputs, targets, finish.eigen_smooth)]
             size = tuple(pictures_of(inputs).shape[2:])
             if not finish.relu:
@@ -251,6 +279,22 @@ class BaseCAM:
             return self._merged([m.relu() for m in layer_maps], size, finish.normalize)
         finally:
             self.activations_and_grads.clear()  # the maps are made: hold no activations until the next call
+
+    def _merges_arrays(self) -> bool:
+        """Whether a subclass overrides how the maps of layers are made and merged, in numpy."""
+        names = ("compute_cam_per_layer", "aggregate_multi_layers", "get_target_width_height")
+        return any(getattr(type(self), name) is not getattr(BaseCAM, name) for name in names)
+
+    def _merged_arrays(self, inputs: Batch, targets: Targets, finish: "_Finish") -> torch.Tensor:
+        if not (finish.normalize and finish.relu):
+            raise ValueError(f"{type(self).__name__} merges stretched maps: there are no others")
+        self._last_runs = self._runs(inputs, targets)
+        try:
+            resolved = self._last_runs[0].targets
+            merged = self.aggregate_multi_layers(self.compute_cam_per_layer(inputs, resolved, finish.eigen_smooth))
+        finally:
+            self._last_runs = []
+        return finite(torch.as_tensor(merged, dtype=torch.float32, device=self.device))
 
     def _layer_maps(self, inputs: Batch, targets: Targets, eigen_smooth: bool) -> list[torch.Tensor]:
         runs = self._runs(inputs, targets)

@@ -848,6 +848,7 @@ def test_aug_smooth_is_the_mean_over_six_variants(model, pictures):
             heat = cam(x * factor, CLASSES)
             expected += (heat[..., ::-1] if flip else heat) / 6
     assert np.allclose(cam(pictures, CLASSES, aug_smooth=True), expected, atol=1e-6)
+    assert np.allclose(cam.forward_augmentation_smoothing(pictures, CLASSES), expected, atol=1e-6)
     assert torch.equal(cam.outputs, model(pictures).detach())
 
 

@@ -806,3 +806,53 @@ def test_two_shapley_layers_can_be_differentiated_again(model, pictures):
     first, second = recorder.differentiate(score)
     assert first.requires_grad
     assert second.requires_grad
+
+
+class Sharpened(GradCAM):
+    """As scripts for detectors override it: numpy arrays in, each layer's maps to the third power."""
+
+    def compute_cam_per_layer(self, input_tensor, targets, eigen_smooth):
+        recorded = self.activations_and_grads
+        assert [a.shape for a in recorded.activations] == [g.shape for g in recorded.gradients]
+        assert len(targets) == len(input_tensor)
+        return [heat**3 for heat in super().compute_cam_per_layer(input_tensor, targets, eigen_smooth)]
+
+
+class Strongest(GradCAM):
+    def aggregate_multi_layers(self, cam_per_target_layer):
+        return np.concatenate(cam_per_target_layer, axis=1).max(axis=1)
+
+
+class Coarse(GradCAM):
+    def get_target_width_height(self, input_tensor):
+        width, height = super().get_target_width_height(input_tensor)
+        return width // 2, height // 2
+
+
+def test_overrides_of_how_layers_are_merged(model, pictures):
+    layers = ["bn1", "relu"]
+    assert np.allclose(
+        Strongest(model, layers)(pictures, CLASSES), np.maximum(*_stretched(model, pictures, layers)), atol=1e-6
+    )
+    mean = np.mean([heat**3 for heat in _stretched(model, pictures, layers)], axis=0)
+    low, high = mean.min((1, 2), keepdims=True), mean.max((1, 2), keepdims=True)
+    assert np.allclose(Sharpened(model, layers)(pictures, CLASSES), (mean - low) / (high - low), atol=1e-5)
+    assert Coarse(model, layers)(pictures, CLASSES).shape == (4, 8, 6)
+    assert GradCAM(model, layers).get_target_width_height(pictures) == (12, 16)
+    with pytest.raises(ValueError, match="Strongest merges stretched maps"):
+        Strongest(model, layers).maps(pictures, CLASSES, normalize=False)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def _stretched(model, pictures, layers):
+    """Each layer's maps: ReLU, stretched at their own size, then enlarged."""
+    found = []
+    for layer in layers:
+        a, g = activations_and_gradients(model, model.get_submodule(layer), pictures, CLASSES)
+        small = (g.mean(dim=(2, 3), keepdim=True) * a).sum(1).relu()
+        low, high = small.amin((1, 2), keepdim=True), small.amax((1, 2), keepdim=True)
+        large = nn.functional.interpolate(
+            ((small - low) / (high - low))[:, None], (16, 12), mode="bilinear", align_corners=False
+        )
+        found.append(large[:, 0].numpy())
+    return found
