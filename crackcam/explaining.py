@@ -31,7 +31,7 @@ def heat_maps(
         layers: target layers.
         pixels: (N, 3, size, size) uint8.
         targets: class index for each picture.
-        batch_size: pictures at a time; also masked pictures at a time in methods that make them.
+        batch_size: pictures at a time; masked pictures too, in methods that make them, but no more than they like.
         aug_smooth, eigen_smooth: as in :class:`pytorch_grad_cam.BaseCAM`.
 
     Returns:
@@ -48,7 +48,7 @@ def heat_maps(
             raise UserError(f"{method} makes pictures, not maps: nothing to smooth")
         smoothing = {}
     else:
-        explain.batch_size = batch_size
+        explain.batch_size = min(batch_size, explain.batch_size)
     maps = []
     with of_engine(method):
         for start in range(0, len(pixels), batch_size):

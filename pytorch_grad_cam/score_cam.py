@@ -17,7 +17,7 @@ class ScoreCAM(BaseCAM):
     """Channels weighted by the score of the picture seen through them.
 
     Each channel, enlarged to the picture and stretched to [0, 1], masks the picture; w is the softmax over
-    the channels of the target's scores. One forward pass a channel, ``batch_size`` (default 32) at a time; equal
+    the channels of the target's scores. One forward pass a channel, ``batch_size`` (default 16) at a time; equal
     channels, and all constant ones, which mask everything, share one.
 
     Wang et al., Score-CAM, CVPR Workshops 2020 (arXiv:1910.01279), algorithm 1 without the baseline's score,

@@ -12,7 +12,7 @@ import inference
 import train
 import xai
 
-FLAGS = ["--pretrained", "none", "--image-size", "32", "--epochs", "3", "--batch-size", "8", "--workers", "0"]
+FLAGS = ["--pretrained", "none", "--image-size", "32", "--epochs", "1", "--batch-size", "8", "--workers", "0"]
 NAMES = [
     "Füße", "with space", "猫", "10", "9", "-dash", "a.b", "Ωmega", "naïve café", "$x$", "UPPER", "percent %d",
 ]  # fmt: skip
@@ -45,7 +45,7 @@ def test_classes_of_any_number_and_name(tmp_path, monkeypatch, capsys, count):
     assert result["classes"] == sorted(names)
     assert set(result["test"]["per_class"]) == set(names)
     assert result["test"]["per_class"]["Füße"]["pictures"] == 3
-    for name in names:
+    for name in names[:6]:
         found, _ = answer(inference.main, capsys, "--data", "any", f"--type={name}")
         assert Path(f"outputs/inference_{name}.png").exists()
         assert len(found["pictures"]) == 3
