@@ -208,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.verify:
         document["verified"] = [comparison._asdict() for comparison in compared]
     if args.masks:
-        document["scores"] = scores
+        document |= {"scores": scores, "table": str(grid.with_suffix(".csv"))}
     if args.masks and not args.json:
         print(scoring.table(scores))
     if args.verify and not args.json:
@@ -220,8 +220,9 @@ def report(document: dict, as_json: bool, maps: Path | None = None) -> int:
     """Write the JSON file beside the picture, and say what was written."""
     picture = Path(document["picture"])
     console.write_json(picture.with_suffix(".json"), document)
+    written = [str(picture), str(picture.with_suffix(".json")), *([document["table"]] if "table" in document else [])]
     also = f", and maps in {maps}" if maps else ""
-    print(json.dumps(document, indent=2) if as_json else f"wrote {picture}, {picture.with_suffix('.json')}{also}")
+    print(json.dumps(document, indent=2) if as_json else f"wrote {', '.join(written)}{also}")
     return 0
 
 

@@ -105,14 +105,17 @@ def load(
     elif arch or classes:
         raise UserError(f"{path} says itself what it is: leave --arch and --classes out")
     model = build(card.arch, len(card.classes))
+    fill(model, tensors, f"{path} does not fit {card.arch} with {len(card.classes)} classes")
+    return place(model.eval(), device), card
+
+
+def fill(model: nn.Module, tensors: dict[str, torch.Tensor], complaint: str) -> None:
+    """Put tensors into a network; raises UserError, the complaint and the first tensor that does not fit."""
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         detail = str(error).split("\n")[1:2] or [str(error)]
-        raise UserError(
-            f"{path} does not fit {card.arch} with {len(card.classes)} classes: {detail[0].strip()[:200]}"
-        ) from None
-    return place(model.eval(), device), card
+        raise UserError(f"{complaint}: {detail[0].strip()[:200]}") from None
 
 
 def load_imagenet(arch: str, device: torch.device, random: bool = False) -> tuple[nn.Module, Card]:

@@ -86,13 +86,8 @@ def open_detector(args: argparse.Namespace) -> Network:
     torch.manual_seed(args.seed)  # of random weights
     model = torchvision.models.get_model(args.arch, weights=None, weights_backbone=None, num_classes=len(classes))
     if state is not None:
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            detail = str(error).split("\n")[1:2] or [str(error)]
-            raise UserError(
-                f"{source} does not fit {args.arch} with {len(classes) - 1} classes: {detail[0].strip()[:200]}"
-            ) from None
+        classes_said = counted(len(classes) - 1, "class", "classes")
+        checkpoint.fill(model, state, f"{source} does not fit {args.arch} with {classes_said}")
     set_score_threshold(model, args.score_threshold)
     known = set(classes) - {"__background__", "background", "N/A"}
     note(f"network: {args.arch}, {counted(len(known), 'class', 'classes')}, from {source}")

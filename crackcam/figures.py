@@ -272,7 +272,8 @@ def comparison(
                     0.04, 0.05, captions[r][c - 1], transform=axes.transAxes, fontsize=6.5, color="white", bbox=box
                 )
             if r == 0:
-                name = columns[c - 1] if c else "detected" if tile.boxes else "predicted"
+                first = "predicted, mask" if captions else "detected" if tile.boxes else "predicted"
+                name = columns[c - 1] if c else first
                 size = min(8.5, 115 / max(len(name), 1))  # long names fit their column
                 axes.set_title(name, fontsize=size, color=INK if c else PALE, pad=4)
     _heat_bar(figure, width, height, style)

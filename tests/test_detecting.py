@@ -136,7 +136,7 @@ def test_a_file_with_classes_of_its_own(street, capsys):
     assert {box["name"] for box in document["pictures"][0]["detections"]} <= {"crack", "hole"}
     assert document["pictures"][0]["detections"]
     assert inference.main([*flags, "--classes", "crack"]) == 2
-    assert "own.pth does not fit fasterrcnn_mobilenet_v3_large_320_fpn with 1 classes" in capsys.readouterr().err
+    assert "own.pth does not fit fasterrcnn_mobilenet_v3_large_320_fpn with 1 class:" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

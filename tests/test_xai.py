@@ -345,6 +345,9 @@ def test_the_table_of_scores_is_readable(place, capsys):
     assert lines[1].startswith("gradcam ")
     assert lines[2] == "-- maps that know no network"
     assert len(lines) == 3 + 4 + 1
+    written = [f"outputs/xai_Positive_scores{suffix}" for suffix in (".png", ".json", ".csv")]
+    assert lines[-1] == f"wrote {', '.join(written)}"
+    assert all(Path(name).exists() for name in written)
 
 
 @pytest.mark.parametrize(
