@@ -110,11 +110,12 @@ def draw_boxes(args: argparse.Namespace) -> int:
     side = round(figures.DPI * figures.detection_side(len(found)))
     tiles = [detecting.tile(item, boxes, figures.thumbnail(item.pixels, side)) for item, boxes in found]
     figures.detection_grid(picture, f"{network.card.arch}: boxes that score above {args.score_threshold:g}", tiles)
-    rows = [detecting.as_row(item, boxes, place) for place, (item, boxes) in enumerate(found)]
+    ids = detecting.image_ids([item for item, _ in found])
+    rows = [detecting.as_row(item, boxes, ids[item.path]) for item, boxes in found]
     document = {**predicting.manifest(network, args, selection, rows), "score_threshold": args.score_threshold}
     document |= {"picture": str(picture), "coco": str(coco)}
     console.write_json(picture.with_suffix(".json"), document)
-    console.write_json(coco, detecting.as_coco(found))
+    console.write_json(coco, detecting.as_coco(rows))
     if args.json:
         print(json.dumps(document, indent=2))
         return 0

@@ -85,8 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.output and args.output.suffix.lower() != ".png":
         raise UserError(f"--output {args.output} must end in .png")
-    if args.anatomy and args.method != ["gradcam"]:
-        raise UserError("--anatomy shows how Grad-CAM comes about: leave --method out")
+    if args.anatomy and (args.method != ["gradcam"] or args.masks):
+        raise UserError("--anatomy shows how Grad-CAM comes about: leave --method and --masks out")
     if args.verify and (args.aug_smooth or args.eigen_smooth):
         raise UserError("--verify compares maps that are not smoothed: leave --aug-smooth and --eigen-smooth out")
 

@@ -142,32 +142,32 @@ def tile(picture: Picture, found: list[Detection], shown: np.ndarray) -> Tile:
     return Tile(shown, picture.path.name, best, None, note or "nothing found", boxes)
 
 
-def as_row(picture: Picture, found: list[Detection], place: int) -> dict:
+def as_row(picture: Picture, found: list[Detection], image_id: int) -> dict:
     """A picture and its boxes as JSON has them."""
     boxes = [{**d._asdict(), "score": round(d.score, 6), "box": [round(edge, 2) for edge in d.box]} for d in found]
-    return {"file": str(picture.path), "image_id": image_id(picture.path, place), "detections": boxes}
+    return {"file": str(picture.path), "image_id": image_id, "detections": boxes}
 
 
-def as_coco(pictures: list[tuple[Picture, list[Detection]]]) -> list[dict]:
-    """Boxes in COCO's format of results: one entry a box, of all pictures.
-
-    ``image_id`` is the number that the file is named by, as COCO's are, else the picture's place in the list.
-    """
+def as_coco(rows: list[dict]) -> list[dict]:
+    """Rows of :func:`as_row` in COCO's format of results: one entry a box, of all pictures."""
     return [
         {
-            "image_id": image_id(picture.path, place),
-            "category_id": detection.label,
-            "bbox": [round(float(value), 2) for value in left_top_width_height(detection.box)],
-            "score": round(detection.score, 6),
+            "image_id": row["image_id"],
+            "category_id": box["label"],
+            "bbox": [round(float(value), 2) for value in left_top_width_height(box["box"])],
+            "score": box["score"],
         }
-        for place, (picture, found) in enumerate(pictures)
-        for detection in found
+        for row in rows
+        for box in row["detections"]
     ]
 
 
-def image_id(path: Path, place: int) -> int:
-    """The number of a picture in COCO's format, see :func:`as_coco`."""
-    return int(path.stem) if path.stem.isdecimal() else place
+def image_ids(pictures: list[Picture]) -> dict[Path, int]:
+    """The numbers that the files are named by, as COCO's are, if all are and they differ; else places in the list."""
+    paths = [item.path for item in pictures]
+    numbers = [int(path.stem) for path in paths if path.stem.isdecimal()]
+    named = len(set(numbers)) == len(paths)
+    return dict(zip(paths, numbers if named else range(len(paths)), strict=True))
 
 
 def left_top_width_height(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
@@ -259,8 +259,10 @@ def explain(args: argparse.Namespace, style: Style) -> dict:
     grid = args.output or OUTPUTS / f"xai_{selection.name}_{'compared' if several else args.method[0]}.png"
     check_writable(grid)
     named = args.target if args.target not in (None, "predicted") else "box"
+    everything = find(args, network, selection, args.target)
+    ids = image_ids([item for item, _ in everything])
     pictures = []
-    for item, boxes in find(args, network, selection, args.target):
+    for item, boxes in everything:
         if boxes:
             pictures.append((item, boxes))
         else:
@@ -271,10 +273,10 @@ def explain(args: argparse.Namespace, style: Style) -> dict:
         explaining.check_names([item.path for item, _ in pictures])
     side = round(figures.DPI * figures.detection_side(len(pictures)))
     tiles, drawings, rows = [], [], []
-    for place, (item, boxes) in enumerate(pictures):
+    for item, boxes in pictures:
         small = figures.thumbnail(item.pixels, side)
         note(f"{item.path}: explaining {counted(len(boxes), 'box', 'boxes')} by {', '.join(args.method)}")
-        row, drawn = as_row(item, boxes, place), []
+        row, drawn = as_row(item, boxes, ids[item.path]), []
         row["maps"] = {}
         for method in args.method:
             heat = heat_map(network, method, layers, item.pixels, boxes, args.eigen_smooth)

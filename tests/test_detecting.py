@@ -344,12 +344,24 @@ def test_maps_of_a_trained_detector_lie_on_what_it_found(taught, monkeypatch):
 
 def test_a_box_is_as_coco_has_it():
     picture = Picture(Path("12.jpg"), np.zeros((2, 2, 3), np.uint8))
-    other = Picture(Path("other.jpg"), np.zeros((2, 2, 3), np.uint8))
     box = detecting.Detection(3, "car", 0.75, (10.0, 20.0, 40.0, 60.5))
-    assert detecting.as_coco([(picture, []), (other, [box])]) == [
-        {"image_id": 1, "category_id": 3, "bbox": [10.0, 20.0, 30.0, 40.5], "score": 0.75}
+    rows = [detecting.as_row(picture, [], 12), detecting.as_row(picture, [box], 7)]
+    assert detecting.as_coco(rows) == [
+        {"image_id": 7, "category_id": 3, "bbox": [10.0, 20.0, 30.0, 40.5], "score": 0.75}
     ]
-    assert detecting.image_id(picture.path, 5) == 12
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (["000000000139.jpg", "7.png"], [139, 7]),
+        (["1.jpg", "b.jpg"], [0, 1]),  # the second one's place is the first one's name
+        (["a/5.jpg", "b/5.jpg"], [0, 1]),
+    ],
+)
+def test_two_pictures_never_share_an_id(names, ids):
+    pictures = [Picture(Path(name), np.zeros((2, 2, 3), np.uint8)) for name in names]
+    assert list(detecting.image_ids(pictures).values()) == ids
 
 
 def test_colours_are_stable_and_boxes_scale_with_the_picture():
