@@ -55,6 +55,11 @@ def build_parser() -> argparse.ArgumentParser:
     network.add_argument(
         "--image-size", type=console.positive_int, metavar="PX", help="default: what the architecture is made for"
     )
+    network.add_argument(
+        "--head", choices=("linear", "multiscale"), default="linear",
+        help="multiscale: the logit is the sum of a map, which xai.py shows (default: linear)",
+    )  # fmt: skip
+    network.add_argument("--half", action="store_true", help="write weights in half precision: half the size")
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument(
         "--epochs",
@@ -73,6 +78,14 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="stop after N epochs without a better one (0: never)",
     )
+    recipe.add_argument(
+        "--mix-sample", type=console.share, metavar="SHARE",
+        help="of each epoch's pictures made anew, with drawn cracks (default: 0.5 of Negative and Positive, else 0)",
+    )  # fmt: skip
+    recipe.add_argument(
+        "--mask-weight", type=console.weight, default=8.0, metavar="W",
+        help="of the places of drawn cracks in what --head multiscale learns (default: 8; 0: of labels alone)",
+    )  # fmt: skip
     recipe.add_argument("--seed", type=console.whole_number, default=0, help="default: 0")
     recipe.add_argument("--resume", action="store_true", help="go on with the run that was killed")
     console.add_machine_flags(parser, precision="auto")
@@ -134,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import torch
 
-    from crackcam import checkpoint, dataset, figures, training
+    from crackcam import checkpoint, dataset, figures, mixing, training
     from crackcam import model as m
 
     device = console.choose_device(args.device)
@@ -155,6 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     else:
         network, pretrained = build_network(args, len(plan.classes))
+    if args.head == "multiscale":
+        network = m.multiscale(network, len(plan.classes), size)
     network = m.place(network, device)
     from_random = pretrained.startswith("random")
     grids, target = m.grid_layers(network, size)
@@ -166,6 +181,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         held = " (held out of the training folder)" if name in plan.held_out else ""
         note(f"{name}: {dataset.describe(files)}{held}")
     train, val = splits["train"], splits["val"]
+    mix = mixing.share(args.mix_sample, plan.classes)
+    if mix:
+        note(f"mixing: cracks are drawn into {figures.percent(mix)} of the pictures (none: --mix-sample 0)")
+        val = dataset.joined(val, mixing.mixed_pixels(val, args.seed))
     recipe = training.recipe_for(
         from_random,
         len(train),
@@ -177,6 +196,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         patience=args.patience,
         seed=args.seed,
         workers=args.workers,
+        multiscale=args.head == "multiscale",
+        mix=mix,
+        mask_weight=args.mask_weight,
     )
 
     card = checkpoint.Card(
@@ -187,6 +209,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         made_for.std,
         pretrained=pretrained,
         split=plan.held_out,
+        head=args.head,
+        stages=getattr(network, "stages", {}),
         output_stride=size // grids[target].height if target else None,
         training={name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
     )
@@ -208,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         del run[free]
     state = training.StateFile(state_file, run)
     try:
-        if not resuming and (args.epochs == 0 or not from_random):
+        if not resuming and args.head == "linear" and (args.epochs == 0 or not from_random):
             history.append(training.linear_probe(network, machine, train, val, args.batch_size))
             record(history[0])
         training.fit(network, machine, recipe, train, val, history, state, resuming, record)
@@ -222,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = "test" if len(splits.get("test", ())) else "val"
     result = training.final_report(network, machine, splits[name], plan.classes, args.batch_size)
     card.metrics = {**card.metrics, name: result.metrics}
-    checkpoint.save(args.output, network, card)
+    checkpoint.save(args.output, network, card, args.half)
     state_file.unlink(missing_ok=True)
 
     figures.training_curves(curves, [vars(e) for e in history], f"{args.arch}, {pretrained.split(':')[0]}")

@@ -30,6 +30,7 @@ from crackcam.model import (
     imagenet_network,
     place,
     recipe,
+    with_maps,
 )
 
 KEY, SCHEMA = "crackcam", 1
@@ -45,7 +46,8 @@ class Card:
         image_size: side of the network's input; whole pictures are squashed to it, unless ``resize`` says otherwise.
         resize, interpolation: see :class:`crackcam.images.Geometry`.
         mean, std: of the normalisation, for values in 0..1.
-        head: kind of head; "linear" is the only one.
+        head: kind of head, "linear" or "multiscale".
+        stages: of a multiscale head, the layers that it reads, and their channels.
         output_stride: pixels of the input for one cell of the target layer's grid.
         pretrained: where the weights started from, and why.
         training: the arguments of the training run.
@@ -68,6 +70,7 @@ class Card:
     versions: dict[str, str] = field(default_factory=versions)
     resize: int | None = None
     interpolation: str = "bilinear"
+    stages: dict[str, int] = field(default_factory=dict)
 
     @property
     def geometry(self) -> Geometry:
@@ -75,9 +78,11 @@ class Card:
         return Geometry(self.image_size, self.resize, self.interpolation)
 
 
-def save(path: Path, model: nn.Module, card: Card) -> None:
-    """Write network and card, atomically."""
+def save(path: Path, model: nn.Module, card: Card, half: bool = False) -> None:
+    """Write network and card, atomically; weights in half precision where asked."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if half:
+        tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     document = json.dumps({"schema": SCHEMA, **dataclasses.asdict(card)})
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={KEY: document}))
 
@@ -105,6 +110,11 @@ def load(
     elif arch or classes:
         raise UserError(f"{path} says itself what it is: leave --arch and --classes out")
     model = build(card.arch, len(card.classes))
+    if card.head == "multiscale":
+        try:
+            model = with_maps(model, card.stages, len(card.classes))
+        except AttributeError as error:
+            raise UserError(f"the card in {path} is damaged ({error})") from None
     fill(model, tensors, f"{path} does not fit {card.arch} with {len(card.classes)} classes")
     return place(model.eval(), device), card
 

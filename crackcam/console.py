@@ -103,6 +103,7 @@ def _number(kind: type, low: float, high: float, words: str) -> Callable[[str], 
 positive_int = _number(int, 1, 10**9, "a whole number above 0")
 whole_number = _number(int, 0, 2**63 - 1, "a whole number from 0 up")
 positive_float = _number(float, 1e-12, 1e12, "a number above 0")
+weight = _number(float, 0, 1e6, "a number from 0 up")
 share = _number(float, 0, 1, "a number from 0 to 1")
 fraction = _number(float, 0.01, 0.9, "a fraction from 0.01 to 0.9")
 

@@ -179,6 +179,12 @@ class Pixels(NamedTuple):
         return len(self.labels)
 
 
+def joined(*splits: Pixels) -> Pixels:
+    """One split of several."""
+    pixels, labels, paths = zip(*splits, strict=True)
+    return Pixels(torch.cat(pixels), torch.cat(labels), [path for of_one in paths for path in of_one])
+
+
 def load_pixels(name: str, classes: list[str], files: Files, size: int, threads: int) -> Pixels:
     """Decode a split once. Unreadable files are named and left out; large splits lie in a temporary file.
 

@@ -23,6 +23,7 @@ import torchvision
 from torch import nn
 
 from crackcam.console import UserError
+from crackcam.multiscale import COARSEST, FINEST, Multiscale
 from pytorch_grad_cam.utils.reshape_transforms import swinT_reshape_transform, vit_reshape_transform
 
 TIMM = "timm/"  # what the names of timm's architectures start with
@@ -108,7 +109,7 @@ def _timm() -> Any:
 
 
 def build(arch: str, classes: int, imagenet: bool = False) -> nn.Module:
-    """A classifier with a fresh head.
+    """A classifier with a fresh linear head.
 
     Args:
         arch: name in ``torchvision.models``.
@@ -122,6 +123,31 @@ def build(arch: str, classes: int, imagenet: bool = False) -> nn.Module:
     model = imagenet_network(arch) if imagenet else bare_network(arch)
     _replace_head(model, classes)
     return model
+
+
+def multiscale(model: nn.Module, classes: int, image_size: int) -> Multiscale:
+    """The network with a fresh head that sums maps of its stages, in the place of its own.
+
+    Raises:
+        UserError: its layers put out no grids of different sizes, channels first.
+    """
+    grids, target = grid_layers(model, image_size)
+    until = list(grids)[: list(grids).index(target) + 1] if target and grids[target].reshape is None else []
+    last = {
+        grids[name].height: name
+        for name in until
+        if grids[name].reshape is None and FINEST <= round(image_size / grids[name].height) <= COARSEST
+    }
+    if len(last) < 2:
+        raise UserError("--head multiscale needs a network whose layers put out grids of several sizes")
+    return with_maps(model, {name: grids[name].channels for name in last.values()}, classes)
+
+
+def with_maps(model: nn.Module, stages: dict[str, int], classes: int) -> Multiscale:
+    """As :func:`multiscale`, with the layers named and their channels; raises AttributeError where there is none."""
+    parent, _, child = head_name(model).rpartition(".")
+    model.get_submodule(parent).register_module(child, nn.Identity())
+    return Multiscale(model, stages, classes)
 
 
 def imagenet_network(arch: str) -> nn.Module:
@@ -259,7 +285,9 @@ def _last_layer(model: nn.Module, outputs: int | None = None) -> str:
 
 
 def head_name(model: nn.Module) -> str:
-    """Name of the last layer, which makes the logits."""
+    """Name of the last layer, which makes the logits; of a multiscale head, of the first that it consists of."""
+    if isinstance(model, Multiscale):
+        return "maps.0"
     classifier = cast(Any, model).get_classifier() if hasattr(model, "get_classifier") else None  # timm
     return next((name for name, module in model.named_modules() if module is classifier), "") or _last_layer(model)
 
@@ -385,6 +413,8 @@ def find_target_layers(
         until = list(grids)[: list(grids).index(str(target)) + 1]
         last = {grids[name].height: name for name in until if grids[name].reshape is grids[str(target)].reshape}
         chosen = list(last.values())[-3:]
+    inside = [f"backbone.{name}" if f"backbone.{name}" in grids else name for name in chosen]
+    chosen = inside if isinstance(model, Multiscale) else chosen
     for name in chosen:
         if name not in grids:
             raise UserError(f"no layer {name!r} with a grid; there are: {', '.join(grids)}")

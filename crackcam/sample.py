@@ -20,6 +20,7 @@ import numpy as np
 
 SIDE = 227  # pixels, as in the METU concrete set
 COUNTS = {"train": 300, "test": 60}  # pictures of each class
+WIDTHS = (1.6, 18.0)  # pixels; narrowest and widest crack
 FINE = 4  # cracks are drawn this much larger, then averaged down: soft edges and an exact mask
 
 Rng = np.random.Generator
@@ -278,9 +279,16 @@ def ragged_width(rng: Rng, count: int, width: float, taper: bool) -> np.ndarray:
     return half * np.linspace(1, 0.15, count) if taper else half
 
 
-def crack(rng: Rng, tone: np.ndarray, light: float) -> tuple[np.ndarray, np.ndarray]:
-    """The surface with a crack in it, and the crack's mask."""
-    width = float(np.exp(rng.uniform(np.log(1.6), np.log(18))))
+def crack(
+    rng: Rng, tone: np.ndarray, light: float, widths: tuple[float, float] = WIDTHS, faintest: float = 0.3
+) -> tuple[np.ndarray, np.ndarray]:
+    """The surface with a crack in it, and the crack's mask.
+
+    Args:
+        widths: narrowest and widest, in pixels.
+        faintest: least share of the light that a hairline takes away.
+    """
+    width = float(np.exp(rng.uniform(*np.log(widths))))
     roughness = rng.uniform(0.03, 0.11)
     start, end = across(rng)
     trunk = wander(rng, start, end, roughness)
@@ -300,7 +308,7 @@ def crack(rng: Rng, tone: np.ndarray, light: float) -> tuple[np.ndarray, np.ndar
     mask = np.where(cover > 0.4, 255, 0).astype(np.uint8)
 
     # Dark inside, deepest in the middle, with grit in it; hairlines are seldom black.
-    depth = rng.uniform(0.45, 0.93) if width > 3 else rng.uniform(0.3, 0.85)
+    depth = rng.uniform(0.45, 0.93) if width > 3 else rng.uniform(faintest, 0.85)
     inside = np.clip(cv2.GaussianBlur(cover, (0, 0), rng.uniform(0.3, 0.5 + width / 10)) * rng.uniform(1.0, 1.5), 0, 1)
     grit = np.clip(1 + rng.uniform(0, 0.25) * clouds(rng, 12, 0.8), 0.3, 1.15)
     # The edge that faces the light is bright and chipped; the other lies in a little shade.

@@ -18,7 +18,7 @@ import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -28,11 +28,15 @@ from tqdm import tqdm
 
 from crackcam.console import UserError, note, write_atomically
 from crackcam.dataset import Augmented, Pixels, augmentation
+from crackcam.mixing import COVERED, CRACKED, UNKNOWN, Blended, Mixed
 from crackcam.model import Machine, head_inputs, set_linear_head
+from crackcam.multiscale import Multiscale
 
 REGULARISATION = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # scikit-learn's C, inverse strength
 WEIGHT_DECAY = 0.05
 WARM_UP = 0.25  # share of the steps in which the learning rate rises
+MASK_WEIGHT = 8.0  # of a place's loss beside the picture's
+CRACKS_ARE_RARE = 3.0  # weight of a place on a crack beside one that is not
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,9 @@ class Recipe:
         patience: epochs without a better one after which training stops; 0: never.
         seed: of shuffling and augmentation.
         workers: processes that augment.
+        frozen: only the head learns; the rest of the network stays as it is, batch statistics too.
+        mix: share of the pictures that are made anew, with cracks drawn into them; see :mod:`crackcam.mixing`.
+        mask_weight: of what a multiscale head learns from the places of those cracks.
     """
 
     sizes: tuple[int, ...]
@@ -56,22 +63,33 @@ class Recipe:
     patience: int
     seed: int
     workers: int
+    frozen: bool = False
+    mix: float = 0.0
+    mask_weight: float = MASK_WEIGHT
 
 
 def recipe_for(
     from_random: bool, pictures: int, image_size: int, epochs: int | None, lr: float | None,
-    takes: Callable[[int], bool] = lambda size: True, **rest: int,
+    takes: Callable[[int], bool] = lambda size: True, multiscale: bool = False, **rest: Any,
 ) -> Recipe:  # fmt: skip
     """The default recipe, changed where ``epochs`` or ``lr`` is given.
 
     From random weights, epochs fall as the root of the number of pictures (510 pictures: 12, 3,000: 5), which takes
     time as the root; three fifths of them see pictures of 4/7 the size, a fifth 5/7, the rest the full size.
 
+    The maps of a multiscale head are fresh even where the rest of the network is not: then they alone learn, as long.
+
     Args:
         takes: whether the network takes pictures of a size; those that it does not are replaced by the full size.
+        multiscale: the head is one.
     """
+    many = min(30, max(3, round(280 / pictures**0.5)))
+    if multiscale and not from_random:
+        return Recipe(
+            (image_size,) * (many if epochs is None else epochs), lr or 4e-3, strong=False, frozen=True, **rest
+        )
     if from_random:
-        epochs = min(30, max(3, round(280 / pictures**0.5))) if epochs is None else epochs
+        epochs = many if epochs is None else epochs
         small, medium = round(image_size * 4 / 7), round(image_size * 5 / 7)
         first, second = round(epochs * 0.6), round(epochs * 0.8)
         sizes = [small if e < first else medium if e < second else image_size for e in range(epochs)]
@@ -243,7 +261,10 @@ def fit(
     weights = (len(train) / (len(counts) * counts.clamp(min=1))).to(machine.device)
     steps = max(1, len(train) // recipe.batch_size)
     # A cycle of fewer than 8 steps has no rise.
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=WEIGHT_DECAY)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not (recipe.frozen and name.startswith("backbone.")))
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=recipe.lr, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.lr, total_steps=max(8, steps * len(recipe.sizes)), pct_start=WARM_UP
     )
@@ -273,20 +294,33 @@ def _train_epoch(
     seed = recipe.seed * 100_003 + epoch
     torch.manual_seed(seed)
     random.seed(seed)
+    pictures: torch.utils.data.Dataset = Augmented(train, augmentation(size, recipe.strong))
+    if recipe.mix:
+        pictures = Blended(pictures, Mixed(train, seed, size), recipe.mix)
     loader = torch.utils.data.DataLoader(
-        Augmented(train, augmentation(size, recipe.strong)), recipe.batch_size, shuffle=True,
+        pictures, recipe.batch_size, shuffle=True,
         drop_last=len(train) >= recipe.batch_size,  # a last batch of one picture has no batch statistics
         num_workers=recipe.workers, generator=torch.Generator().manual_seed(seed),
     )  # fmt: skip
     model.train()
+    if recipe.frozen:
+        model.get_submodule("backbone").eval()
     total_loss = torch.zeros((), device=machine.device)
     right = torch.zeros((), device=machine.device)
     seen = 0
-    for pixels, labels in tqdm(loader, f"epoch {epoch}/{len(recipe.sizes)}", leave=False, disable=None, unit="batch"):
+    for pixels, labels, *masks in tqdm(
+        loader, f"epoch {epoch}/{len(recipe.sizes)}", leave=False, disable=None, unit="batch"
+    ):
         labels = labels.to(machine.device)
         with machine.autocast():
-            logits = model(machine.input(pixels))
+            if isinstance(model, Multiscale):
+                evidence = model.evidence(machine.input(pixels))
+                logits = model.pool(evidence)
+            else:
+                logits = model(machine.input(pixels))
         loss = F.cross_entropy(logits.float(), labels, weight=weights)
+        if masks and isinstance(model, Multiscale) and recipe.mask_weight:
+            loss = loss + recipe.mask_weight * mask_loss(evidence[:, CRACKED], masks[0].to(machine.device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -299,6 +333,26 @@ def _train_epoch(
             f"the loss is no longer a number in epoch {epoch}: try a lower --lr than {recipe.lr:g}, or --precision fp32"
         )
     return (total_loss / seen).item(), (right / seen).item()
+
+
+def mask_loss(evidence: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of the evidence for a crack, place by place, where it is known whether there is one.
+
+    Args:
+        evidence: (N, h, w) float32.
+        masks: (N, H, W) uint8 as in :class:`crackcam.mixing.Example`.
+    """
+    known = (masks < UNKNOWN).float()
+    cover = masks * known / COVERED
+    height, width = evidence.shape[1:]
+    cover, known = (F.adaptive_avg_pool2d(values[:, None], (height, width))[:, 0] for values in (cover, known))
+    known = (known == 1).float()
+    # A hairline covers a quarter of a place and is still a crack there.
+    wanted = (2 * cover).clamp(max=1)
+    losses = F.binary_cross_entropy_with_logits(
+        evidence, wanted, reduction="none", pos_weight=torch.tensor(CRACKS_ARE_RARE, device=evidence.device)
+    )
+    return (losses * known).sum() / known.sum().clamp(min=1)
 
 
 # -- resuming --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,275 @@
+"""Training pictures with cracks drawn into them: what teaches a network to find other cracks than those it was given.
+
+A classifier of one set of photographs knows their scale, their light and their wide cracks, and misses most others. So
+a share of each epoch is made anew: surfaces from the pictures of the class without cracks, at other scales, rougher,
+with joints, stains and shadows (:mod:`crackcam.sample`) that are no cracks; on some of them cracks, thin ones too; real
+cracks among them, as one field of a mosaic; then another camera. Where a crack was drawn its exact place is known,
+and so is its absence on a surface: a network with a map (:mod:`crackcam.multiscale`) is taught that too.
+
+Only for data of cracks, which is told by the classes' names: those of the generated sample.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+from crackcam import sample
+from crackcam.console import UserError
+from crackcam.dataset import Pixels
+from crackcam.sample import SIDE, Rng
+
+CLASSES = ["Negative", "Positive"]  # the sample's, in index order
+PLAIN, CRACKED = 0, 1
+SHARE = 0.5
+UNKNOWN = 255  # in masks: there may be a crack or not
+COVERED = 254  # in masks: all crack
+THIN = (1.0, 9.0)  # pixels; widths of the cracks that are drawn
+FIELDS = (1, 2, 3)  # a side, of mosaics
+FIELD_SHARES = (0.55, 0.3, 0.15)
+LEAST = 12  # pixels of crack that make a picture one of a crack
+
+
+class Example(NamedTuple):
+    """A picture made for training.
+
+    Attributes:
+        picture: (SIDE, SIDE, 3) uint8.
+        mask: (SIDE, SIDE) uint8, share of a pixel that is crack in units of 1/254; 255 where nobody knows.
+        cracked: whether there is a crack in it.
+    """
+
+    picture: np.ndarray
+    mask: np.ndarray
+    cracked: bool
+
+
+def share(wanted: float | None, classes: list[str]) -> float:
+    """The share of pictures to make anew; without a wish, :data:`SHARE` where the classes are those of cracks.
+
+    Raises:
+        UserError: cracks cannot be drawn for other classes.
+    """
+    if wanted and classes != CLASSES:
+        raise UserError(f"--mix-sample draws cracks: it needs the classes {' and '.join(CLASSES)}")
+    return wanted if wanted is not None else SHARE if classes == CLASSES else 0.0
+
+
+class Mixed(torch.utils.data.Dataset):
+    """As many examples as there are pictures in a split, from a seed; every index is always the same example.
+
+    Args:
+        split: of :data:`CLASSES`.
+        seed: same seed, same examples.
+        size: side of the pictures.
+    """
+
+    def __init__(self, split: Pixels, seed: int, size: int) -> None:
+        self.pixels, self.seed, self.size = split.pixels, seed, size
+        self.where = [(split.labels == index).nonzero()[:, 0].numpy() for index in (PLAIN, CRACKED)]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, torch.Tensor]:
+        """(3, size, size) uint8, the label, and the mask (size, size) uint8 as in :class:`Example`."""
+        rng = np.random.default_rng([self.seed, index])
+        picture, mask, cracked = fitted(rng, self.example(rng), self.size)
+        return torch.from_numpy(picture).permute(2, 0, 1), int(cracked), torch.from_numpy(mask)
+
+    def example(self, rng: Rng) -> Example:
+        """One picture or mosaic, through a camera."""
+        cracked = bool(rng.random() < 0.55)
+        count = int(rng.choice(FIELDS, p=FIELD_SHARES))
+        chosen = set(rng.permutation(count**2)[: rng.integers(1, count**2 // 2 + 2)]) if cracked else set()
+        fields = [self.field(rng, i in chosen) for i in range(count**2)]
+        side = -(-SIDE // count)
+
+        def laid(arrays: list[np.ndarray], how: int) -> np.ndarray:
+            small = [cv2.resize(a, (side, side), interpolation=how) if count > 1 else a for a in arrays]
+            rows = [np.concatenate(small[i * count : (i + 1) * count], axis=1) for i in range(count)]
+            return np.concatenate(rows)[:SIDE, :SIDE]
+
+        mask = laid([field.mask for field in fields], cv2.INTER_AREA)
+        if count > 1:  # averages with the unknown are unknown
+            mask[laid([(f.mask == UNKNOWN).astype(np.uint8) for f in fields], cv2.INTER_NEAREST) > 0] = UNKNOWN
+        seen = camera(rng, laid([field.picture for field in fields], cv2.INTER_AREA))
+        return Example(seen, mask, any(field.cracked for field in fields))
+
+    def field(self, rng: Rng, cracked: bool) -> Example:
+        """A surface; with a crack of a photograph, or drawn."""
+        if cracked and rng.random() < 0.35:
+            picture = turned(rng, self.picture(rng, CRACKED))
+            return Example(picture, np.full((SIDE, SIDE), UNKNOWN, np.uint8), True)
+        surface = zoomed(rng, turned(rng, self.picture(rng, PLAIN)))
+        light = rng.uniform(0, 2 * np.pi)
+        tone = rough(rng) if rng.random() < 0.3 else np.ones((SIDE, SIDE), np.float32)
+        for distractor in sample.DISTRACTORS:
+            if rng.random() < 0.1:
+                tone = distractor(rng, tone, light)
+        mask = np.zeros((SIDE, SIDE), np.uint8)
+        if cracked:
+            for _ in range(1 + (rng.random() < 0.25)):
+                tone, drawn = (walked if rng.random() < 0.5 else sample.crack)(rng, tone, light, THIN, 0.15)
+                mask = np.maximum(mask, drawn)
+        picture = np.clip(surface * tone[..., None], 0, 255).astype(np.uint8)
+        return Example(picture, np.minimum(mask, COVERED), bool(np.count_nonzero(mask > COVERED / 2) >= LEAST))
+
+    def picture(self, rng: Rng, label: int) -> np.ndarray:
+        """A training picture of a class, (SIDE, SIDE, 3) uint8."""
+        pixels = self.pixels[rng.choice(self.where[label])]
+        return cv2.resize(pixels.permute(1, 2, 0).numpy(), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+
+
+def fitted(rng: Rng, example: Example, size: int) -> Example:
+    """The example at a side of ``size``: a part of it where its cracks are known, all of it made smaller elsewhere.
+
+    A hairline that is made smaller is gone; a part of one is not.
+    """
+    picture, mask, cracked = example
+    if (mask == UNKNOWN).any() or size > SIDE:
+        side = (size, size)
+        unknown = cv2.resize((mask == UNKNOWN).astype(np.uint8), side, interpolation=cv2.INTER_NEAREST)
+        cover = cv2.resize(np.minimum(mask, COVERED), side, interpolation=cv2.INTER_AREA)
+        picture = cv2.resize(picture, side, interpolation=cv2.INTER_AREA if size < SIDE else cv2.INTER_LINEAR)
+        return Example(picture, np.where(unknown, np.uint8(UNKNOWN), cover), cracked)
+    corners = np.array([0, 0]), np.array([SIDE - size, SIDE - size])
+    if cracked:  # about one of its pixels
+        pixels = np.argwhere(mask > COVERED / 2)
+        here = pixels[rng.integers(len(pixels))] if len(pixels) else np.array([SIDE, SIDE]) // 2
+        corners = np.clip(here - size + 1, *corners), np.clip(here, *corners)
+    y, x = rng.integers(corners[0], corners[1] + 1)
+    part = np.ascontiguousarray(mask[y : y + size, x : x + size])
+    shown = np.ascontiguousarray(picture[y : y + size, x : x + size])
+    return Example(shown, part, bool(np.count_nonzero(part > COVERED / 2) >= LEAST))
+
+
+class Blended(torch.utils.data.Dataset):
+    """A share of mixed examples among pictures that are as they were; of those, only the plain ones have known masks.
+
+    Args:
+        pictures: (3, size, size) uint8 and the label.
+        mixed: as many examples.
+        share: of the examples, 0..1.
+    """
+
+    def __init__(self, pictures: torch.utils.data.Dataset, mixed: Mixed, share: float) -> None:
+        self.pictures, self.mixed = pictures, mixed
+        self.taken = np.random.default_rng(mixed.seed).random(len(mixed)) < share
+
+    def __len__(self) -> int:
+        return len(self.mixed)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, torch.Tensor]:
+        if self.taken[index]:
+            return self.mixed[index]
+        picture, label = self.pictures[index]
+        mask = torch.full(picture.shape[1:], 0 if label == PLAIN else UNKNOWN, dtype=torch.uint8)
+        return picture, int(label), mask
+
+
+def mixed_pixels(split: Pixels, seed: int) -> Pixels:
+    """As many examples as a split has pictures, to choose epochs by and calibrate on."""
+    examples = Mixed(split, seed, split.pixels.shape[-1])
+    made = [examples[index][:2] for index in range(len(examples))]
+    return Pixels(
+        torch.stack([picture for picture, _ in made]), torch.tensor([label for _, label in made]), split.paths
+    )
+
+
+# -- surfaces --------------------------------------------------------------------------------------------------------
+
+
+def turned(rng: Rng, picture: np.ndarray) -> np.ndarray:
+    """One of the eight ways to lay a square picture."""
+    picture = np.rot90(picture, int(rng.integers(4)))
+    return np.ascontiguousarray(picture[:, ::-1] if rng.random() < 0.5 else picture)
+
+
+def zoomed(rng: Rng, picture: np.ndarray) -> np.ndarray:
+    """A part of the surface, or more of it than there is, mirrored at its borders: 0.33 to 2.2 times the scale."""
+    scale = float(np.exp(rng.uniform(np.log(0.33), np.log(2.2))))
+    side = round(SIDE / scale)
+    if side > SIDE:
+        pad = -(-(side - SIDE) // 2)
+        picture = cv2.copyMakeBorder(
+            picture, pad, pad, pad, pad, cv2.BORDER_REFLECT_101 if pad < SIDE else cv2.BORDER_WRAP
+        )
+    y, x = rng.integers(0, len(picture) - side + 1, 2)
+    part = np.ascontiguousarray(picture[y : y + side, x : x + side])
+    return cv2.resize(part, (SIDE, SIDE), interpolation=cv2.INTER_AREA if side > SIDE else cv2.INTER_LINEAR)
+
+
+def rough(rng: Rng) -> np.ndarray:
+    """Gravel, or plaster under light from the side: (SIDE, SIDE) float32 about 1."""
+    field = sample.clouds(rng, np.exp(rng.uniform(np.log(8), np.log(60))), rng.uniform(0.4, 0.9))
+    if rng.random() < 0.5:  # lit from one side: bumps are bright here and dark there
+        field = sample.turned(rng, field)
+        field = field - np.roll(field, int(rng.integers(1, 4)), axis=0)
+        field /= field.std()
+    sharpness = rng.uniform(0.7, 1.6)
+    return np.clip(1 + rng.uniform(0.02, 0.16) * np.sign(field) * np.abs(field) ** sharpness, 0.1, 2).astype(np.float32)
+
+
+# -- cracks ----------------------------------------------------------------------------------------------------------
+
+
+def walked(
+    rng: Rng, tone: np.ndarray, light: float, widths: tuple[float, float], faintest: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """A crack as a walk that keeps its direction for a while, of any length: more winding than :func:`sample.crack`."""
+    width = float(np.exp(rng.uniform(*np.log(widths))))
+    start = rng.uniform(0, SIDE, 2)
+    inwards = np.arctan2(*(SIDE / 2 - start)[::-1]) + rng.normal(0, 0.8)
+    step, winding = rng.uniform(2, 5), rng.uniform(0.1, 0.5)
+    paths = [(walk(rng, start, inwards, int(rng.integers(25, 110)), step, winding), width)]
+    for _ in range(rng.poisson(0.7)):
+        trunk = paths[0][0]
+        heading = inwards + rng.choice([-1, 1]) * rng.uniform(0.4, 1.3)
+        branch = walk(rng, trunk[rng.integers(len(trunk))], heading, len(trunk) // 2 + 2, step, winding)
+        paths.append((branch, max(0.8, 0.6 * width)))
+    cover: np.ndarray = np.zeros((SIDE, SIDE), np.float32)
+    for path, wide in paths:
+        half = sample.ragged_width(rng, len(path), wide, taper=rng.random() < 0.3)
+        cover = np.maximum(cover, sample.polygon(path, half, half))
+    depth = rng.uniform(faintest, 0.5 if width < 2 else 0.85)
+    inside = np.clip(1.2 * cv2.GaussianBlur(cover, (0, 0), rng.uniform(0.35, 0.9) + 0.08 * width), 0, 1)
+    if rng.random() < 0.5:
+        inside *= np.clip(0.8 + 0.35 * sample.clouds(rng, rng.uniform(5, 30), 0.6), 0.3, 1.2)
+    return tone * (1 - depth * inside), np.where(cover > 0.35, 255, 0).astype(np.uint8)
+
+
+def walk(rng: Rng, start: np.ndarray, heading: float, steps: int, step: float, winding: float) -> np.ndarray:
+    """(steps + 1, 2) points; the direction swings about a heading that sometimes changes."""
+    turns = np.where(rng.random(steps) < 0.03, rng.normal(0, 0.8, steps), 0).cumsum()
+    swings, swing = np.empty(steps), 0.0
+    for i, push in enumerate(rng.normal(0, winding, steps)):
+        swing = 0.7 * swing + push
+        swings[i] = swing
+    angle = heading + turns + swings
+    moves = step * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return np.concatenate([start[None], start + moves.cumsum(axis=0)])
+
+
+# -- camera ----------------------------------------------------------------------------------------------------------
+
+
+def camera(rng: Rng, picture: np.ndarray) -> np.ndarray:
+    """Focus, contrast, exposure, white balance, uneven light, noise and compression of another camera."""
+    values: np.ndarray = picture.astype(np.float32) / 255
+    if rng.random() < 0.5:
+        values = cv2.GaussianBlur(values, (0, 0), rng.uniform(0.3, 1.6))
+    mean = values.mean()
+    exposure = np.clip(mean + rng.normal(0, 0.13), 0.15, 0.85)
+    values = (values - mean) * np.float32(np.exp(rng.normal(0, 0.35))) + np.float32(exposure)
+    values *= (1 + rng.normal(0, 0.06, 3)).astype(np.float32)
+    values *= (sample.illumination(rng) * sample.illumination(rng)).astype(np.float32)[..., None]
+    values += np.float32(rng.uniform(0, 0.05)) * rng.standard_normal(values.shape, np.float32)
+    taken = np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
+    if rng.random() < 0.3:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))]
+        taken = cv2.imdecode(cv2.imencode(".jpg", taken, quality)[1], cv2.IMREAD_COLOR)
+    return taken

@@ -1,0 +1,138 @@
+"""Training pictures with drawn cracks."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+import train
+from crackcam import mixing, sample, training
+from crackcam.checkpoint import Card, load
+from crackcam.console import UserError
+from crackcam.dataset import Pixels
+from crackcam.mixing import CLASSES, COVERED, CRACKED, PLAIN, UNKNOWN, Blended, Mixed
+
+
+@pytest.fixture(scope="module")
+def split():
+    """Eight generated pictures of each class."""
+    made = [cv2.resize(sample.draw(np.random.default_rng([5, i]), cracked=i % 2 == 1)[0], (96, 96)) for i in range(16)]
+    pixels = torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).contiguous()
+    return Pixels(pixels, torch.arange(16) % 2, [])
+
+
+def test_same_seed_same_examples(split):
+    first, again, other = Mixed(split, 3, 96), Mixed(split, 3, 96), Mixed(split, 4, 96)
+    for index in range(4):
+        for a, b in zip(first[index], again[index], strict=True):
+            assert torch.equal(torch.as_tensor(a), torch.as_tensor(b))
+    assert any(not torch.equal(first[i][0], other[i][0]) for i in range(4))
+
+
+def test_masks_agree_with_labels(split):
+    examples = [Mixed(split, seed, 227)[index] for seed in range(4) for index in range(16)]
+    assert {label for _, label, _ in examples} == {PLAIN, CRACKED}
+    for picture, label, mask in examples:
+        assert picture.shape == (3, 227, 227)
+        assert picture.dtype == mask.dtype == torch.uint8
+        known = mask[mask != UNKNOWN]
+        if label == PLAIN:
+            assert len(known) == mask.numel()
+            assert (known <= COVERED).all()
+            assert (known > COVERED / 2).sum() < mixing.LEAST
+        else:
+            assert len(known) < mask.numel() or (known > 0).any()
+
+
+def test_cracks_darken_where_their_mask_says(split):
+    mixed = Mixed(split, 0, 227)
+    darker = []
+    for index in range(40):
+        rng = np.random.default_rng([1, index])
+        field = mixed.field(rng, cracked=True)
+        if (field.mask == UNKNOWN).any():
+            continue
+        crack = field.mask > 0
+        around = cv2.dilate(crack.astype(np.uint8), np.ones((15, 15), np.uint8)).astype(bool) & ~crack
+        darker.append(field.picture[crack].mean() < field.picture[around].mean())
+    assert len(darker) > 15
+    assert np.mean(darker) > 0.9
+
+
+def test_real_cracks_are_among_them_with_unknown_places(split):
+    mixed = Mixed(split, 0, 227)
+    fields = [mixed.field(np.random.default_rng([2, i]), cracked=True) for i in range(40)]
+    real = [field for field in fields if (field.mask == UNKNOWN).all()]
+    assert 5 < len(real) < 25
+    assert all(field.cracked for field in real)
+
+
+@pytest.mark.parametrize("scale", [0.33, 1.0, 2.2])
+def test_zoom_keeps_the_size(scale, monkeypatch):
+    monkeypatch.setattr(np, "exp", lambda _: scale)
+    picture = np.random.default_rng(0).integers(0, 255, (227, 227, 3)).astype(np.uint8)
+    assert mixing.zoomed(np.random.default_rng(0), picture).shape == (227, 227, 3)
+
+
+def test_blend_takes_its_share_and_knows_plain_pictures(split):
+    pictures = [(split.pixels[i], int(split.labels[i])) for i in range(16)]
+    for share, low, high in ((0.0, 0, 0), (0.5, 3, 13), (1.0, 16, 16)):
+        blend = Blended(pictures, Mixed(split, 0, 96), share)
+        assert len(blend) == 16
+        assert low <= blend.taken.sum() <= high
+    untouched = Blended(pictures, Mixed(split, 0, 96), 0.0)
+    picture, label, mask = untouched[4]
+    assert label == PLAIN
+    assert torch.equal(picture, split.pixels[4])
+    assert (mask == 0).all()
+    assert (untouched[5][2] == UNKNOWN).all()  # somewhere in a picture of a crack
+
+
+def test_default_share_is_for_cracks_only():
+    assert mixing.share(None, CLASSES) == mixing.SHARE
+    assert mixing.share(0.0, CLASSES) == 0
+    assert mixing.share(None, ["cats", "dogs"]) == 0
+    assert mixing.share(0.25, CLASSES) == 0.25
+    with pytest.raises(UserError, match="Negative and Positive"):
+        mixing.share(0.25, ["cats", "dogs"])
+
+
+def test_mask_loss_by_hand():
+    masks = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    masks[0, :2, :2] = torch.tensor([[COVERED, 0], [0, 0]])  # a quarter of the place: a half is wanted
+    masks[0, :2, 2:] = COVERED  # a crack
+    masks[0, 2:, 2:] = torch.tensor([[UNKNOWN, 0], [0, 0]])  # not counted
+    evidence = torch.tensor([[[0.3, 2.0], [-1.0, 9.0]]])
+    expected = binary_cross_entropy_with_logits(
+        torch.tensor([0.3, 2.0, -1.0]), torch.tensor([0.5, 1, 0]), pos_weight=torch.tensor(training.CRACKS_ARE_RARE)
+    )
+    torch.testing.assert_close(training.mask_loss(evidence, masks), expected)
+    assert training.mask_loss(evidence, torch.full_like(masks, UNKNOWN)) == 0
+
+
+QUICK = ["--pretrained", "none", "--image-size", "64", "--batch-size", "8", "--workers", "0", "--head", "multiscale"]
+
+
+def test_training_says_so_and_can_do_without(fresh, capsys):
+    assert train.main([*QUICK, "--epochs", "1"]) == 0
+    assert "cracks are drawn into 50.0 % of the pictures" in capsys.readouterr().err
+    assert train.main([*QUICK, "--epochs", "1", "--mix-sample", "0"]) == 0
+    assert "drawn" not in capsys.readouterr().err
+
+
+def test_masks_teach_the_map(fresh, capsys):
+    """Two runs that differ in --mask-weight alone end with different maps."""
+    weights = []
+    for weight in ("0", "8"):
+        assert train.main([*QUICK, "--epochs", "1", "--mask-weight", weight]) == 0
+        network, card = load(fresh.root / "weights/model.safetensors", torch.device("cpu"))
+        assert isinstance(card, Card)
+        weights.append(network.maps[0][1].weight.detach())
+    assert (weights[0] - weights[1]).abs().max() > 1e-5
+
+
+def test_other_classes_cannot_be_mixed(fresh, capsys):
+    (fresh.root / "data/train/Negative").rename(fresh.root / "data/train/cats")
+    assert train.main([*QUICK, "--mix-sample", "0.5"]) == 2
+    assert "--mix-sample draws cracks" in capsys.readouterr().err

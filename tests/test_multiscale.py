@@ -1,0 +1,130 @@
+"""The head whose logits are sums of maps."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import train
+from crackcam import checkpoint
+from crackcam import model as m
+from crackcam.console import UserError
+from crackcam.multiscale import Multiscale
+
+CPU = torch.device("cpu")
+
+
+class TwoStages(nn.Module):
+    """Passes its three colours on, then halves the grid."""
+
+    def __init__(self):
+        super().__init__()
+        self.fine, self.coarse = nn.Identity(), nn.AvgPool2d(2)
+
+    def forward(self, pictures):
+        return self.coarse(self.fine(pictures))
+
+
+def untouched(model):
+    """Without normalisation, so that values can be told by hand."""
+    for stage in model.maps:
+        stage[0] = nn.Identity()
+    return model.eval()
+
+
+def test_evidence_and_logits_by_hand():
+    model = untouched(Multiscale(TwoStages(), {"fine": 3, "coarse": 3}, classes=1))
+    with torch.no_grad():
+        model.maps[0][1].weight.copy_(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1))
+        model.maps[1][1].weight.copy_(torch.tensor([0, 2.0, 0]).view(1, 3, 1, 1))
+        model.scale.fill_(3)
+        model.bias.fill_(0.5)
+        picture = torch.zeros(1, 3, 2, 2)
+        picture[0, 0] = torch.tensor([[0.0, 1], [0, 0]])  # of the fine stage: as it is
+        picture[0, 1] = torch.tensor([[4.0, 0], [0, 0]])  # of the coarse one: its mean, 1, twice, everywhere
+        evidence = model.evidence(picture)
+        torch.testing.assert_close(evidence, torch.tensor([[[[2.0, 3], [2, 2]]]]))
+        share = torch.tensor([2.0, 3, 2, 2]).softmax(0)
+        expected = 3 * (share * torch.tensor([2.0, 3, 2, 2])).sum() + 0.5
+        torch.testing.assert_close(model(picture), expected.view(1, 1))
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "squeezenet1_0", "mobilenet_v3_small", "densenet121"])
+def test_map_sums_to_the_logit(arch):
+    torch.manual_seed(0)
+    model = m.multiscale(m.build(arch, 3), 3, 64).eval()
+    with torch.no_grad():
+        for stage in model.maps:
+            stage[1].weight.normal_()
+            stage[1].bias.normal_()
+        model.scale.uniform_(1, 5)
+        model.bias.normal_()
+        pictures = torch.randn(2, 3, 64, 64)
+        evidence = model.evidence(pictures)
+        told = model.contributions(evidence).double().sum(dim=(2, 3)) + model.bias
+    assert evidence.shape[2] == 64 // 4 or arch == "squeezenet1_0"  # whose pools round otherwise
+    torch.testing.assert_close(told.float(), model(pictures), rtol=1e-5, atol=1e-5)
+
+
+def test_stages_of_resnet18():
+    model = m.multiscale(m.build("resnet18", 2), 2, 224)
+    assert model.stages == {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
+    assert m.grid_layers(model.eval(), 224)[1] == "backbone.layer4"
+    (layer,) = m.find_target_layers(model, 224, ["layer3"])  # by the name that the architecture gives it
+    assert layer.module is model.backbone.layer3
+
+
+def test_a_small_certain_place_counts_more_than_a_large_doubtful_one():
+    model = Multiscale(TwoStages(), {"fine": 3}, classes=1)
+    point, haze = torch.zeros(1, 1, 16, 16), torch.full((1, 1, 16, 16), 0.5)
+    point[0, 0, 3, 3] = 10
+    assert model.pool(point) > 9 * model.pool(haze)
+
+
+@pytest.mark.parametrize("arch", ["vit_b_32", "swin_t"])
+def test_networks_of_tokens_are_refused(arch):
+    with pytest.raises(UserError, match="grids of several sizes"):
+        m.multiscale(m.build(arch, 2), 2, 224)
+
+
+def test_a_layer_that_is_not_there():
+    with pytest.raises(AttributeError, match="nowhere"):
+        Multiscale(TwoStages(), {"nowhere": 3}, classes=2)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_checkpoint_round_trip(tmp_path, half):
+    torch.manual_seed(0)
+    model = m.multiscale(m.build("resnet18", 2), 2, 64).eval()
+    card = checkpoint.Card("resnet18", ["a", "b"], 64, head="multiscale", stages=model.stages)
+    checkpoint.save(tmp_path / "m.safetensors", model, card, half=half)
+    again, read = checkpoint.load(tmp_path / "m.safetensors", CPU)
+    assert read.head == "multiscale"
+    assert read.stages == model.stages
+    pictures = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(again(pictures), model(pictures), rtol=0, atol=1e-3 if half else 1e-6)
+    size = (tmp_path / "m.safetensors").stat().st_size
+    assert size < (23e6 if half else 45e6)
+
+
+def test_a_card_that_names_no_layer(tmp_path):
+    model = m.multiscale(m.build("resnet18", 2), 2, 64)
+    card = checkpoint.Card("resnet18", ["a", "b"], 64, head="multiscale", stages={"layer9": 64})
+    checkpoint.save(tmp_path / "m.safetensors", model, card)
+    with pytest.raises(UserError, match="damaged"):
+        checkpoint.load(tmp_path / "m.safetensors", CPU)
+
+
+def test_training_one(fresh, capsys):
+    arguments = ["--pretrained", "none", "--image-size", "64", "--epochs", "1", "--batch-size", "8", "--workers", "0"]
+    assert train.main([*arguments, "--head", "multiscale", "--half", "--json"]) == 0
+    capsys.readouterr()
+    network, card = checkpoint.load(fresh.root / "weights/model.safetensors", CPU)
+    assert isinstance(network, Multiscale)
+    assert card.head == "multiscale"
+    assert card.training["mix_sample"] is None
+    tensors = checkpoint.read_tensors(fresh.root / "weights/model.safetensors")
+    assert {t.dtype for t in tensors.values() if t.is_floating_point()} == {torch.float16}
+    assert json.loads(json.dumps(card.metrics))["test"]["accuracy"] >= 0
