@@ -5,8 +5,10 @@ split by cross entropy. What is likeliest stays so; only how sure it looks chang
 
 A validation split on which everything is right would ask for certainty without end, and a small one for anything. So a
 split has to argue against 1: before it is seen, the temperature's logarithm is taken to be normal, with a standard
-deviation of log 2, and the likeliest temperature afterwards is chosen, from 1/4 to 4. A thousand pictures, some of them
-wrong, hardly feel it; where the loss is next to nothing, the temperature stays near 1.
+deviation of log 1.5, and the likeliest temperature afterwards is chosen, from 1/4 to 4. Where the loss is next to
+nothing, it stays near 1. Simulated (two classes, 99.6 % right, 100 pictures, 60 draws, true temperatures of
+0.6, 1 and 1.7), new pictures lose 0.003, 0.001 and 0.007 of cross entropy against the true temperature, without that
+prior 0.012, 0.035 and 0.071. With 500 pictures of which an eighth are taken wrongly, either fit comes to the same.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 
 TEMPERATURES = (0.25, 4.0)  # lowest and highest
-SPREAD = np.log(2)  # standard deviation of the temperature's logarithm, before any picture is seen
+SPREAD = np.log(1.5)  # standard deviation of the temperature's logarithm, before any picture is seen
 BINS = 15  # as in the paper
 
 

@@ -505,20 +505,12 @@ def reliability(path: Path, found: Reliability, classes: int, title: str) -> Non
     figure.suptitle(shortened(title, 70), fontsize=10, color=INK)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     above.bar(centres, np.minimum(right, sure), width, color=RIGHT, alpha=0.75, label="right")
-    style = {"hatch": "////", "linewidth": 0}
-    above.bar(
-        centres, np.maximum(sure - right, 0), width, right, color="#f6dcdc", edgecolor=WRONG, label="too sure", **style
-    )
-    above.bar(
-        centres,
-        np.maximum(right - sure, 0),
-        width,
-        sure,
-        color="#dce8f3",
-        edgecolor=RIGHT,
-        label="not sure enough",
-        **style,
-    )
+    for gap, foot, pale, colour, says in (
+        (sure - right, right, "#f6dcdc", WRONG, "too sure"),
+        (right - sure, sure, "#dce8f3", RIGHT, "not sure enough"),
+    ):
+        height = np.maximum(gap, 0)
+        above.bar(centres, height, width, foot, color=pale, edgecolor=colour, hatch="////", linewidth=0, label=says)
     above.vlines(centres, *zip(*intervals, strict=True), color=INK, linewidth=1, label="95 % interval")
     above.plot([0, 1], [0, 1], color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label="calibrated")
     above.set(ylim=(0, 1.02), ylabel="share that is right", xlim=((math.ceil(bins / classes) - 1) / bins, 1.003))

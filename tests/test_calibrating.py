@@ -93,17 +93,17 @@ def test_temperature_is_the_best_one_on_a_grid():
     labels[:60] = torch.randint(4, (60,), generator=torch.Generator().manual_seed(1))
     grid = np.exp(np.linspace(-1, 1, 2001))
     losses = [
-        -(logits / t).log_softmax(dim=1)[range(300), labels].sum() + (np.log(t) / np.log(2)) ** 2 / 2 for t in grid
+        -(logits / t).log_softmax(dim=1)[range(300), labels].sum() + (np.log(t) / np.log(1.5)) ** 2 / 2 for t in grid
     ]
     assert fit_temperature(logits, labels) == pytest.approx(grid[np.argmin(losses)], rel=2e-3)
 
 
 @pytest.mark.parametrize(("count", "margin"), [(500, 30.0), (500, 10.0), (20, 6.0), (20, 3.0), (500, 3.0)])
 def test_all_right_is_no_call_for_certainty(count, margin):
-    """The slope by log T of N log(1 + exp(-margin / T)) + (log T / log 2)^2 / 2 is 0; without the latter T would be 0."""
+    """The slope by log T of N log(1 + exp(-margin / T)) + (log T / log 1.5)^2 / 2 is 0; without the latter T would be 0."""
     labels = torch.arange(count) % 2
     found = fit_temperature(margin * torch.nn.functional.one_hot(labels).float(), labels)
-    slope = count * margin / found / (1 + np.exp(margin / found)) + np.log(found) / np.log(2) ** 2
+    slope = count * margin / found / (1 + np.exp(margin / found)) + np.log(found) / np.log(1.5) ** 2
     assert slope == pytest.approx(0, abs=0.01)
     assert (0.9 if margin >= 10 else 0.35) < found < 1
 
