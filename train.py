@@ -10,9 +10,9 @@ here. From ImageNet weights, a linear probe on features computed once comes firs
 without a network connection, training starts from random weights, longer, and says so. Validation pictures choose the
 epoch; the test split is scored once, at the end.
 
-Writes weights/model.safetensors (network, classes, preprocessing, split, metrics), outputs/training.csv,
-outputs/training_curves.png and outputs/confusion_matrix.png. Ctrl-C keeps the best epoch so far; --resume goes on after
-a kill.
+Writes weights/model.safetensors (network, classes, preprocessing, split, metrics) and, into outputs/, training.csv,
+training_curves.png, confusion_matrix.png and reliability.png. Probabilities are calibrated on the validation split.
+Ctrl-C keeps the best epoch so far; --resume goes on after a kill.
 """
 
 from __future__ import annotations
@@ -43,6 +43,12 @@ def build_parser() -> argparse.ArgumentParser:
         default=0.15,
         metavar="F",
         help="share held out for validation where there is no val folder (default: 0.15)",
+    )
+    data.add_argument(
+        "--group-by",
+        type=console.pattern,
+        metavar="REGEX",
+        help="files whose names match alike, or its first (group), are held out as one (default: neighbours)",
     )
     network = parser.add_argument_group("network")
     network.add_argument("--arch", default="resnet18", help="of torchvision, or timm/NAME (default: resnet18)")
@@ -103,19 +109,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def make_sample(root: Path) -> None:
-    """Generate sample pictures, unless there are class folders already."""
-    from crackcam import dataset, sample
-
-    try:
-        dataset.class_folders(root)
-    except UserError:
-        count = sample.write_sample(root)
-        note(f"sample: generated {counted(count, 'picture')} and their crack masks in {root}")
-    else:
-        note(f"sample: {root} has class folders already; nothing generated")
-
-
 def build_network(args: argparse.Namespace, classes: int) -> tuple[nn.Module, str]:
     """The network and where its weights come from; the latter starts with 'random' where they are."""
     from crackcam import model as m
@@ -140,14 +133,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.output.suffix != ".safetensors":
         raise UserError(f"--output {args.output} must end in .safetensors")
-    log, curves, matrix = (OUTPUTS / name for name in ("training.csv", "training_curves.png", "confusion_matrix.png"))
-    console.check_writable(args.output, log, curves, matrix)
+    names = ("training.csv", "training_curves.png", "confusion_matrix.png", "reliability.png")
+    log, curves, matrix, diagram = outputs = [OUTPUTS / name for name in names]
+    console.check_writable(args.output, *outputs)
     if args.sample:
-        make_sample(args.data)
+        from crackcam import sample
+
+        sample.write_where_there_is_none(args.data)
 
     import torch
 
-    from crackcam import checkpoint, dataset, figures, mixing, training
+    from crackcam import checkpoint, dataset, duplicates, figures, mixing, training
     from crackcam import model as m
 
     device = console.choose_device(args.device)
@@ -155,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made_for = m.recipe(args.arch)
     machine = m.Machine(device, dtype, made_for.mean, made_for.std)
     size = args.image_size or made_for.size
-    plan = dataset.plan_training(args.data, args.val_fraction, args.seed)
+    plan = dataset.plan_training(args.data, args.val_fraction, args.seed, args.group_by)
     state_file = args.output.with_suffix(".resume")
     resuming = args.resume and state_file.exists()
     if args.resume and not resuming:
@@ -180,26 +176,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, files in plan.files.items():
         held = " (held out of the training folder)" if name in plan.held_out else ""
         note(f"{name}: {dataset.describe(files)}{held}")
+    shared = duplicates.warn_of_duplicates(splits)
     train, val = splits["train"], splits["val"]
     mix = mixing.share(args.mix_sample, plan.classes)
     if mix:
         note(f"mixing: cracks are drawn into {figures.percent(mix)} of the pictures (none: --mix-sample 0)")
         val = dataset.joined(val, mixing.mixed_pixels(val, args.seed))
     recipe = training.recipe_for(
-        from_random,
-        len(train),
-        size,
-        args.epochs,
-        args.lr,
-        functools.partial(m.takes_size, network),
-        batch_size=args.batch_size,
-        patience=args.patience,
-        seed=args.seed,
-        workers=args.workers,
-        multiscale=args.head == "multiscale",
-        mix=mix,
-        mask_weight=args.mask_weight,
-    )
+        from_random, len(train), size, args.epochs, args.lr, functools.partial(m.takes_size, network),
+        multiscale=args.head == "multiscale", made_for=made_for.size, batch_size=args.batch_size,
+        patience=args.patience, seed=args.seed, workers=args.workers, mix=mix, mask_weight=args.mask_weight,
+    )  # fmt: skip
 
     card = checkpoint.Card(
         args.arch,
@@ -244,8 +231,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     network, card = checkpoint.load(args.output, device)
     name = "test" if len(splits.get("test", ())) else "val"
-    result = training.final_report(network, machine, splits[name], plan.classes, args.batch_size)
-    card.metrics = {**card.metrics, name: result.metrics}
+    temperature = training.calibrate(network, machine, val, args.batch_size)
+    result = training.final_report(network, machine, splits[name], plan.classes, args.batch_size, temperature)
+    card.metrics |= {"temperature": temperature, "near_duplicates": shared, name: result.metrics}
     checkpoint.save(args.output, network, card, args.half)
     state_file.unlink(missing_ok=True)
 
@@ -253,17 +241,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     figures.confusion_matrix(
         matrix, result.confusion, plan.classes, f"{name} split, accuracy {figures.percent(result.metrics['accuracy'])}"
     )
-    written = [str(path) for path in (args.output, log, curves, matrix)]
+    said = "accuracy {accuracy:.4f}, ECE {ece:.4f} ({ece_before:.4f} before calibration)".format_map(result.metrics)
+    figures.reliability(diagram, result.reliability, len(plan.classes), f"{name} split, {said}")
+    written = [str(path) for path in (args.output, *outputs)]
     if args.json:
-        print(
-            json.dumps(
-                {"split": name, **card.metrics, "classes": plan.classes, "pretrained": pretrained, "files": written},
-                indent=2,
-            )
-        )
+        document = {"split": name, **card.metrics, "classes": plan.classes, "pretrained": pretrained, "files": written}
+        print(json.dumps(document, indent=2))
     else:
         print(result.text)
-        print(f"{name} accuracy {result.metrics['accuracy']:.4f} ({counted(len(splits[name]), 'picture')})")
+        print(f"{name} {said}, {counted(len(splits[name]), 'picture')}")
         print("wrote " + ", ".join(written))
     return 0
 

@@ -52,7 +52,8 @@ class Card:
         pretrained: where the weights started from, and why.
         training: the arguments of the training run.
         split: for each split that was held out by us, its files relative to the data folder.
-        metrics: of the test split (else of the validation split), and of the best epoch.
+        metrics: of the test split (else of the validation split), and of the best epoch; the temperature that the head
+            has taken in, and how many pictures of each other split are near-duplicates of training pictures.
         versions: of the libraries that trained it.
     """
 

@@ -12,6 +12,7 @@ import csv
 import functools
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -106,6 +107,15 @@ positive_float = _number(float, 1e-12, 1e12, "a number above 0")
 weight = _number(float, 0, 1e6, "a number from 0 up")
 share = _number(float, 0, 1, "a number from 0 to 1")
 fraction = _number(float, 0.01, 0.9, "a fraction from 0.01 to 0.9")
+
+
+def pattern(text: str) -> str:
+    """A regular expression, as it is."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+    return text
 
 
 def split_names(text: str) -> list[str]:

@@ -6,14 +6,17 @@ Two layouts, told apart by their folder names:
     root/<class>/...                     split by us
 
 What is held out from training is taken in blocks of neighbouring file names, because neighbours are often cut from one
-photograph; it is stratified by class, seeded, copies nothing, and is written into the checkpoint. Hidden folders are
-no classes. Classes travel by name: a folder that is missing or surplus in a split shifts nothing.
+photograph; or, where a pattern says what belongs together, in whole groups of files. It is stratified by class, seeded,
+copies nothing, and is written into the checkpoint. Hidden folders are no classes. Classes travel by name: a folder that
+is missing or surplus in a split shifts nothing.
 """
 
 from __future__ import annotations
 
 import random
+import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,11 +74,15 @@ def _is_class(folder: Path) -> bool:
     return folder.is_dir() and not folder.name.startswith(".")
 
 
-def plan_training(root: Path, val_fraction: float, seed: int) -> Plan:
+def plan_training(root: Path, val_fraction: float, seed: int, group_by: str | None = None) -> Plan:
     """Decide what to train, choose and test on; see the module's docstring.
 
+    Args:
+        group_by: see :func:`group_names`; None: blocks of neighbours.
+
     Raises:
-        UserError: no training pictures, fewer than two classes, or a class too small to hold anything out.
+        UserError: no training pictures, fewer than two classes, a class too small to hold anything out, or nothing to
+            group.
     """
     folders = class_folders(root)
     if "train" not in folders and "" not in folders:
@@ -91,15 +98,22 @@ def plan_training(root: Path, val_fraction: float, seed: int) -> Plan:
     classes = sorted(train)
     lacking = ("val",) if base else ("val", "test")
     wanted = [split for split in lacking if not any(files.get(split, {}).values())]
+    if group_by and not wanted:
+        raise UserError(f"--group-by says how to split, but {root} is split already: leave it out")
+    groups = group_names(train, group_by) if group_by else {}
     held_out: dict[str, list[str]] = {}
     for split in wanted:
-        parts = {name: hold_out(train[name], val_fraction, f"{seed}/{split}/{name}") for name in classes}
+        if group_by:
+            parts = hold_out_groups(train, val_fraction, f"{seed}/{split}", groups)
+        else:
+            parts = {name: hold_out(train[name], val_fraction, f"{seed}/{split}/{name}") for name in classes}
         train = {name: kept for name, (kept, _) in parts.items()}
         files[split] = {name: held for name, (_, held) in parts.items()}
         held_out[split] = [p.relative_to(root).as_posix() for name in classes for p in files[split][name]]
         small = [name for name in classes if not train[name] or not files[split][name]]
         if small:
-            raise UserError(f"class {small[0]} has too few pictures to hold out a {split} split")
+            what, mend = ("groups of files", ": try another --val-fraction") if group_by else ("pictures", "")
+            raise UserError(f"class {small[0]} has too few {what} to hold out a {split} split{mend}")
     for split, found in files.items():
         for name in sorted(set(found) - set(classes)):
             note(f"warning: {split}/{name} is no class of the training split and is left out")
@@ -122,6 +136,54 @@ def hold_out(files: list[Path], share: float, seed: str) -> tuple[list[Path], li
     order = [i for start in starts for i in range(start, min(start + length, len(files)))]
     held = set(order[:count])
     return [f for i, f in enumerate(files) if i not in held], [f for i, f in enumerate(files) if i in held]
+
+
+def group_names(files: Files, pattern: str) -> dict[Path, str]:
+    """What belongs together: the match of a regular expression in each file's name, or its first group if it has one.
+
+    A file without a match is a group of its own; their number is said.
+    """
+    groups: dict[Path, str] = {}
+    alone: list[Path] = []
+    for path in (path for paths in files.values() for path in paths):
+        match = re.search(pattern, path.name)
+        name = match and match[min(1, match.re.groups)]
+        groups[path] = name or str(path)
+        if not name:
+            alone.append(path)
+    said = f"; {counted(len(alone), 'file')} without a match, the first {alone[0]}, each by itself" if alone else ""
+    note(f"groups: {len(set(groups.values())):,} of {counted(len(groups), 'file')}{said}")
+    return groups
+
+
+def hold_out_groups(
+    files: Files, share: float, seed: str, groups: dict[Path, str]
+) -> dict[str, tuple[list[Path], list[Path]]]:
+    """Draw whole groups, from all classes at once, as long as they bring what is held out nearer to ``share``.
+
+    Args:
+        groups: the group of each file.
+
+    Returns:
+        For each class files kept and files held out, each in order. Either may be empty where groups are few.
+    """
+    parts: dict[str, Counter[str]] = {}  # of each group, how many files in each class
+    for name, paths in files.items():
+        for path in paths:
+            parts.setdefault(groups[path], Counter())[name] += 1
+    order = list(parts)
+    random.Random(seed).shuffle(order)
+    lacking = dict.fromkeys(files, share)
+    held = set()
+    for group in order:
+        then = {name: lack - parts[group][name] / len(files[name]) for name, lack in lacking.items()}
+        if sum(map(abs, then.values())) < sum(map(abs, lacking.values())):
+            lacking = then
+            held.add(group)
+    return {
+        name: ([p for p in paths if groups[p] not in held], [p for p in paths if groups[p] in held])
+        for name, paths in files.items()
+    }
 
 
 class Chosen(NamedTuple):

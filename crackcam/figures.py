@@ -21,6 +21,7 @@ from PIL import Image
 from crackcam.console import UserError, write_atomically
 
 if TYPE_CHECKING:
+    from crackcam.calibrating import Reliability
     from crackcam.explaining import Anatomy
 
 INK, PALE, RIGHT, WRONG = "#222222", "#777777", "#2b6ca3", "#c22f2f"
@@ -483,6 +484,52 @@ def confusion_matrix(path: Path, counts: np.ndarray, classes: list[str], title: 
     axes.set_title(shortened(title, 60), fontsize=10, color=INK)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
+    _save(figure, path)
+
+
+def reliability(path: Path, found: Reliability, classes: int, title: str) -> None:
+    """How often predictions are right, by how sure they are, with 95 % intervals (Wilson); their numbers below.
+
+    Args:
+        found: predictions in bins; bins that lie below 1 / ``classes`` stay empty and are left out.
+    """
+    from scipy.stats import binomtest
+
+    bins = len(found.count)
+    filled = np.flatnonzero(found.count)
+    centres, width = (filled + 0.5) / bins, 0.88 / bins
+    right, sure, count = found.accuracy[filled], found.confidence[filled], found.count[filled]
+    tests = [binomtest(round(k), n) for k, n in zip(right * count, count.tolist(), strict=True)]
+    intervals = [test.proportion_ci(method="wilson") for test in tests]
+    figure = Figure(figsize=(5.6, 6), dpi=DPI, facecolor="white", layout="constrained")
+    figure.suptitle(shortened(title, 70), fontsize=10, color=INK)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    above.bar(centres, np.minimum(right, sure), width, color=RIGHT, alpha=0.75, label="right")
+    for gap, foot, pale, colour, says in (
+        (sure - right, right, "#f6dcdc", WRONG, "too sure"),
+        (right - sure, sure, "#dce8f3", RIGHT, "not sure enough"),
+    ):
+        height = np.maximum(gap, 0)
+        above.bar(centres, height, width, foot, color=pale, edgecolor=colour, hatch="////", linewidth=0, label=says)
+    above.vlines(centres, *zip(*intervals, strict=True), color=INK, linewidth=1, label="95 % interval")
+    above.plot([0, 1], [0, 1], color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label="calibrated")
+    above.set(ylim=(0, 1.02), ylabel="share that is right", xlim=((math.ceil(bins / classes) - 1) / bins, 1.003))
+    above.legend(
+        fontsize=7.5, ncols=5, frameon=False, loc="lower center", bbox_to_anchor=(0.48, 1), handlelength=1.5,
+        columnspacing=1, handletextpad=0.5,
+    )  # fmt: skip
+    below.bar(centres, count, width, color="#b9b9b9")
+    for x, number in zip(centres, count, strict=True):
+        below.text(x, number, f"{number:,}", fontsize=7, color=PALE, ha="center", va="bottom")
+    below.set(xlabel="confidence: probability of the predicted class", ylabel="predictions", yticks=[])
+    below.set_ylim(0, 1.2 * count.max())
+    for axes in (above, below):
+        axes.tick_params(labelsize=8, colors=PALE)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_axisbelow(True)
+        axes.grid(axis="y", color="#e8e8e8", linewidth=0.7)
+        axes.xaxis.label.set(size=9, color=INK)
+        axes.yaxis.label.set(size=9, color=INK)
     _save(figure, path)
 
 

@@ -27,7 +27,7 @@ PLAIN, CRACKED = 0, 1
 SHARE = 0.5
 UNKNOWN = 255  # in masks: there may be a crack or not
 COVERED = 254  # in masks: all crack
-THIN = (1.0, 9.0)  # pixels; widths of the cracks that are drawn
+WIDTHS = (1.0, 14.0)  # pixels; narrowest and widest crack that is drawn
 FIELDS = (1, 2, 3)  # a side, of mosaics
 FIELD_SHARES = (0.55, 0.3, 0.15)
 LEAST = 12  # pixels of crack that make a picture one of a crack
@@ -77,12 +77,25 @@ class Mixed(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int, torch.Tensor]:
         """(3, size, size) uint8, the label, and the mask (size, size) uint8 as in :class:`Example`."""
         rng = np.random.default_rng([self.seed, index])
-        picture, mask, cracked = fitted(rng, self.example(rng), self.size)
+        picture, mask, cracked = part(rng, self.canvas(rng), self.size)
         return torch.from_numpy(picture).permute(2, 0, 1), int(cracked), torch.from_numpy(mask)
 
-    def example(self, rng: Rng) -> Example:
+    def canvas(self, rng: Rng) -> Example:
+        """As many examples side by side as the size needs, at their own scale."""
+        count = -(-self.size // SIDE)
+        examples = [self.example(rng, rng.random() < 0.55 / count) for _ in range(count**2)]
+        if count == 1:
+            return examples[0]
+
+        def laid(arrays: list[np.ndarray]) -> np.ndarray:
+            return np.concatenate([np.concatenate(arrays[i * count : (i + 1) * count], axis=1) for i in range(count)])
+
+        return Example(
+            laid([e.picture for e in examples]), laid([e.mask for e in examples]), any(e.cracked for e in examples)
+        )
+
+    def example(self, rng: Rng, cracked: bool) -> Example:
         """One picture or mosaic, through a camera."""
-        cracked = bool(rng.random() < 0.55)
         count = int(rng.choice(FIELDS, p=FIELD_SHARES))
         chosen = set(rng.permutation(count**2)[: rng.integers(1, count**2 // 2 + 2)]) if cracked else set()
         fields = [self.field(rng, i in chosen) for i in range(count**2)]
@@ -113,7 +126,7 @@ class Mixed(torch.utils.data.Dataset):
         mask = np.zeros((SIDE, SIDE), np.uint8)
         if cracked:
             for _ in range(1 + (rng.random() < 0.25)):
-                tone, drawn = (walked if rng.random() < 0.5 else sample.crack)(rng, tone, light, THIN, 0.15)
+                tone, drawn = (walked if rng.random() < 0.5 else sample.crack)(rng, tone, light, WIDTHS, 0.15)
                 mask = np.maximum(mask, drawn)
         picture = np.clip(surface * tone[..., None], 0, 255).astype(np.uint8)
         return Example(picture, np.minimum(mask, COVERED), bool(np.count_nonzero(mask > COVERED / 2) >= LEAST))
@@ -124,27 +137,33 @@ class Mixed(torch.utils.data.Dataset):
         return cv2.resize(pixels.permute(1, 2, 0).numpy(), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
 
 
-def fitted(rng: Rng, example: Example, size: int) -> Example:
-    """The example at a side of ``size``: a part of it where its cracks are known, all of it made smaller elsewhere.
+def part(rng: Rng, example: Example, size: int) -> Example:
+    """A square of ``size`` of the example, at its own scale: a hairline that is made smaller is gone, a part of one is not.
 
-    A hairline that is made smaller is gone; a part of one is not.
+    An example that is made of places of unknown cracks alone is made smaller, for they may lie outside any part.
     """
     picture, mask, cracked = example
-    if (mask == UNKNOWN).any() or size > SIDE:
+    high = len(mask)
+    if (mask == UNKNOWN).all():
+        return Example(cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA), mask[:size, :size], True)
+    if (mask == UNKNOWN).any() and size < high:  # the label must hold, so all of the unknown must be in
         side = (size, size)
         unknown = cv2.resize((mask == UNKNOWN).astype(np.uint8), side, interpolation=cv2.INTER_NEAREST)
         cover = cv2.resize(np.minimum(mask, COVERED), side, interpolation=cv2.INTER_AREA)
-        picture = cv2.resize(picture, side, interpolation=cv2.INTER_AREA if size < SIDE else cv2.INTER_LINEAR)
-        return Example(picture, np.where(unknown, np.uint8(UNKNOWN), cover), cracked)
-    corners = np.array([0, 0]), np.array([SIDE - size, SIDE - size])
+        return Example(
+            cv2.resize(picture, side, interpolation=cv2.INTER_AREA),
+            np.where(unknown, np.uint8(UNKNOWN), cover),
+            cracked,
+        )
+    corners = np.array([0, 0]), np.array([high - size, high - size])
     if cracked:  # about one of its pixels
-        pixels = np.argwhere(mask > COVERED / 2)
-        here = pixels[rng.integers(len(pixels))] if len(pixels) else np.array([SIDE, SIDE]) // 2
+        pixels = np.argwhere((mask > COVERED / 2) & (mask != UNKNOWN))
+        here = pixels[rng.integers(len(pixels))] if len(pixels) else np.array([high, high]) // 2
         corners = np.clip(here - size + 1, *corners), np.clip(here, *corners)
     y, x = rng.integers(corners[0], corners[1] + 1)
-    part = np.ascontiguousarray(mask[y : y + size, x : x + size])
-    shown = np.ascontiguousarray(picture[y : y + size, x : x + size])
-    return Example(shown, part, bool(np.count_nonzero(part > COVERED / 2) >= LEAST))
+    window = (slice(y, y + size), slice(x, x + size))
+    inside = np.ascontiguousarray(mask[window])
+    return Example(np.ascontiguousarray(picture[window]), inside, bool(np.count_nonzero(inside > COVERED / 2) >= LEAST))
 
 
 class Blended(torch.utils.data.Dataset):

@@ -316,6 +316,14 @@ def set_linear_head(model: nn.Module, weight: torch.Tensor, bias: torch.Tensor) 
         head["bias"].copy_(bias)
 
 
+def cool(model: nn.Module, temperature: float) -> None:
+    """Divides the logits by a temperature, within the head: its weights and biases. Maps of logits scale alike."""
+    multiscale_head = [model.scale, model.bias] if isinstance(model, Multiscale) else None
+    with torch.no_grad():
+        for parameter in multiscale_head or model.get_submodule(head_name(model)).parameters():
+            parameter.div_(temperature)
+
+
 # -- target layer ----------------------------------------------------------------------------------------------
 
 

@@ -18,12 +18,26 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from crackcam.console import UserError, counted, note
+
 SIDE = 227  # pixels, as in the METU concrete set
 COUNTS = {"train": 300, "test": 60}  # pictures of each class
 WIDTHS = (1.6, 18.0)  # pixels; narrowest and widest crack
 FINE = 4  # cracks are drawn this much larger, then averaged down: soft edges and an exact mask
 
 Rng = np.random.Generator
+
+
+def write_where_there_is_none(root: Path) -> None:
+    """Write the sample data set below ``root``, unless there are class folders already; says what it did."""
+    from crackcam.dataset import class_folders
+
+    try:
+        class_folders(root)
+    except UserError:
+        note(f"sample: generated {counted(write_sample(root), 'picture')} and their crack masks in {root}")
+    else:
+        note(f"sample: {root} has class folders already; nothing generated")
 
 
 def write_sample(root: Path, seed: int = 0, counts: dict[str, int] | None = None) -> int:

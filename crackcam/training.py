@@ -26,10 +26,11 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from crackcam.calibrating import Reliability, fit_temperature, reliability
 from crackcam.console import UserError, note, write_atomically
 from crackcam.dataset import Augmented, Pixels, augmentation
 from crackcam.mixing import COVERED, CRACKED, UNKNOWN, Blended, Mixed
-from crackcam.model import Machine, head_inputs, set_linear_head
+from crackcam.model import Machine, cool, head_inputs, set_linear_head
 from crackcam.multiscale import Multiscale
 
 REGULARISATION = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # scikit-learn's C, inverse strength
@@ -70,7 +71,8 @@ class Recipe:
 
 def recipe_for(
     from_random: bool, pictures: int, image_size: int, epochs: int | None, lr: float | None,
-    takes: Callable[[int], bool] = lambda size: True, multiscale: bool = False, **rest: Any,
+    takes: Callable[[int], bool] = lambda size: True, multiscale: bool = False, made_for: int | None = None,
+    **rest: Any,
 ) -> Recipe:  # fmt: skip
     """The default recipe, changed where ``epochs`` or ``lr`` is given.
 
@@ -81,7 +83,8 @@ def recipe_for(
 
     Args:
         takes: whether the network takes pictures of a size; those that it does not are replaced by the full size.
-        multiscale: the head is one.
+        multiscale: the head is one; it keeps what it learned on pictures of the size that the architecture is made for.
+        made_for: that size.
     """
     many = min(30, max(3, round(280 / pictures**0.5)))
     if multiscale and not from_random:
@@ -90,7 +93,10 @@ def recipe_for(
         )
     if from_random:
         epochs = many if epochs is None else epochs
-        small, medium = round(image_size * 4 / 7), round(image_size * 5 / 7)
+        if multiscale and made_for and image_size > made_for:
+            small, medium = round(made_for * 4 / 7), made_for
+        else:
+            small, medium = round(image_size * 4 / 7), round(image_size * 5 / 7)
         first, second = round(epochs * 0.6), round(epochs * 0.8)
         sizes = [small if e < first else medium if e < second else image_size for e in range(epochs)]
         return Recipe(tuple(size if takes(size) else image_size for size in sizes), lr or 1e-3, strong=True, **rest)
@@ -140,35 +146,55 @@ def evaluate(model: nn.Module, machine: Machine, split: Pixels, batch_size: int)
     return score(forward(model, machine, split, batch_size, "scoring"), split.labels)
 
 
+def calibrate(model: nn.Module, machine: Machine, val: Pixels, batch_size: int) -> float:
+    """Fits a temperature on the validation split, folds it into the head and returns it."""
+    temperature = fit_temperature(forward(model, machine, val, batch_size, "calibrating"), val.labels)
+    cool(model, temperature)
+    return temperature
+
+
 class Report(NamedTuple):
     """The last word on a network.
 
     Attributes:
-        metrics: accuracy, loss, and per class precision, recall, F1 and number of pictures.
+        metrics: accuracy, loss, calibration error (and what it was before), and per class precision, recall, F1 and
+            number of pictures.
         confusion: (classes, classes) counts, rows are true classes.
         text: the same as a table.
+        reliability: how sure the predictions are, and how often right.
     """
 
     metrics: dict
     confusion: np.ndarray
     text: str
+    reliability: Reliability
 
 
-def final_report(model: nn.Module, machine: Machine, split: Pixels, classes: list[str], batch_size: int) -> Report:
-    """Score a split, class by class."""
+def final_report(
+    model: nn.Module, machine: Machine, split: Pixels, classes: list[str], batch_size: int, temperature: float
+) -> Report:
+    """Score a split, class by class.
+
+    Args:
+        temperature: what the logits have been divided by.
+    """
     from sklearn.metrics import classification_report, confusion_matrix
 
-    scores = evaluate(model, machine, split, batch_size)
+    logits, labels = forward(model, machine, split, batch_size, "scoring"), split.labels.numpy()
+    scores = score(logits, split.labels)
+    sure = reliability(scores.probabilities, labels)
     predicted = scores.probabilities.argmax(axis=1)
     indices = list(range(len(classes)))
     report = functools.partial(
-        classification_report, split.labels, predicted, labels=indices, target_names=classes, zero_division=0
+        classification_report, labels, predicted, labels=indices, target_names=classes, zero_division=0
     )
     per_class = report(output_dict=True)
     metrics = {
         "accuracy": scores.accuracy,
         "balanced_accuracy": scores.balanced,
         "loss": scores.loss,
+        "ece": sure.error,
+        "ece_before": reliability((logits * temperature).softmax(dim=1).numpy(), labels).error,
         "per_class": {
             name: {
                 "precision": per_class[name]["precision"],
@@ -179,7 +205,7 @@ def final_report(model: nn.Module, machine: Machine, split: Pixels, classes: lis
             for name in classes
         },
     }
-    return Report(metrics, confusion_matrix(split.labels, predicted, labels=indices), report(digits=4))
+    return Report(metrics, confusion_matrix(labels, predicted, labels=indices), report(digits=4), sure)
 
 
 # -- linear probe ----------------------------------------------------------------------------------------------------

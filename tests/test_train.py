@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import math
+import re
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,8 @@ from crackcam.console import UserError
 from crackcam.dataset import Pixels
 from crackcam.model import Machine
 
-OUTPUTS = {"outputs/training.csv", "outputs/training_curves.png", "outputs/confusion_matrix.png"}
+FIGURES = {"outputs/training_curves.png", "outputs/confusion_matrix.png", "outputs/reliability.png"}
+OUTPUTS = {"outputs/training.csv", *FIGURES}
 CPU = torch.device("cpu")
 
 
@@ -45,6 +47,7 @@ def test_log_has_a_line_for_each_epoch(trained):
 
 def test_figures_are_pictures_of_a_size_to_read(trained):
     assert Image.open(trained.root / "outputs/training_curves.png").size == (1080, 432)
+    assert Image.open(trained.root / "outputs/reliability.png").size == (672, 720)
     width, height = Image.open(trained.root / "outputs/confusion_matrix.png").size
     assert width > 350
     assert height > 350
@@ -57,7 +60,8 @@ def test_checkpoint_carries_all_that_inference_needs(trained):
     assert card.output_stride == 32
     assert card.pretrained == "random weights: asked for"
     assert card.training["epochs"] == 2
-    assert set(card.metrics) == {"best_epoch", "val", "test"}
+    assert set(card.metrics) == {"best_epoch", "val", "test", "temperature", "near_duplicates"}
+    assert card.metrics["near_duplicates"] == {"val": 0, "test": 0}
     assert card.metrics["test"]["per_class"]["Positive"]["pictures"] == 6
     assert card.versions["torch"] == version("torch")
 
@@ -93,8 +97,30 @@ def test_the_kept_epoch_is_the_best_one_on_validation(fresh):
     from crackcam.console import choose_precision
     from crackcam.model import Machine
 
-    scores = training.evaluate(model, Machine(CPU, choose_precision("auto", CPU)[0]), val, 8)
-    assert scores.loss == pytest.approx(float(best["val_loss"]), rel=1e-4)
+    logits = training.forward(model, Machine(CPU, choose_precision("auto", CPU)[0]), val, 8, "")
+    loss = training.score(logits * card.metrics["temperature"], val.labels).loss
+    assert loss == pytest.approx(float(best["val_loss"]), rel=1e-3)
+
+
+def test_probabilities_are_calibrated_on_validation_and_reported_on_test(trained):
+    """The checkpoint is a plain network: what its logits were divided by is on the card only."""
+    from crackcam.calibrating import expected_calibration_error, fit_temperature
+    from crackcam.console import choose_precision
+
+    model, card = checkpoint.load(trained.root / "weights/model.safetensors", CPU)
+    plan = dataset.plan_training(trained.root / "data", 0.15, 0)
+    machine = Machine(CPU, choose_precision("auto", CPU)[0])
+    logits = {}
+    for name in ("val", "test"):
+        split = dataset.load_pixels(name, plan.classes, plan.files[name], 64, 2)
+        logits[name] = training.forward(model, machine, split, 8, ""), split.labels
+    temperature = card.metrics["temperature"]
+    before, labels = logits["val"][0] * temperature, logits["val"][1]
+    assert fit_temperature(before, labels) == pytest.approx(temperature, rel=1e-3)
+    after, labels = logits["test"]
+    for name, found in {"ece": after, "ece_before": after * temperature}.items():
+        error = expected_calibration_error(found.softmax(dim=1).numpy(), labels.numpy())
+        assert card.metrics["test"][name] == pytest.approx(error, rel=1e-3)
 
 
 # -- resuming ------------------------------------------------------------------------------------------------------
@@ -399,6 +425,100 @@ def test_output_that_is_a_folder(fresh, capsys):
     Path("weights/model.safetensors").mkdir(parents=True)
     assert train.main(TINY_TRAINING) == 2
     assert "weights/model.safetensors: is a folder" in capsys.readouterr().err
+
+
+def test_pictures_of_the_training_split_in_the_test_split_are_counted(fresh, capsys):
+    shutil.copy("data/train/Positive/00003.jpg", "data/test/Positive/renamed.jpg")
+    assert train.main([*TINY_TRAINING, "--epochs", "1", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["near_duplicates"] == {"val": 0, "test": 1}
+    said = "the first data/test/Positive/renamed.jpg of data/train/Positive/00003.jpg; they flatter its scores"
+    assert f"warning: near-duplicates of training pictures in the test split: 1, {said}" in err
+
+
+# -- groups of files ---------------------------------------------------------------------------------------------------
+
+
+def photographs(root, classes=("a", "b"), count=20, tiles=6):
+    """Plain class folders; tiles of one photograph are scattered over the numbers, and over the classes."""
+    for index, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for photo in range(count):
+            for tile in range(tiles):
+                (root / name / f"{tile}{index}_photo{photo:02d}_{'xy'[tile % 2]}.jpg").touch()
+
+
+def groups_of(plan, split, pattern):
+    return {re.search(pattern, p.name)[0] for files in plan.files[split].values() for p in files}
+
+
+@pytest.mark.parametrize("pattern", [r"photo\d+", r"_(photo\d+)_", r"_(photo(\d+))_[xy]"])
+def test_groups_of_files_stay_in_one_split(tmp_path, pattern, capsys):
+    photographs(tmp_path)
+    plan = dataset.plan_training(tmp_path, 0.2, 0, pattern)
+    splits = {split: groups_of(plan, split, r"photo\d+") for split in ("train", "val", "test")}
+    assert sum(map(len, splits.values())) == len(set.union(*splits.values())) == 20
+    assert [len(splits[split]) for split in ("val", "test", "train")] == [4, 3, 13]  # a fifth of 20, then of 16
+    assert {split: {name: len(f) for name, f in files.items()} for split, files in plan.files.items()} == {
+        split: dict.fromkeys("ab", 6 * len(groups)) for split, groups in splits.items()
+    }
+    assert capsys.readouterr().err == "groups: 20 of 240 files\n"
+    assert dataset.plan_training(tmp_path, 0.2, 0, pattern) == plan
+    assert dataset.plan_training(tmp_path, 0.2, 1, pattern).held_out != plan.held_out
+    assert dataset.choose_split(tmp_path, "test", plan.held_out).files == plan.files["test"]
+
+
+def test_blocks_of_neighbours_would_part_those_groups(tmp_path):
+    photographs(tmp_path)
+    plan = dataset.plan_training(tmp_path, 0.2, 0)
+    assert groups_of(plan, "val", r"photo\d+") & groups_of(plan, "train", r"photo\d+")
+
+
+def test_classes_of_unlike_sizes_are_held_out_alike(tmp_path):
+    photographs(tmp_path, ["many"], count=40, tiles=10)
+    photographs(tmp_path, ["few"], count=10, tiles=2)
+    for path in (tmp_path / "few").iterdir():
+        path.rename(path.with_name(path.name.replace("photo", "other")))
+    plan = dataset.plan_training(tmp_path, 0.2, 0, r"(?:photo|other)\d+")
+    assert {name: len(files) for name, files in plan.files["val"].items()} == {"few": 4, "many": 80}
+
+
+def test_files_without_a_match_are_groups_of_their_own_and_counted(tmp_path, capsys):
+    photographs(tmp_path)
+    for name in ("a", "b"):
+        for i in range(20):
+            (tmp_path / name / f"single{i}.jpg").touch()
+    plan = dataset.plan_training(tmp_path, 0.2, 0, r"photo(\d+)|single")  # a match, but not of the first group
+    first = tmp_path / "a" / "single0.jpg"
+    said = f"groups: 60 of 280 files; 40 files without a match, the first {first}, each by itself\n"
+    assert capsys.readouterr().err == said
+    singles = {split: {p for p in plan.files[split]["a"] if "single" in p.name} for split in plan.files}
+    assert 0 < len(singles["val"]) < 20
+
+
+def test_group_by_holds_validation_out_of_a_training_folder(fresh, capsys):
+    """By the last digit: 10 groups, each in both classes."""
+    assert train.main([*TINY_TRAINING, "--epochs", "1", "--group-by", r"(\d)\.jpg", "--val-fraction", "0.3"]) == 0
+    assert "groups: 10 of 24 files" in capsys.readouterr().err
+    _, card = checkpoint.load(Path("weights/model.safetensors"), CPU)
+    assert card.training["group_by"] == r"(\d)\.jpg"
+    digits = {Path(name).stem[-1] for name in card.split["val"]}
+    files = {path.relative_to("data").as_posix() for path in Path("data/train").rglob("*.jpg")}
+    assert set(card.split["val"]) == {name for name in files if Path(name).stem[-1] in digits}
+    assert 0.2 < len(card.split["val"]) / 24 < 0.4
+
+
+def test_group_by_that_is_no_pattern_or_has_nothing_to_do(fresh, capsys):
+    assert train.main([*TINY_TRAINING, "--group-by", "photo("]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: argument --group-by: 'photo(' is no regular expression: missing ), unterminated")
+    assert len(err.splitlines()) == 1
+    assert train.main([*TINY_TRAINING, "--group-by", r"^0"]) == 2  # all in one group
+    last = "error: class Negative has too few groups of files to hold out a val split: try another --val-fraction"
+    assert capsys.readouterr().err.splitlines()[-1] == last
+    shutil.copytree("data/test", "data/val")
+    assert train.main([*TINY_TRAINING, "--group-by", r"\d"]) == 2
+    assert "error: --group-by says how to split, but data is split already: leave it out" in capsys.readouterr().err
 
 
 def test_hold_out_needs_two(tmp_path):

@@ -1,0 +1,124 @@
+"""Near-duplicates of the train split in others: copies that must be found, look-alikes that must not."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance
+
+from crackcam import dataset, duplicates, sample
+from crackcam.dataset import Pixels
+from crackcam.images import files_below, fit
+
+SIZE = 96
+
+
+def drawn(count, seed=0):
+    """Generated concrete, every other picture plain, (227, 227, 3) uint8."""
+    return [sample.draw(np.random.default_rng([seed, i]), cracked=i % 2 == 0)[0] for i in range(count)]
+
+
+def pixels_of(pictures, prefix="", size=SIZE):
+    stacked = np.stack([fit(np.asarray(p), size) for p in pictures])
+    paths = [Path(f"{prefix}{i}.jpg") for i in range(len(pictures))]
+    return Pixels(torch.from_numpy(stacked).permute(0, 3, 1, 2), torch.zeros(len(pictures), dtype=torch.int64), paths)
+
+
+def found(split, train):
+    return duplicates.near_duplicates({"train": train, "test": split})["test"]
+
+
+def jpeg(picture, quality):
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=quality)
+    return Image.open(file).convert("RGB")
+
+
+CHANGES = {
+    "copied": lambda p: p,
+    "re-encoded": lambda p: jpeg(p, 60),
+    "smaller": lambda p: p.resize((180, 180)),
+    "larger": lambda p: p.resize((300, 300), Image.Resampling.BICUBIC),
+    "brighter": lambda p: ImageEnhance.Brightness(p).enhance(1.1),
+    "darker, flatter, re-encoded": lambda p: jpeg(ImageEnhance.Contrast(ImageEnhance.Brightness(p).enhance(0.8)).enhance(0.8), 80),
+    "grey": lambda p: p.convert("L").convert("RGB"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def concrete():
+    return drawn(24)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_copies_are_found_and_paired_with_their_original(concrete, change):
+    copies = [CHANGES[change](Image.fromarray(p)) for p in concrete]
+    pairs = found(pixels_of(copies[::-1], "copy"), pixels_of(concrete))
+    assert [(p.path.name, p.other.name) for p in pairs] == [(f"copy{i}.jpg", f"{23 - i}.jpg") for i in range(24)]
+
+
+def test_distinct_pictures_are_not(concrete):
+    others = drawn(60, seed=1)
+    assert found(pixels_of(others), pixels_of(concrete)) == []
+    mixed = [*others[:5], concrete[7], *others[5:9]]
+    (pair,) = found(pixels_of(mixed, "m"), pixels_of(concrete))
+    assert (pair.path, pair.other) == (Path("m5.jpg"), Path("7.jpg"))
+    assert pair.correlation == pytest.approx(1)
+
+
+def test_correlation_is_pearsons_of_the_thumbnails(concrete):
+    """At a size that 32 divides, thumbnails are means of 3x3 pixels and 3 colours."""
+    one, other = pixels_of(concrete[:6]), pixels_of([jpeg(Image.fromarray(p), 30) for p in concrete[:6]])
+
+    def thumbnail(pixels):
+        return pixels.numpy().astype(float).reshape(3, 32, 3, 32, 3).mean(axis=(0, 2, 4)).ravel()
+
+    for i, pair in enumerate(found(other, one)):
+        wanted = np.corrcoef(thumbnail(one.pixels[i]), thumbnail(other.pixels[i]))[0, 1]
+        assert pair.correlation == pytest.approx(wanted, abs=1e-5)
+
+
+def test_blank_pictures_are_all_alike_and_no_duplicates():
+    grey = [np.full((64, 64, 3), tone, np.uint8) for tone in (0, 120, 255)]
+    assert found(pixels_of(grey), pixels_of(grey)) == []
+
+
+def test_blocks_change_nothing(concrete, monkeypatch):
+    splits = pixels_of([*concrete[3:9], *drawn(5, seed=2)]), pixels_of(concrete)
+    whole = found(*splits)
+    monkeypatch.setattr(duplicates, "BLOCK", 2)
+    in_blocks = found(*splits)
+    assert [p[:2] for p in in_blocks] == [p[:2] for p in whole]
+    assert len(whole) == 6
+
+
+def test_an_empty_split_has_none(concrete):
+    empty = Pixels(torch.empty(0, 3, SIZE, SIZE, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), [])
+    assert found(empty, pixels_of(concrete)) == []
+
+
+def test_the_warning_counts_and_names_the_first_pair(concrete, capsys):
+    splits = {
+        "train": pixels_of(concrete, "train/"),
+        "val": pixels_of(drawn(4, seed=3), "val/"),
+        "test": pixels_of([*drawn(3, seed=4), concrete[5], concrete[9]], "test/"),
+    }
+    assert duplicates.warn_of_duplicates(splits) == {"val": 0, "test": 2}
+    err = capsys.readouterr().err.splitlines()
+    assert err == [
+        "warning: near-duplicates of training pictures in the test split: 2, the first test/3.jpg of train/5.jpg; "
+        "they flatter its scores"
+    ]
+
+
+def test_concrete_holds_the_same_photographs_twice(real_data):
+    """In the METU set mostly 5,400 to 5,600 numbers apart, so that splits by blocks of numbers part the copies."""
+    root, classes = real_data / "concrete", ["Negative", "Positive"]
+    splits = {}
+    for name in ("train", "val", "test"):
+        files = {c: files_below(root / name / c) for c in classes}
+        splits[name] = dataset.load_pixels(name, classes, files, 64, 2)
+    assert duplicates.warn_of_duplicates(splits) == {"val": 5, "test": 58}
+    assert min(pair.correlation for pair in duplicates.near_duplicates(splits)["test"]) > 0.995
