@@ -7,12 +7,13 @@ found by watching one run: the last place where the network still has a grid, be
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -391,6 +392,138 @@ def find_target_layers(
     if len({grids[name].reshape for name in chosen}) > 1:
         raise UserError(f"{' and '.join(chosen)} hold their channels in different places: explain one at a time")
     return [TargetLayer(name, model.get_submodule(name), grids[name]) for name in chosen]
+
+
+# -- finer grids -------------------------------------------------------------------------------------------------
+
+
+class _CannotDilateError(Exception):
+    """The message says what stands in the way."""
+
+
+def dilate(model: nn.Module, stride: int, image_size: int) -> nn.Module:
+    """The same weights on a finer grid: layers no longer stride, and those behind them reach as far by dilation.
+
+    Every k-th place of the new grid holds what the network puts out there as it is. Squeeze-and-excitation and its
+    like, which pool the grid on the way, see more places, which changes that a little. Chen et al., DeepLab
+    (arXiv:1606.00915); Yu et al., Dilated Residual Networks (arXiv:1705.09914).
+
+    Args:
+        model: left as it is.
+        stride: pixels of the input for a cell of the last grid; a power of two.
+        image_size: side of the pictures to try it with.
+
+    Returns:
+        A copy that shares the tensors.
+
+    Raises:
+        UserError: the network cannot be dilated so; the strides that it can have are listed.
+    """
+    grids, target = grid_layers(model, image_size)
+    if target is None:
+        raise UserError("no layer of this network puts out a grid to refine")
+    own = _stride(image_size, grids[target].height)
+
+    def dilated(wanted: int) -> nn.Module:
+        if wanted > own:
+            raise _CannotDilateError("dilation only makes it smaller")
+        finer = _dilated_copy(model, wanted, image_size)
+        grid = grid_layers(finer, image_size)[0].get(target) if takes_size(finer, image_size) else None
+        if grid is None or math.ceil(grid.height * wanted / own) != grids[target].height:
+            raise _CannotDilateError("its grid is not made by convolutions and pooling alone, or its head is tied to it")
+        return finer
+
+    try:
+        return dilated(stride)
+    except _CannotDilateError as reason:
+        possible = [own]
+        for other in (16, 8, 4):
+            if other < own and other != stride:
+                with suppress(_CannotDilateError):
+                    dilated(other)
+                    possible.append(other)
+        known = ", ".join(map(str, possible))
+        raise UserError(f"this network cannot have output stride {stride}: {reason}; it can have {known}") from None
+
+
+def _stride(image_size: int, side: int) -> int:
+    """Pixels of the input for a cell of a grid: a power of two, whatever the borders leave out."""
+    return int(2 ** round(math.log2(image_size / side)))
+
+
+def _dilated_copy(model: nn.Module, wanted: int, image_size: int) -> nn.Module:
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    finer = copy.deepcopy(model, shared)
+    met: dict[str, set[tuple[int, int]]] = {}  # what each layer gets: channels, and their stride
+
+    def watch(name: str) -> Callable[..., None]:
+        return lambda module, inputs: met.setdefault(name, set()).add(
+            (inputs[0].shape[1], _stride(image_size, inputs[0].shape[-1]))
+        )
+
+    layers = {n: m for n, m in finer.named_modules() if isinstance(m, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)}
+    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
+    takes_size(finer, image_size)
+    for handle in handles:
+        handle.remove()
+    for name, inputs in met.items():
+        channels, at = max(inputs, key=lambda found: found[1])
+        layer = _finer(layers[name], channels, at, wanted)
+        if layer is None:
+            continue
+        if len(inputs) > 1 or not _agree(layers[name], layer, channels, max(1, at // wanted)):
+            raise _CannotDilateError(f"its layer {name}, {type(layers[name]).__name__}, cannot be dilated")
+        parent, _, child = name.rpartition(".")
+        finer.get_submodule(parent).register_module(child, layer.to(next(model.parameters())))
+    return finer
+
+
+def _finer(old: Any, channels: int, at: int, wanted: int) -> nn.Module | None:
+    """A convolution or pooling at stride ``at``, for a grid of stride ``wanted`` at most; None: as it is."""
+    reach = max(1, at // wanted)
+    kernel, steps, gaps = (_pair(value) for value in (old.kernel_size, old.stride, getattr(old, "dilation", 1)))
+    finer = tuple(min(step, max(1, wanted // at)) for step in steps)
+    if finer == steps and (reach == 1 or kernel == (1, 1)):
+        return None
+    dilation = tuple(reach * gap for gap in gaps)
+    padding = old.padding if isinstance(old.padding, str) else tuple(reach * pad for pad in _pair(old.padding))
+    if isinstance(old, nn.Conv2d):
+        new: Any = copy.copy(old)
+        new.stride, new.dilation, new.padding = finer, dilation, padding
+        if not isinstance(padding, str):  # for reflection and the like
+            new._reversed_padding_repeated_twice = [pad for pad in reversed(padding) for _ in range(2)]
+        return new
+    if isinstance(old, nn.AvgPool2d):  # which knows no dilation: the same as a convolution
+        new = nn.Conv2d(channels, channels, kernel, finer, padding, dilation, groups=channels, bias=False)
+        new.weight = nn.Parameter(torch.full_like(new.weight, 1 / math.prod(kernel)), requires_grad=False)
+        return new
+    over = [  # ceil_mode lets the last window hang over
+        reach * min(step - 1, size - 1 - pad // reach) if old.ceil_mode else 0
+        for step, size, pad in zip(steps, kernel, padding, strict=True)
+    ]
+    (top, left), (bottom, right) = padding, (pad + more for pad, more in zip(padding, over, strict=True))
+    return nn.Sequential(
+        nn.ConstantPad2d((left, right, top, bottom), -math.inf), nn.MaxPool2d(kernel, finer, dilation=dilation)
+    )
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _agree(old: Any, new: Any, channels: int, reach: int) -> bool:
+    """Whether a layer on a grid finer by ``reach`` does at every ``reach``-th place what the old one does."""
+    if type(old) is nn.Conv2d:  # true by arithmetic, and slow to try
+        return True
+    parameter = next(old.parameters(), torch.empty(0))
+    side = reach * 2 * (max(_pair(old.kernel_size)) + 1)
+    finer = torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0)).to(parameter)
+    height, width = (reach * step for step in _pair(old.stride))
+    last = new[-1] if isinstance(new, nn.Sequential) else new
+    down, across = height // _pair(last.stride)[0], width // _pair(last.stride)[1]
+    with torch.inference_mode():
+        expected, found = old(finer[..., ::reach, ::reach]), new(finer)[..., ::down, ::across]
+    return expected.shape == found.shape and torch.allclose(expected, found, rtol=1e-2, atol=1e-2)
 
 
 # -- running -----------------------------------------------------------------------------------------------------
