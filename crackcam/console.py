@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
+from crackcam.methods import OWN
+
 if TYPE_CHECKING:
     import torch
 
@@ -105,11 +107,17 @@ whole_number = _number(int, 0, 2**63 - 1, "a whole number from 0 up")
 positive_float = _number(float, 1e-12, 1e12, "a number above 0")
 share = _number(float, 0, 1, "a number from 0 to 1")
 fraction = _number(float, 0.01, 0.9, "a fraction from 0.01 to 0.9")
+_scale = _number(float, 0.25, 8, "own, or a number from 0.25 to 8")
 
 
 def split_names(text: str) -> list[str]:
     """'a,b' -> ['a', 'b']."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def scales(text: str) -> list[float | str]:
+    """'1,2,own' -> [1.0, 2.0, 'own']."""
+    return [OWN if name == OWN else _scale(name) for name in text.split(",")]
 
 
 # -- flags of more than one script ------------------------------------------------------------------------

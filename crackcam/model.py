@@ -430,7 +430,7 @@ def dilate(model: nn.Module, stride: int, image_size: int) -> nn.Module:
         finer = _dilated_copy(model, wanted, image_size)
         grid = grid_layers(finer, image_size)[0].get(target) if takes_size(finer, image_size) else None
         if grid is None or math.ceil(grid.height * wanted / own) != grids[target].height:
-            raise _CannotDilateError("its grid is not made by convolutions and pooling alone, or its head is tied to it")
+            raise _CannotDilateError("its grid or its head rests on more than convolutions and pooling")
         return finer
 
     try:
@@ -481,33 +481,34 @@ def _dilated_copy(model: nn.Module, wanted: int, image_size: int) -> nn.Module:
 def _finer(old: Any, channels: int, at: int, wanted: int) -> nn.Module | None:
     """A convolution or pooling at stride ``at``, for a grid of stride ``wanted`` at most; None: as it is."""
     reach = max(1, at // wanted)
-    kernel, steps, gaps = (_pair(value) for value in (old.kernel_size, old.stride, getattr(old, "dilation", 1)))
-    finer = tuple(min(step, max(1, wanted // at)) for step in steps)
+    kernel, steps = _pair(old.kernel_size), _pair(old.stride)
+    finer = _pair([min(step, max(1, wanted // at)) for step in steps])
     if finer == steps and (reach == 1 or kernel == (1, 1)):
         return None
-    dilation = tuple(reach * gap for gap in gaps)
-    padding = old.padding if isinstance(old.padding, str) else tuple(reach * pad for pad in _pair(old.padding))
+    dilation = _pair([reach * gap for gap in _pair(getattr(old, "dilation", 1))])
     if isinstance(old, nn.Conv2d):
         new: Any = copy.copy(old)
-        new.stride, new.dilation, new.padding = finer, dilation, padding
-        if not isinstance(padding, str):  # for reflection and the like
-            new._reversed_padding_repeated_twice = [pad for pad in reversed(padding) for _ in range(2)]
+        new.stride, new.dilation = finer, dilation
+        if not isinstance(old.padding, str):
+            new.padding = _pair([reach * pad for pad in old.padding])
+            new._reversed_padding_repeated_twice = [reach * pad for pad in old._reversed_padding_repeated_twice]
         return new
+    top, left = (reach * pad for pad in _pair(old.padding))
     if isinstance(old, nn.AvgPool2d):  # which knows no dilation: the same as a convolution
-        new = nn.Conv2d(channels, channels, kernel, finer, padding, dilation, groups=channels, bias=False)
+        new = nn.Conv2d(channels, channels, kernel, finer, (top, left), dilation, groups=channels, bias=False)
         new.weight = nn.Parameter(torch.full_like(new.weight, 1 / math.prod(kernel)), requires_grad=False)
         return new
-    over = [  # ceil_mode lets the last window hang over
-        reach * min(step - 1, size - 1 - pad // reach) if old.ceil_mode else 0
-        for step, size, pad in zip(steps, kernel, padding, strict=True)
-    ]
-    (top, left), (bottom, right) = padding, (pad + more for pad, more in zip(padding, over, strict=True))
+    below, right = (  # ceil_mode lets the last window hang over
+        reach * min(step - 1, size - 1 - pad) if old.ceil_mode else 0
+        for step, size, pad in zip(steps, kernel, _pair(old.padding), strict=True)
+    )
     return nn.Sequential(
-        nn.ConstantPad2d((left, right, top, bottom), -math.inf), nn.MaxPool2d(kernel, finer, dilation=dilation)
+        nn.ConstantPad2d((left, left + right, top, top + below), -math.inf),
+        nn.MaxPool2d(kernel, finer, dilation=dilation),
     )
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
@@ -515,12 +516,11 @@ def _agree(old: Any, new: Any, channels: int, reach: int) -> bool:
     """Whether a layer on a grid finer by ``reach`` does at every ``reach``-th place what the old one does."""
     if type(old) is nn.Conv2d:  # true by arithmetic, and slow to try
         return True
-    parameter = next(old.parameters(), torch.empty(0))
     side = reach * 2 * (max(_pair(old.kernel_size)) + 1)
-    finer = torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0)).to(parameter)
-    height, width = (reach * step for step in _pair(old.stride))
-    last = new[-1] if isinstance(new, nn.Sequential) else new
-    down, across = height // _pair(last.stride)[0], width // _pair(last.stride)[1]
+    finer = torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0))
+    finer = finer.to(next(old.parameters(), finer))
+    steps = zip(_pair(old.stride), _pair((new[-1] if isinstance(new, nn.Sequential) else new).stride), strict=True)
+    down, across = (reach * before // now for before, now in steps)
     with torch.inference_mode():
         expected, found = old(finer[..., ::reach, ::reach]), new(finer)[..., ::down, ::across]
     return expected.shape == found.shape and torch.allclose(expected, found, rtol=1e-2, atol=1e-2)
