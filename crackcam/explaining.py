@@ -66,7 +66,7 @@ def heat_maps(
 def merged_maps(
     network: Network, method: str, layers: list[TargetLayer], pixels: torch.Tensor, pictures: list[np.ndarray],
     targets: list[int], scales: Sequence[float | str] | None = None, fuse: str | None = None, **settings: Any,
-) -> torch.Tensor | list[torch.Tensor]:  # fmt: skip
+) -> list[torch.Tensor]:  # fmt: skip
     """:func:`heat_maps` of pictures at several scales and of several layers, merged.
 
     Args:
@@ -77,14 +77,14 @@ def merged_maps(
         settings: of :func:`heat_maps`, as are the other arguments.
 
     Returns:
-        (N, size, size) of the largest scale; with :data:`OWN`, the size of what the network sees of each picture. In
-        the unit of the network's own size, whatever the scale; of several layers in [0, 1].
+        For each picture (size, size) of the largest scale; with :data:`OWN`, of what the network sees of the picture.
+        In the unit of the network's own size, whatever the scale; of several layers in [0, 1].
 
     Raises:
         UserError: the method, or the network, cannot do that.
     """
     if not fuse and (scales or [1]) == [1]:
-        return heat_maps(network, method, layers, pixels, targets, **settings)
+        return list(heat_maps(network, method, layers, pixels, targets, **settings))
     if METHODS[method].picture:
         raise UserError(f"{method} makes pictures, not maps: leave --scales and --fuse out")
     if fuse and METHODS[method].stages:
@@ -288,8 +288,8 @@ def at_picture_size(heat: torch.Tensor, picture: np.ndarray, geometry: Geometry)
     return seen
 
 
-def at_picture_sizes(heats: torch.Tensor, pictures: list[Picture], geometry: Geometry) -> list[np.ndarray]:
-    """:func:`at_picture_size` for many: (N, size, size), or signed pictures (N, 3, size, size)."""
+def at_picture_sizes(heats: Sequence[torch.Tensor], pictures: list[Picture], geometry: Geometry) -> list[np.ndarray]:
+    """:func:`at_picture_size` for many: (size, size) each, or signed pictures (3, size, size)."""
     return [at_picture_size(as_map(heat), item.pixels, geometry) for heat, item in zip(heats, pictures, strict=True)]
 
 

@@ -84,7 +84,7 @@ QUICK = [
 # Maps that share the score out among places: where a larger picture gives twice as many, each gets half.
 SHARING = {
     "gradcam", "xgradcam", "eigengradcam", "layercam", "hirescam", "gradcamelementwise", "segeigencam", "shapleycam",
-    "finercam", "integratedgradients", "smoothgrad", "occlusion",
+    "finercam", "integratedgradients", "smoothgrad",
 }  # fmt: skip
 # Maps that are stretched to [0, 1] on the way: those of two tiles cannot be laid side by side.
 STRETCHED = {"fullgrad", "refinecam", "sess"}

@@ -29,6 +29,7 @@ from pytorch_grad_cam.utils.reshape_transforms import swinT_reshape_transform, v
 TIMM = "timm/"  # what the names of timm's architectures start with
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET_CLASSES = 1000
+MORE = 64  # pixels that a picture grows by to see which grids grow, and how much: a multiple of every stride
 NETWORK_TIMEOUT = 10  # seconds without a byte after which a download is given up
 # Auxiliary classifiers have heads of their own and serve training from scratch on ImageNet only.
 NO_AUXILIARY = {"aux_logits": False, "init_weights": False}
@@ -368,12 +369,14 @@ def grid_of(output: object) -> Grid | None:
 
 
 def find_target_layers(
-    model: nn.Module, image_size: int, names: list[str] | None = None, stages: bool = False
-) -> list[TargetLayer]:
+    model: nn.Module, image_size: int, names: list[str] | None = None, stages: bool = False,
+    finer: nn.Module | None = None,
+) -> list[TargetLayer]:  # fmt: skip
     """The layers to explain: those named, or the one found.
 
     Args:
         stages: find the last layer of each of the last three grid sizes instead.
+        finer: from :func:`dilate`, to take the layers of these names from.
 
     Raises:
         UserError: a name that is no layer with a grid (all such layers are listed); or layers of different layouts.
@@ -391,7 +394,7 @@ def find_target_layers(
             raise UserError(f"no layer {name!r} with a grid; there are: {', '.join(grids)}")
     if len({grids[name].reshape for name in chosen}) > 1:
         raise UserError(f"{' and '.join(chosen)} hold their channels in different places: explain one at a time")
-    return [TargetLayer(name, model.get_submodule(name), grids[name]) for name in chosen]
+    return [TargetLayer(name, (finer or model).get_submodule(name), grids[name]) for name in chosen]
 
 
 # -- finer grids -------------------------------------------------------------------------------------------------
@@ -411,7 +414,7 @@ def dilate(model: nn.Module, stride: int, image_size: int) -> nn.Module:
     Args:
         model: left as it is.
         stride: pixels of the input for a cell of the last grid; a power of two.
-        image_size: side of the pictures to try it with.
+        image_size: side of the pictures to try it with; others, a little larger, must do as well.
 
     Returns:
         A copy that shares the tensors.
@@ -422,7 +425,9 @@ def dilate(model: nn.Module, stride: int, image_size: int) -> nn.Module:
     grids, target = grid_layers(model, image_size)
     if target is None:
         raise UserError("no layer of this network puts out a grid to refine")
-    own = _stride(image_size, grids[target].height)
+    if not takes_size(model, image_size + MORE):
+        raise UserError(f"this network takes pictures of {image_size} px only, so that its output stride is fixed")
+    own = MORE // (grid_layers(model, image_size + MORE)[0][target].height - grids[target].height)
 
     def dilated(wanted: int) -> nn.Module:
         if wanted > own:
@@ -446,32 +451,28 @@ def dilate(model: nn.Module, stride: int, image_size: int) -> nn.Module:
         raise UserError(f"this network cannot have output stride {stride}: {reason}; it can have {known}") from None
 
 
-def _stride(image_size: int, side: int) -> int:
-    """Pixels of the input for a cell of a grid: a power of two, whatever the borders leave out."""
-    return int(2 ** round(math.log2(image_size / side)))
-
-
 def _dilated_copy(model: nn.Module, wanted: int, image_size: int) -> nn.Module:
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     finer = copy.deepcopy(model, shared)
-    met: dict[str, set[tuple[int, int]]] = {}  # what each layer gets: channels, and their stride
+    met: dict[str, list[torch.Size]] = {}  # what each layer gets
 
     def watch(name: str) -> Callable[..., None]:
-        return lambda module, inputs: met.setdefault(name, set()).add(
-            (inputs[0].shape[1], _stride(image_size, inputs[0].shape[-1]))
-        )
+        return lambda module, inputs: met.setdefault(name, []).append(inputs[0].shape)
 
     layers = {n: m for n, m in finer.named_modules() if isinstance(m, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)}
     handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
-    takes_size(finer, image_size)
+    for size in (image_size, image_size + MORE):
+        takes_size(finer, size)
     for handle in handles:
         handle.remove()
-    for name, inputs in met.items():
-        channels, at = max(inputs, key=lambda found: found[1])
-        layer = _finer(layers[name], channels, at, wanted)
+    for name, shapes in met.items():
+        runs = len(shapes) // 2
+        grown = {large[-1] - small[-1] for small, large in zip(shapes[:runs], shapes[runs:], strict=True)} - {0}
+        at = MORE // min(grown, default=MORE)  # behind global pooling nothing grows, and nothing changes
+        layer = _finer(layers[name], shapes[0][1], at, wanted)
         if layer is None:
             continue
-        if len(inputs) > 1 or not _agree(layers[name], layer, channels, max(1, at // wanted)):
+        if len(grown) > 1 or not _agree(layers[name], layer, shapes[0][1], max(1, at // wanted)):
             raise _CannotDilateError(f"its layer {name}, {type(layers[name]).__name__}, cannot be dilated")
         parent, _, child = name.rpartition(".")
         finer.get_submodule(parent).register_module(child, layer.to(next(model.parameters())))
@@ -489,9 +490,8 @@ def _finer(old: Any, channels: int, at: int, wanted: int) -> nn.Module | None:
     if isinstance(old, nn.Conv2d):
         new: Any = copy.copy(old)
         new.stride, new.dilation = finer, dilation
-        if not isinstance(old.padding, str):
-            new.padding = _pair([reach * pad for pad in old.padding])
-            new._reversed_padding_repeated_twice = [reach * pad for pad in old._reversed_padding_repeated_twice]
+        new.padding = old.padding if isinstance(old.padding, str) else _pair([reach * pad for pad in old.padding])
+        new._reversed_padding_repeated_twice = [reach * pad for pad in old._reversed_padding_repeated_twice]
         return new
     top, left = (reach * pad for pad in _pair(old.padding))
     if isinstance(old, nn.AvgPool2d):  # which knows no dilation: the same as a convolution
