@@ -152,7 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "file": str(first.path), "true": true, "predicted": tile.predicted, "probabilities": chances,
             "target": classes[targets[0]], "weights": [round(float(weight), 8) for weight in steps.weights],
         }  # fmt: skip
-        document = {**predicting.manifest(network, args, selection, [row]), "layer": layer.name, "picture": str(grid)}
+        document = {**predicting.manifest(network, args, selection, [row]), "layer": layer.name, "stride": args.stride}
+        document["picture"] = str(grid)
         return report(document, args.json)
 
     heats, seconds = {}, {}
