@@ -9,6 +9,7 @@
                                                            the boxes of a detector, and what they rest on
     python xai.py --method layercam --verify               the same maps by the package grad-cam: differences, times
     python xai.py --type Positive --masks data/masks --num 60 --method all      how well each method finds the cracks
+    python xai.py --image bridge.jpg --stride 8 --scales 1,own          sharper maps, of a large photograph
     python xai.py --image crack.jpg --anatomy              how Grad-CAM comes about on that picture, step by step
     python xai.py --list-layers                            where else a map can be made: --layer layer3
 
@@ -55,6 +56,14 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME[,NAME]",
         help="target layers (default: the last grid before the head)",
     )
+    maps.add_argument("--stride", type=int, choices=(4, 8, 16), help="pixels for a cell of the map, by dilation")
+    maps.add_argument(
+        "--scales", type=console.scales, metavar="X[,X]",
+        help="mean over pictures in X times the network's size; own: at their own, in tiles (default: 1)",
+    )  # fmt: skip
+    maps.add_argument(
+        "--fuse", choices=("mean", "product"), help="of maps of several layers: --layer, else one a grid size, of three"
+    )
     maps.add_argument(
         "--list-layers", action="store_true", help="print the layers that --layer takes, with their shapes"
     )
@@ -85,10 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.output and args.output.suffix.lower() != ".png":
         raise UserError(f"--output {args.output} must end in .png")
-    if args.anatomy and (args.method != ["gradcam"] or args.masks):
-        raise UserError("--anatomy shows how Grad-CAM comes about: leave --method and --masks out")
-    if args.verify and (args.aug_smooth or args.eigen_smooth):
-        raise UserError("--verify compares maps that are not smoothed: leave --aug-smooth and --eigen-smooth out")
+    if args.anatomy and (args.method != ["gradcam"] or args.masks or args.scales or args.fuse):
+        raise UserError("--anatomy shows how Grad-CAM comes about: leave --method, --masks, --scales and --fuse out")
+    if args.verify and (args.aug_smooth or args.eigen_smooth or args.scales or args.fuse):
+        raise UserError("--verify compares plain maps: leave --aug-smooth, --eigen-smooth, --scales and --fuse out")
 
     from crackcam import detecting, explaining, figures, predicting, scoring, verifying
     from crackcam import model as m
@@ -98,13 +107,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return report(detecting.explain(args, style), args.json, args.save_maps)
     network = predicting.open_network(args)
     size, geometry = network.card.image_size, network.card.geometry
+    finer = network._replace(model=m.dilate(network.model, args.stride, size)) if args.stride else network
     if args.list_layers:
-        found, default = m.grid_layers(network.model, size)
+        found, default = m.grid_layers(finer.model, size)
         for name, (channels, height, width, _) in found.items():
             print(f"{name}  {channels} x {height} x {width}{'  (default)' if name == default else ''}")
         return 0
 
-    layers = {name: m.find_target_layers(network.model, size, args.layer, METHODS[name].stages) for name in args.method}
+    layers = {  # found in the network as it is, where the stages differ in their grids
+        name: m.find_target_layers(
+            network.model, size, args.layer, METHODS[name].stages or bool(args.fuse), finer.model
+        )
+        for name in args.method
+    }
     selection = predicting.select(args, network.card)
     true = next(iter(selection.files)) or None
     target = args.target or true or "predicted"
@@ -126,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if args.anatomy:
         layer, first = layers["gradcam"][0], pictures[0]
-        steps = explaining.anatomy(network, layer, pixels[:1], targets[0])
+        steps = explaining.anatomy(finer, layer, pixels[:1], targets[0])
         chances = predicting.by_class(network, probabilities[0], args.top_k)
         small = figures.thumbnail(first.pixels)
         tile = figures.Tile(small, first.path.name, chances, true)
@@ -137,7 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "file": str(first.path), "true": true, "predicted": tile.predicted, "probabilities": chances,
             "target": classes[targets[0]], "weights": [round(float(weight), 8) for weight in steps.weights],
         }  # fmt: skip
-        document = {**predicting.manifest(network, args, selection, [row]), "layer": layer.name, "picture": str(grid)}
+        document = {**predicting.manifest(network, args, selection, [row]), "layer": layer.name, "stride": args.stride}
+        document["picture"] = str(grid)
         return report(document, args.json)
 
     heats, seconds = {}, {}
@@ -146,9 +162,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         method_class(method)  # imported now: its time is not the method's
         start = time.perf_counter()
         try:
-            heats[method] = explaining.heat_maps(
-                network, method, layers[method], pixels, targets,
-                batch_size=args.batch_size, aug_smooth=args.aug_smooth, eigen_smooth=args.eigen_smooth,
+            heats[method] = explaining.merged_maps(
+                finer, method, layers[method], pixels, [item.pixels for item in pictures], targets, args.scales,
+                args.fuse, batch_size=args.batch_size, aug_smooth=args.aug_smooth, eigen_smooth=args.eigen_smooth,
             )  # fmt: skip
         except UserError as error:
             if not several:
@@ -157,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         seconds[method] = time.perf_counter() - start
     if not heats:
         raise UserError("none of these methods can explain this network")
-    compared = verifying.verify(network, layers, pixels, targets, heats, seconds) if args.verify else []
+    compared = verifying.verify(finer, layers, pixels, targets, heats, seconds) if args.verify else []
 
     tiles, drawings, rows = [], [], []
     for i, (item, chances, index) in enumerate(zip(pictures, probabilities, targets, strict=True)):
@@ -202,6 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                           lines=args.top_k or (1 if network.path else predicting.TOP_OF_MANY))  # fmt: skip
     document = {
         **predicting.manifest(network, args, selection, rows), "methods": names, "target": target,
+        "stride": args.stride, "scales": args.scales or [1], "fuse": args.fuse,
         "aug_smooth": args.aug_smooth, "eigen_smooth": args.eigen_smooth, "picture": str(grid),
         "seconds": {method: round(seconds[method], 3) for method in heats},
     }  # fmt: skip

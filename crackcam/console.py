@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
+from crackcam.methods import OWN
+
 if TYPE_CHECKING:
     import torch
 
@@ -107,6 +109,7 @@ positive_float = _number(float, 1e-12, 1e12, "a number above 0")
 weight = _number(float, 0, 1e6, "a number from 0 up")
 share = _number(float, 0, 1, "a number from 0 to 1")
 fraction = _number(float, 0.01, 0.9, "a fraction from 0.01 to 0.9")
+_scale = _number(float, 0.25, 8, "own, or a number from 0.25 to 8")
 
 
 def pattern(text: str) -> str:
@@ -121,6 +124,11 @@ def pattern(text: str) -> str:
 def split_names(text: str) -> list[str]:
     """'a,b' -> ['a', 'b']."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def scales(text: str) -> list[float | str]:
+    """'1,2,own' -> [1.0, 2.0, 'own']."""
+    return [OWN if name == OWN else _scale(name) for name in text.split(",")]
 
 
 # -- flags of more than one script ------------------------------------------------------------------------

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
+from tqdm import tqdm
 
 from crackcam.console import UserError, write_atomically
 from crackcam.images import Geometry, Picture
-from crackcam.methods import METHODS, method_class
-from crackcam.model import TargetLayer
-from crackcam.predicting import Network
+from crackcam.methods import METHODS, OWN, SHARING, STRETCHED, method_class
+from crackcam.model import TargetLayer, takes_size
+from crackcam.predicting import Network, stacked
+from pytorch_grad_cam.sess import starts
+from pytorch_grad_cam.utils.maps import resize
 
 if TYPE_CHECKING:
     from crackcam.figures import Style
@@ -57,6 +61,136 @@ def heat_maps(
             with network.machine.autocast():
                 maps.append((explain.maps if smoothing else explain.gradients)(inputs, chosen, **smoothing))
     return torch.cat(maps)
+
+
+def merged_maps(
+    network: Network, method: str, layers: list[TargetLayer], pixels: torch.Tensor, pictures: list[np.ndarray],
+    targets: list[int], scales: Sequence[float | str] | None = None, fuse: str | None = None, **settings: Any,
+) -> list[torch.Tensor]:  # fmt: skip
+    """:func:`heat_maps` of pictures at several scales and of several layers, merged.
+
+    Args:
+        pixels: (N, 3, size, size) uint8.
+        pictures: (H, W, 3) uint8 each, what they were made from.
+        scales: multiples of the network's size, and :data:`OWN`: the picture as it is, in tiles. Merged is their mean.
+        fuse: ``mean`` or ``product`` (geometric mean) of the maps of several layers, each divided by its maximum.
+        settings: of :func:`heat_maps`, as are the other arguments.
+
+    Returns:
+        For each picture (size, size) of the largest scale; with :data:`OWN`, of what the network sees of the picture.
+        In the unit of the network's own size, whatever the scale; of several layers in [0, 1].
+
+    Raises:
+        UserError: the method, or the network, cannot do that.
+    """
+    if not fuse and (scales or [1]) == [1]:
+        return list(heat_maps(network, method, layers, pixels, targets, **settings))
+    if METHODS[method].picture:
+        raise UserError(f"{method} makes pictures, not maps: leave --scales and --fuse out")
+    if fuse and METHODS[method].stages:
+        raise UserError(f"{method} multiplies the maps of its layers itself: leave --fuse out")
+    if fuse and len(layers) == 1:
+        raise UserError(f"--fuse merges layers, and there is {layers[0].name} alone: name others with --layer")
+    scales = scales or [1]
+    if len(layers) > 1 and not METHODS[method].stages:
+        each = [
+            merged_maps(network, method, [layer], pixels, pictures, targets, scales, **settings) for layer in layers
+        ]
+        return [fused(of_picture, fuse) for of_picture in zip(*each, strict=True)]
+    size, geometry = network.card.image_size, network.card.geometry
+    multiples = [scale for scale in scales if not isinstance(scale, str)]
+    for side in {geometry.times(scale).size for scale in (*multiples, *[2.0] * (OWN in scales))} - {size}:
+        if not takes_size(network.model, side):
+            raise UserError(f"{network.card.arch} takes pictures of {size} px only: leave --scales out")
+    if OWN in scales:
+        sides = [picture[geometry.seen(*picture.shape[:2])].shape[:2] for picture in pictures]
+    else:
+        sides = [(geometry.times(max(multiples)).size,) * 2] * len(pictures)
+    merged = [torch.zeros(of_picture) for of_picture in sides]
+    for scale in scales:
+        maps: Iterable[torch.Tensor]
+        if isinstance(scale, str):
+            maps = tiled_maps(network, method, layers, pictures, targets, **settings)
+        else:
+            maps = _scaled_maps(network, method, layers, pixels, pictures, targets, scale, **settings)
+        for total, heat in zip(merged, maps, strict=True):
+            total += resize(heat[None].cpu(), tuple(total.shape))[0] / len(scales)
+    return merged
+
+
+def _scaled_maps(
+    network: Network, method: str, layers: list[TargetLayer], pixels: torch.Tensor, pictures: list[np.ndarray],
+    targets: list[int], scale: float, batch_size: int = 32, **settings: Any,
+) -> torch.Tensor:  # fmt: skip
+    """Maps of pictures in so many times the network's size, in the unit of its own."""
+    if scale != 1:
+        geometry = network.card.geometry.times(scale)
+        pixels = stacked([geometry.apply(picture) for picture in pictures])
+    few = max(1, int(batch_size / max(1, scale) ** 2))
+    maps = heat_maps(network, method, layers, pixels, targets, batch_size=few, **settings)
+    return maps * scale**2 if method in SHARING else maps
+
+
+def tiled_maps(
+    network: Network, method: str, layers: list[TargetLayer], pictures: list[np.ndarray], targets: list[int],
+    batch_size: int = 32, **settings: Any,
+) -> Iterator[torch.Tensor]:  # fmt: skip
+    """Maps of pictures as they are, in tiles, as :func:`heat_maps` makes them.
+
+    Tiles are squares of twice the network's size, each half over the next. A tile's rim, a quarter of the network's
+    size wide, where the network sees the border that is none, counts only where there is no other tile; from there to
+    the middle, one fades into the next. Memory holds a batch of tiles, and the map of one picture.
+
+    Yields:
+        (H, W) float32 on the CPU, of what the network sees of the picture. Sides shorter than the network's size are
+        enlarged to it first.
+    """
+    if method in STRETCHED:
+        raise UserError(f"{method} stretches every map to [0, 1], so that tiles do not fit together: no --scales {OWN}")
+    size = network.card.image_size
+    for picture, target in zip(pictures, targets, strict=True):
+        seen = picture[network.card.geometry.seen(*picture.shape[:2])]
+        height, width = (max(size, side) for side in seen.shape[:2])
+        large = seen
+        if large.shape[:2] != (height, width):
+            large = np.asarray(Image.fromarray(seen).resize((width, height), Image.Resampling.BILINEAR))
+        high, wide = min(2 * size, height), min(2 * size, width)
+        tops, lefts = starts(height, size, high), starts(width, size, wide)
+        down, across = _window(high, size), _window(wide, size)
+        total = torch.zeros(height, width)
+        few = max(1, batch_size * size**2 // (high * wide))
+        corners = [(top, left) for top in tops for left in lefts]
+        for first in tqdm(range(0, len(corners), few), method, disable=None, leave=False, unit="batch"):
+            some = corners[first : first + few]
+            tiles = stacked([large[top : top + high, left : left + wide] for top, left in some])
+            maps = heat_maps(network, method, layers, tiles, [target] * len(some), batch_size=few, **settings)
+            for heat, (top, left) in zip(maps.cpu(), some, strict=True):
+                total[top : top + high, left : left + wide] += heat * down[:, None] * across
+        total /= _laid(down, tops, height)[:, None]
+        total /= _laid(across, lefts, width)
+        if method in SHARING:
+            total *= high * wide / size**2
+        yield resize(total[None], seen.shape[:2])[0]
+
+
+def _window(length: int, size: int) -> torch.Tensor:
+    """Weights along a tile: rising from a quarter of the network's size to three quarters, so that two sum to 1."""
+    place = torch.arange(length) + 0.5
+    return ((torch.minimum(place, length - place) / size - 0.25) * 2).clamp(1e-6, 1)
+
+
+def _laid(window: torch.Tensor, begins: list[int], length: int) -> torch.Tensor:
+    """Sum of the windows that begin at those places of a side: (length,)."""
+    total = torch.zeros(length)
+    for begin in begins:
+        total[begin : begin + len(window)] += window
+    return total
+
+
+def fused(maps: Sequence[torch.Tensor], how: str | None) -> torch.Tensor:
+    """Maps of one picture (H, W), each over its maximum: their mean, or with ``product`` their geometric mean."""
+    shares = torch.stack([heat / heat.max() if heat.any() else heat for heat in maps])
+    return shares.prod(dim=0) ** (1 / len(maps)) if how == "product" else shares.mean(dim=0)
 
 
 @contextmanager
@@ -154,8 +288,8 @@ def at_picture_size(heat: torch.Tensor, picture: np.ndarray, geometry: Geometry)
     return seen
 
 
-def at_picture_sizes(heats: torch.Tensor, pictures: list[Picture], geometry: Geometry) -> list[np.ndarray]:
-    """:func:`at_picture_size` for many: (N, size, size), or signed pictures (N, 3, size, size)."""
+def at_picture_sizes(heats: Sequence[torch.Tensor], pictures: list[Picture], geometry: Geometry) -> list[np.ndarray]:
+    """:func:`at_picture_size` for many: (size, size) each, or signed pictures (3, size, size)."""
     return [at_picture_size(as_map(heat), item.pixels, geometry) for heat, item in zip(heats, pictures, strict=True)]
 
 

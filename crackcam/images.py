@@ -107,6 +107,10 @@ class Geometry(NamedTuple):
         top, left = self._corner(height, width)
         return np.asarray(image.crop((left, top, left + self.size, top + self.size)))
 
+    def times(self, scale: float) -> Geometry:
+        """The same view of a picture in so many times the size."""
+        return Geometry(round(scale * self.size), self.resize and round(scale * self.resize), self.interpolation)
+
     def seen(self, height: int, width: int) -> tuple[slice, slice]:
         """Rows and columns of a picture of that size that reach the network."""
         if self.resize is None:

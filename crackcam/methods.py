@@ -81,6 +81,16 @@ QUICK = [
     if method.passes.split()[0].isdigit() and int(method.passes.split()[0]) <= 10 and not method.picture
 ]
 
+# Maps that share the score out among places: where a larger picture gives twice as many, each gets half.
+SHARING = {
+    "gradcam", "xgradcam", "eigengradcam", "layercam", "hirescam", "gradcamelementwise", "segeigencam", "shapleycam",
+    "finercam", "integratedgradients", "smoothgrad",
+}  # fmt: skip
+# Maps that are stretched to [0, 1] on the way: those of two tiles cannot be laid side by side.
+STRETCHED = {"fullgrad", "refinecam", "sess"}
+
+OWN = "own"  # the scale of pictures as they are
+
 # How xai.py shows a map.
 STYLES = ("overlay", "edges", "sidebyside", "contours", "mask")
 

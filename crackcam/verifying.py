@@ -42,7 +42,7 @@ class Comparison(NamedTuple):
 
 def verify(
     network: Network, layers: dict[str, list[TargetLayer]], pixels: torch.Tensor, targets: list[int],
-    heats: dict[str, torch.Tensor], seconds: dict[str, float],
+    heats: dict[str, list[torch.Tensor]], seconds: dict[str, float],
 ) -> list[Comparison]:  # fmt: skip
     """Compare maps with those of the package, for the same weights, pictures, layers and targets, on the processor.
 
@@ -50,7 +50,7 @@ def verify(
         layers: target layers, by method.
         pixels: (N, 3, size, size) uint8.
         targets: class index for each picture.
-        heats: maps (N, size, size), by method; methods that the package lacks are left out.
+        heats: maps (size, size) of each picture, by method; methods that the package lacks are left out.
         seconds: what each took.
 
     Raises:
@@ -75,7 +75,7 @@ def verify(
     comparisons = []
     for method in shared:
         name, departs = METHODS[method].class_name, METHODS[method].departs
-        found, expected = normalize(heats[method]).cpu().numpy(), theirs[name]
+        found, expected = normalize(torch.stack(heats[method])).cpu().numpy(), theirs[name]
         difference = float(abs(found - expected).max())
         verdict = "same" if difference < SAME else f"by design: {departs}" if departs else "DIFFERENT"
         speed = float(theirs[f"{name} seconds"]) / seconds[method]

@@ -301,7 +301,7 @@ def test_verify_compares_with_the_package(place, capsys):
 def test_verify_does_not_compare_what_is_smoothed(place, capsys):
     code, _, err = run(capsys, "--verify", "--aug-smooth")
     assert code == 2
-    assert "leave --aug-smooth and --eigen-smooth out" in err
+    assert "leave --aug-smooth, --eigen-smooth, --scales and --fuse out" in err
 
 
 # -- scores ------------------------------------------------------------------------------------------------------------
