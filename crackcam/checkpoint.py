@@ -52,6 +52,8 @@ class Card:
         split: for each split that was held out by us, its files relative to the data folder.
         metrics: of the test split (else of the validation split), and of the best epoch.
         versions: of the libraries that trained it.
+        thresholds: by method and class, above what heat something was found, in the raw unit of the method's maps; see
+            :mod:`crackcam.finding`.
     """
 
     arch: str
@@ -68,6 +70,7 @@ class Card:
     versions: dict[str, str] = field(default_factory=versions)
     resize: int | None = None
     interpolation: str = "bilinear"
+    thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def geometry(self) -> Geometry:

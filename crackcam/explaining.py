@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from crackcam.console import UserError, write_atomically
-from crackcam.images import Geometry, Picture
+from crackcam.images import Geometry
 from crackcam.methods import METHODS, method_class
 from crackcam.model import TargetLayer
 from crackcam.predicting import Network
+from crackcam.refining import refine
 
 if TYPE_CHECKING:
     from crackcam.figures import Style
+    from crackcam.scoring import Explain
 
 
 def heat_maps(
@@ -57,6 +60,30 @@ def heat_maps(
             with network.machine.autocast():
                 maps.append((explain.maps if smoothing else explain.gradients)(inputs, chosen, **smoothing))
     return torch.cat(maps)
+
+
+def explainer(
+    network: Network, method: str, layers: list[TargetLayer], refinement: str | None = None, **settings: Any
+) -> Explain:
+    """The method as a function of any network of this build, for :func:`crackcam.scoring.against_network`.
+
+    Args:
+        refinement: one of :data:`crackcam.methods.REFINEMENTS`, by the pictures as the network sees them.
+        settings: of :func:`heat_maps`.
+    """
+
+    def explain(model: nn.Module, inputs: torch.Tensor, targets: list[int]) -> torch.Tensor:
+        modules, pixels = dict(model.named_modules()), network.machine.pixels(inputs)
+        there = [layer._replace(module=modules[layer.name]) for layer in layers]
+        made = heat_maps(network._replace(model=model), method, there, pixels, targets, **settings)
+        heats = torch.stack([as_map(heat) for heat in made])
+        if refinement is None:
+            return heats
+        pictures = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        refined = [refine(refinement, h.cpu().numpy(), p) for h, p in zip(heats, pictures, strict=True)]
+        return torch.from_numpy(np.stack(refined)).to(heats)
+
+    return explain
 
 
 @contextmanager
@@ -152,11 +179,6 @@ def at_picture_size(heat: torch.Tensor, picture: np.ndarray, geometry: Geometry)
     window = geometry.seen(*picture.shape[:2])
     seen[window] = resize(heat[None], seen[window].shape)[0].cpu().numpy()
     return seen
-
-
-def at_picture_sizes(heats: torch.Tensor, pictures: list[Picture], geometry: Geometry) -> list[np.ndarray]:
-    """:func:`at_picture_size` for many: (N, size, size), or signed pictures (N, 3, size, size)."""
-    return [at_picture_size(as_map(heat), item.pixels, geometry) for heat, item in zip(heats, pictures, strict=True)]
 
 
 def check_names(pictures: list[Path]) -> None:

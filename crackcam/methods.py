@@ -84,6 +84,9 @@ QUICK = [
 # How xai.py shows a map.
 STYLES = ("overlay", "edges", "sidebyside", "contours", "mask")
 
+# What makes it follow the picture: ``crackcam/refining.py``.
+REFINEMENTS = ("guided",)
+
 
 def named_methods(text: str) -> list[str]:
     """'gradcam,layercam' -> ['gradcam', 'layercam']; 'all' -> :data:`QUICK`.

@@ -440,3 +440,8 @@ class Machine:
         scaled = pixels.to(self.device).float() / 255
         mean, std = (torch.tensor(values, device=self.device).view(1, 3, 1, 1) for values in (self.mean, self.std))
         return ((scaled - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    def pixels(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The inverse of :meth:`input`: the picture (N, 3, H, W) uint8 that comes closest."""
+        mean, std = (torch.tensor(values, device=inputs.device).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return ((inputs * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
