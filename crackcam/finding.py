@@ -65,10 +65,12 @@ class Finding(NamedTuple):
         rounded = {"share": round(self.share, 6), "length": round(self.length, 2), "width": round(self.width, 2)}
         return {**rounded, "boxes": [list(box) for box in self.boxes]}
 
-    def says(self) -> str:
-        """'1.8 % found, 412 px long, 6.1 px wide'."""
+    def says(self, short: bool = False) -> str:
+        """'1.8 % found, 412 px long, 6.1 px wide'; short: '1.8 %, 412 x 6.1 px'."""
         if not self.boxes:
             return "nothing found"
+        if short:
+            return f"{percent(self.share)}, {self.length:,.0f} x {self.width:.1f} px"
         return f"{percent(self.share)} found, {self.length:,.0f} px long, {self.width:.1f} px wide"
 
 
@@ -101,6 +103,8 @@ def length_of(part: np.ndarray) -> float:
     steps = right.sum() + below.sum() + 2**0.5 * (falling.sum() + rising.sum())
     ways = _ways(line)[line]
     ends = (ways == 1).sum() + 2 * (ways == 0).sum()
+    if (ways > 2).all():  # nothing but the middle of a fork is left: a spot
+        steps, ends = 0, 2
     # length = steps + ends / 2 * width, and width = area / length: a quadratic equation.
     return float(steps + (steps**2 + 2 * ends * part.sum()) ** 0.5) / 2
 
@@ -134,10 +138,11 @@ RING = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
 
 
 def _ways(line: np.ndarray) -> np.ndarray:
-    """How many ways lead from each pixel of a line: 1 at an end, 3 or more at a fork; -1 off the line."""
+    """How many ways lead from each pixel of a line: 1 at an end, 3 or more at a fork, or in one's middle; -1 off it."""
     around = [np.roll(line, step, (0, 1)) for step in RING]
     changes = [after & ~before for before, after in zip(around, around[1:] + around[:1], strict=True)]
-    return np.where(line, np.sum(changes, axis=0), -1)
+    blocks = cv2.morphologyEx(line.astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)) > 0
+    return np.select([blocks, line], [3, np.sum(changes, axis=0)], -1)
 
 
 def _branch(ways: np.ndarray, tip: Pixel, longest: float) -> tuple[list[Pixel], Pixel | None]:

@@ -65,7 +65,12 @@ def view(
     if whole is not None and style.name == "mask":
         found = finding.find(whole, threshold)
         entry |= {"threshold": threshold, **found.as_row()}
-        return View(entry, found.says(), lambda: figures.marked(picture.pixels, found, style.colours, side), whole)
+        return View(
+            entry,
+            found.says(short=len(args.method) > 1),
+            lambda: figures.marked(picture.pixels, found, style.colours, side),
+            whole,
+        )
 
     def draw() -> np.ndarray:
         small, shown = figures.thumbnail(picture.pixels, side), heat
