@@ -373,12 +373,12 @@ def compared_by_network(
 def network_table(rows: list[dict]) -> str:
     """The comparison by the network, readable; arrows say what is better."""
     head = "".join(
-        f"{name:>13}"
+        f"{name:>15}"
         for name in ("deletion v", "insertion ^", "ROAD ^", "drop v", "increase ^", "randomised 0", "instability v")
     )
 
     def line(row: dict) -> str:
-        return f"{row['method']:<20}" + "".join(f"{_number(row[name]):>13}" for name in NetworkScores._fields)
+        return f"{row['method']:<20}" + "".join(f"{_number(row[name]):>15}" for name in NetworkScores._fields)
 
     return _in_two_groups(f"{'':<20}{head}", rows, line)
 

@@ -173,7 +173,7 @@ def test_baselines_are_scored_as_methods_are():
     lines = scoring.network_table(rows).splitlines()
     assert lines[3] == "-- maps that know no network"
     assert len(lines) == 8
-    assert {len(line) for line in lines if not line.startswith("--")} == {20 + 7 * 13}
+    assert {len(line) for line in lines if not line.startswith("--")} == {20 + 7 * 15}
 
 
 def test_a_gradient_does_not_survive_random_weights():
