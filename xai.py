@@ -10,6 +10,8 @@
     python xai.py --method layercam --verify               the same maps by the package grad-cam: differences, times
     python xai.py --type Positive --masks data/masks --num 60 --method all      how well each method finds the cracks
     python xai.py --image bridge.jpg --stride 8 --scales 1,own          sharper maps, of a large photograph
+    python xai.py --type Positive --metrics                how far the network itself bears each map out
+    python xai.py --type Positive --style mask --refine guided      what was found: share, length, width in pixels
     python xai.py --image crack.jpg --anatomy              how Grad-CAM comes about on that picture, step by step
     python xai.py --list-layers                            where else a map can be made: --layer layer3
 
@@ -17,7 +19,9 @@ The pictures are those that inference.py draws for the same flags. Writes output
 beside it; several methods share outputs/xai_<type>_compared.png, a row for each picture. --save-maps DIR also writes
 each map as <stem>.npy (several methods: <stem>_<method>.npy): float32 (H, W) at the picture's own size, >= 0, in the
 method's own unit, so that pictures can be compared. --masks DIR (<stem>.png, white on what is to be found) scores the
-maps, beside maps that know no network: a table, outputs/xai_<type>_scores.csv, and a figure of the first nine pictures.
+maps, beside maps that know no network: a table, outputs/xai_<type>_scores.csv, and a figure of the first nine pictures;
+--metrics scores them against the network: a table, and ..._metrics.csv. --style mask shows what was found above the
+checkpoint's threshold, and writes share, length and width into the .json and ..._found.csv.
 """
 
 from __future__ import annotations
@@ -30,9 +34,7 @@ from pathlib import Path
 
 from crackcam import console
 from crackcam.console import OUTPUTS, UserError, note
-from crackcam.methods import METHODS, STYLES, method_class, named_methods
-
-SCORED_ROWS = 9  # pictures in the figure of scores
+from crackcam.methods import BEST, BEST_OF_ENGINE, EVIDENCE, NAMED, REFINEMENTS, STYLES, method_class, named_methods
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,9 +43,10 @@ def build_parser() -> argparse.ArgumentParser:
     maps.add_argument(
         "--method",
         type=named_methods,
-        default=["gradcam"],
-        metavar="NAME[,NAME]|all",
-        help=f"default: gradcam; all: each that costs at most ten forward passes; or of these: {', '.join(METHODS)}",
+        default=[BEST],
+        metavar="best|NAME[,NAME]|all",
+        help=f"best (default): {EVIDENCE} where the network has it, else {BEST_OF_ENGINE} on a finer grid; all: each "
+        f"that costs at most ten forward passes; or of these: {', '.join(NAMED)}",
     )
     maps.add_argument(
         "--target",
@@ -73,13 +76,20 @@ def build_parser() -> argparse.ArgumentParser:
     maps.add_argument(
         "--eigen-smooth", action="store_true", help="first principal component instead of the sum of channels"
     )
-    maps.add_argument("--style", choices=STYLES, default="overlay", help="how maps are shown (default: overlay)")
+    maps.add_argument(
+        "--style", choices=STYLES, default="overlay", help="default: overlay; mask: what was found, and its size"
+    )
+    maps.add_argument(
+        "--threshold", type=console.threshold, metavar="X", help="what is hotter was found (default: the checkpoint's)"
+    )
+    maps.add_argument("--refine", choices=REFINEMENTS, help="let maps follow the edges of the picture")
     maps.add_argument(
         "--colormap", metavar="NAME", help="of matplotlib (default: inferno; with --style edges coolwarm)"
     )
     maps.add_argument("--anatomy", action="store_true", help="one figure of how Grad-CAM comes about, of one picture")
     maps.add_argument("--verify", action="store_true", help="compare with the maps of the installed package grad-cam")
     maps.add_argument("--masks", type=Path, metavar="DIR", help="score the maps against masks of the pictures' names")
+    maps.add_argument("--metrics", action="store_true", help="score the maps against the network: no masks needed")
     maps.add_argument("--save-maps", type=Path, metavar="DIR", help="also write each map as a .npy file")
     console.add_picture_flags(parser)
     # Maps are compared and scored by their values: exact by default, where predictions may be fast.
@@ -94,19 +104,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.output and args.output.suffix.lower() != ".png":
         raise UserError(f"--output {args.output} must end in .png")
-    if args.anatomy and (args.method != ["gradcam"] or args.masks or args.scales or args.fuse):
-        raise UserError("--anatomy shows how Grad-CAM comes about: leave --method, --masks, --scales and --fuse out")
+    asked = args.method[0]
+    if args.method == [BEST] and (args.anatomy or args.verify):
+        args.method = ["gradcam"]
+    if args.anatomy and (
+        args.method != ["gradcam"] or args.masks or args.metrics or args.scales or args.fuse or args.style == "mask"
+    ):
+        flags = "--method, --masks, --metrics, --scales, --fuse and --style mask"
+        raise UserError(f"--anatomy shows how Grad-CAM comes about: leave {flags} out")
+    if args.refine and (args.anatomy or args.verify):
+        raise UserError("--anatomy and --verify are about maps as the method makes them: leave --refine out")
     if args.verify and (args.aug_smooth or args.eigen_smooth or args.scales or args.fuse):
         raise UserError("--verify compares plain maps: leave --aug-smooth, --eigen-smooth, --scales and --fuse out")
+    if args.threshold is not None and (len(args.method) > 1 or (args.style != "mask" and not args.masks)):
+        raise UserError("--threshold cuts the maps of one --method, for --style mask or --masks")
 
-    from crackcam import detecting, explaining, figures, predicting, scoring, verifying
+    from crackcam import detecting, explaining, figures, finding, predicting, scoring, showing, verifying
     from crackcam import model as m
 
     style = figures.choose_style(args.style, args.colormap)
     if detecting.is_detector(args.arch):
-        return report(detecting.explain(args, style), args.json, args.save_maps)
+        return report(detecting.explain(args, style), args)
     network = predicting.open_network(args)
-    size, geometry = network.card.image_size, network.card.geometry
+    size = network.card.image_size
+    explaining.settle_best(args, network)
     finer = network._replace(model=m.dilate(network.model, args.stride, size)) if args.stride else network
     if args.list_layers:
         found, default = m.grid_layers(finer.model, size)
@@ -115,9 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     layers = {  # found in the network as it is, where the stages differ in their grids
-        name: m.find_target_layers(
-            network.model, size, args.layer, METHODS[name].stages or bool(args.fuse), finer.model
-        )
+        name: m.find_target_layers(network.model, size, args.layer, NAMED[name].stages or bool(args.fuse), finer.model)
         for name in args.method
     }
     selection = predicting.select(args, network.card)
@@ -128,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     target = target if wanted is None else classes[wanted]
 
     several = len(args.method) > 1
-    suffix = "anatomy" if args.anatomy else "scores" if args.masks else "compared" if several else args.method[0]
+    suffix = "anatomy" if args.anatomy else "scores" if args.masks else "compared" if several else asked
     grid = args.output or OUTPUTS / f"xai_{selection.name}_{suffix}.png"
     console.check_writable(grid)
     pictures = predicting.read_selection(args, selection)
@@ -140,31 +159,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     targets = [int(row.argmax()) if wanted is None else wanted for row in probabilities]
 
     if args.anatomy:
-        layer, first = layers["gradcam"][0], pictures[0]
-        steps = explaining.anatomy(finer, layer, pixels[:1], targets[0])
-        chances = predicting.by_class(network, probabilities[0], args.top_k)
-        small = figures.thumbnail(first.pixels)
-        tile = figures.Tile(small, first.path.name, chances, true)
-        over = explaining.drawn(steps.heat, small, geometry, style)
-        title = f"Grad-CAM at {layer.name} of {network.card.arch}, {first.path.name}: {classes[targets[0]]}"
-        figures.anatomy(grid, title, tile, over, steps, classes[targets[0]])
-        row = {
-            "file": str(first.path), "true": true, "predicted": tile.predicted, "probabilities": chances,
-            "target": classes[targets[0]], "weights": [round(float(weight), 8) for weight in steps.weights],
-        }  # fmt: skip
-        document = {**predicting.manifest(network, args, selection, [row]), "layer": layer.name, "stride": args.stride}
-        document["picture"] = str(grid)
-        return report(document, args.json)
+        document = showing.anatomy(args, grid, finer, style, layers["gradcam"][0], selection, pictures[0],
+                                   pixels[:1], probabilities[0], targets[0])  # fmt: skip
+        return report({**document, "stride": args.stride}, args)
 
+    settings = {"batch_size": args.batch_size, "aug_smooth": args.aug_smooth, "eigen_smooth": args.eigen_smooth}
     heats, seconds = {}, {}
     for method in args.method:
         note(f"{method} at {', '.join(layer.name for layer in layers[method])}, explaining {target}")
-        method_class(method)  # imported now: its time is not the method's
+        if method != EVIDENCE:
+            method_class(method)  # imported now: its time is not the method's
         start = time.perf_counter()
         try:
             heats[method] = explaining.merged_maps(
                 finer, method, layers[method], pixels, [item.pixels for item in pictures], targets, args.scales,
-                args.fuse, batch_size=args.batch_size, aug_smooth=args.aug_smooth, eigen_smooth=args.eigen_smooth,
+                args.fuse, **settings,
             )  # fmt: skip
         except UserError as error:
             if not several:
@@ -175,71 +184,57 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("none of these methods can explain this network")
     compared = verifying.verify(finer, layers, pixels, targets, heats, seconds) if args.verify else []
 
-    tiles, drawings, rows = [], [], []
-    for i, (item, chances, index) in enumerate(zip(pictures, probabilities, targets, strict=True)):
-        small = figures.thumbnail(item.pixels)
-        peaks = {method: float(heat[i].max()) for method, heat in heats.items()}
-        in_figure = heats.values() if i < SCORED_ROWS or not args.masks else ()
-        drawings.append([explaining.drawn(heat[i], small, geometry, style) for heat in in_figure])
-        explained = figures.shortened(classes[index], 24)
-        says = f"explains: {explained}" if any(peaks.values()) else f"nothing speaks for {explained} here"
-        shown = small
-        if not several and not args.masks:
-            shown = figures.beside(small, drawings[-1][0]) if style.beside else drawings[-1][0]
-        tiles.append(figures.Tile(shown, item.path.name, predicting.by_class(network, chances, args.top_k), true, says))
-        maps: dict[str, dict] = {method: {"max": peak} for method, peak in peaks.items()}
-        for method, heat in heats.items() if args.save_maps else ():
-            whole = explaining.at_picture_size(explaining.as_map(heat[i]), item.pixels, geometry)
-            maps[method]["file"] = explaining.save_map(args.save_maps, item.path, whole, method if several else "")
-        rows.append({
-            "file": str(item.path), "true": true, "predicted": tiles[-1].predicted,
-            "probabilities": tiles[-1].probabilities, "target": classes[index], "maps": maps,
-        })  # fmt: skip
-
-    scores: list[dict] = []
-    if args.masks:
-        maps_of = {name: explaining.at_picture_sizes(heat, pictures, geometry) for name, heat in heats.items()}
-        scores = scoring.compared(pictures, masks, maps_of)
-        console.write_csv(grid.with_suffix(".csv"), scores)
+    known = {method: finding.known_thresholds(args, network.card, method, targets) for method in heats}
+    cuts = known
+    if args.style == "mask":
+        cuts = {method: finding.completed(known[method], method, list(heats[method])) for method in heats}
+    shown = showing.show(args, network, style, true, pictures, probabilities, targets, heats, cuts)
     names = {method: [layer.name for layer in layers[method]] for method in heats}
     where = ", ".join(sorted({name for of_method in names.values() for name in of_method}))
     title = f"{where} of {network.card.arch}: what speaks for {target if wanted is not None else 'the predicted class'}"
-    if args.masks:
-        captions = scoring.captions(masks[:SCORED_ROWS], maps_of)
-        marked = [
-            (tile._replace(picture=figures.outlined(tile.picture, mask)), drawn)
-            for tile, drawn, mask in zip(tiles, drawings, masks[:SCORED_ROWS], strict=False)
-        ]
-        figures.comparison(grid, title, list(heats), marked, style, captions)
-    elif several:
-        figures.comparison(grid, title, list(heats), list(zip(tiles, drawings, strict=True)), style)
-    else:
-        figures.heat_grid(grid, f"{args.method[0]} at {title}", tiles, style, bar=not METHODS[args.method[0]].picture,
-                          lines=args.top_k or (1 if network.path else predicting.TOP_OF_MANY))  # fmt: skip
+    showing.draw(args, grid, title, style, shown, masks, lines=1 if network.path else predicting.TOP_OF_MANY)
     document = {
-        **predicting.manifest(network, args, selection, rows), "methods": names, "target": target,
-        "stride": args.stride, "scales": args.scales or [1], "fuse": args.fuse,
+        **predicting.manifest(network, args, selection, shown.rows), "methods": names, "target": target,
+        "stride": args.stride, "scales": args.scales or [1], "fuse": args.fuse, "refine": args.refine,
         "aug_smooth": args.aug_smooth, "eigen_smooth": args.eigen_smooth, "picture": str(grid),
         "seconds": {method: round(seconds[method], 3) for method in heats},
     }  # fmt: skip
+    tables = []
+    if args.masks:
+        document["scores"] = scoring.compared(pictures, masks, shown.wholes, known)
+        document["table"] = console.write_csv(grid.with_suffix(".csv"), document["scores"])
+        tables.append(scoring.table(document["scores"]))
+    if args.metrics:
+        note("scoring the maps, and those that know no network, against it: a hundred forward passes each")
+        explains = {m: explaining.explainer(finer, m, layers[m], args.refine, **settings) for m in heats}
+        document["metrics"] = scoring.compared_by_network(finer, explains, pixels, targets, args.batch_size)
+        document["metrics_table"] = console.write_csv(beside(grid, "metrics"), document["metrics"])
+        tables.append(scoring.network_table(document["metrics"]))
     if args.verify:
         document["verified"] = [comparison._asdict() for comparison in compared]
-    if args.masks:
-        document |= {"scores": scores, "table": str(grid.with_suffix(".csv"))}
-    if args.masks and not args.json:
-        print(scoring.table(scores))
-    if args.verify and not args.json:
-        print(verifying.table(compared))
-    return report(document, args.json, args.save_maps)
+        tables.append(verifying.table(compared))
+    return report(document, args, tables)
 
 
-def report(document: dict, as_json: bool, maps: Path | None = None) -> int:
-    """Write the JSON file beside the picture, and say what was written."""
+def beside(picture: Path, what: str) -> Path:
+    """The name of a table beside a picture."""
+    return picture.with_name(f"{picture.stem}_{what}.csv")
+
+
+def report(document: dict, args: argparse.Namespace, tables: Sequence[str] = ()) -> int:
+    """Write the JSON file beside the picture, and the table of what was found; print tables; say what was written."""
+    from crackcam import finding
+
     picture = Path(document["picture"])
+    if args.style == "mask":
+        document["found_table"] = console.write_csv(beside(picture, "found"), finding.table(document["pictures"]))
     console.write_json(picture.with_suffix(".json"), document)
-    written = [str(picture), str(picture.with_suffix(".json")), *([document["table"]] if "table" in document else [])]
-    also = f", and maps in {maps}" if maps else ""
-    print(json.dumps(document, indent=2) if as_json else f"wrote {', '.join(written)}{also}")
+    if args.json:
+        print(json.dumps(document, indent=2))
+        return 0
+    written = [name for key, name in document.items() if key.endswith("table")]
+    also = f", and maps in {args.save_maps}" if args.save_maps and not args.anatomy else ""
+    print(*tables, f"wrote {', '.join([str(picture), str(picture.with_suffix('.json')), *written])}{also}", sep="\n")
     return 0
 
 

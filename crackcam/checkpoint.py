@@ -55,6 +55,8 @@ class Card:
         metrics: of the test split (else of the validation split), and of the best epoch; the temperature that the head
             has taken in, and how many pictures of each other split are near-duplicates of training pictures.
         versions: of the libraries that trained it.
+        thresholds: by method and class, above what heat something was found, in the raw unit of the method's maps; see
+            :mod:`crackcam.finding`.
     """
 
     arch: str
@@ -72,6 +74,7 @@ class Card:
     resize: int | None = None
     interpolation: str = "bilinear"
     stages: dict[str, int] = field(default_factory=dict)
+    thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def geometry(self) -> Geometry:

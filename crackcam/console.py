@@ -107,6 +107,7 @@ positive_int = _number(int, 1, 10**9, "a whole number above 0")
 whole_number = _number(int, 0, 2**63 - 1, "a whole number from 0 up")
 positive_float = _number(float, 1e-12, 1e12, "a number above 0")
 weight = _number(float, 0, 1e6, "a number from 0 up")
+threshold = _number(float, 0, 1e12, "a number from 0 up")
 share = _number(float, 0, 1, "a number from 0 to 1")
 fraction = _number(float, 0.01, 0.9, "a fraction from 0.01 to 0.9")
 _scale = _number(float, 0.25, 8, "own, or a number from 0.25 to 8")
@@ -236,8 +237,8 @@ def write_json(path: Path, document: dict | list) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(json.dumps(document, indent=2) + "\n", "utf-8"))
 
 
-def write_csv(path: Path, rows: list[dict]) -> None:
-    """Rows with the same keys, which become the header."""
+def write_csv(path: Path, rows: list[dict]) -> str:
+    """Rows with the same keys, which become the header; returns the file's name."""
 
     def write(temporary: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8") as file:
@@ -246,6 +247,7 @@ def write_csv(path: Path, rows: list[dict]) -> None:
             writer.writerows(rows)
 
     write_atomically(path, write)
+    return str(path)
 
 
 def versions() -> dict[str, str]:

@@ -8,6 +8,7 @@ to the size that it was made for.
 from __future__ import annotations
 
 import argparse
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import torch
 import torchvision
 from torch import nn
 
-from crackcam import checkpoint, explaining, figures
+from crackcam import checkpoint, explaining, figures, finding, showing
 from crackcam import model as m
 from crackcam.checkpoint import Card
 from crackcam.console import (
@@ -32,7 +33,7 @@ from crackcam.console import (
 )
 from crackcam.figures import Box, Style, Tile, percent
 from crackcam.images import Geometry, Picture
-from crackcam.methods import METHODS, method_class
+from crackcam.methods import BEST, EVIDENCE, METHODS, method_class
 from crackcam.predicting import Network, Selection, class_index, manifest, read_selection, select
 from pytorch_grad_cam.ablation_layer import AblationLayerFasterRCNN
 from pytorch_grad_cam.utils.model_targets import FasterRCNNBoxScoreTarget
@@ -128,18 +129,20 @@ def find(
     return [(picture, [d for d in boxes if index in (None, d.label)]) for picture, boxes in found]
 
 
-def tile(picture: Picture, found: list[Detection], shown: np.ndarray) -> Tile:
+def tile(picture: Picture, found: list[Detection], shown: np.ndarray, says: str = "") -> Tile:
     """A picture with its boxes, for a figure.
 
     Args:
         shown: the picture as it is drawn, in whatever size.
+        says: written below it before the names of what was detected.
     """
     scale = shown.shape[0] / picture.pixels.shape[0]
     boxes = [Box(tuple(scale * edge for edge in d.box), f"{d.name} {percent(d.score)}", d.label) for d in found]
     count = Counter(d.name for d in found)
     note = ", ".join(f"{number} x {name}" if number > 1 else name for name, number in count.items())
     best = {d.name: d.score for d in reversed(found)}
-    return Tile(shown, picture.path.name, best, None, note or "nothing found", boxes)
+    below = f"{says}: {note}" if says else note or "nothing found"
+    return Tile(shown, picture.path.name, best, None, below, boxes)
 
 
 def as_row(picture: Picture, found: list[Detection], image_id: int) -> dict:
@@ -249,7 +252,11 @@ def explain(args: argparse.Namespace, style: Style) -> dict:
     Raises:
         UserError: flags that are for classifiers, or no box to explain.
     """
-    for flag in ("anatomy", "verify", "list_layers", "aug_smooth", "masks", "stride", "scales", "fuse"):
+    if args.method == [BEST]:
+        args.method = ["gradcam"]
+    if EVIDENCE in args.method:
+        raise UserError(f"--method {EVIDENCE} shows what --head multiscale decides by, and {args.arch} is a detector")
+    for flag in ("anatomy", "verify", "list_layers", "aug_smooth", "masks", "metrics", "stride", "scales", "fuse"):
         if getattr(args, flag):
             raise UserError(f"--{flag.replace('_', '-')} is for classifiers; {args.arch} is a detector")
     network = open_detector(args)
@@ -272,31 +279,36 @@ def explain(args: argparse.Namespace, style: Style) -> dict:
     if args.save_maps:
         explaining.check_names([item.path for item, _ in pictures])
     side = round(figures.DPI * figures.detection_side(len(pictures)))
-    tiles, drawings, rows = [], [], []
+    heats: dict[str, list[torch.Tensor]] = {method: [] for method in args.method}
     for item, boxes in pictures:
-        small = figures.thumbnail(item.pixels, side)
         note(f"{item.path}: explaining {counted(len(boxes), 'box', 'boxes')} by {', '.join(args.method)}")
-        row, drawn = as_row(item, boxes, ids[item.path]), []
-        row["maps"] = {}
-        for method in args.method:
-            heat = heat_map(network, method, layers, item.pixels, boxes, args.eigen_smooth)
-            drawn.append(explaining.drawn(heat, small, Geometry(0), style))
-            row["maps"][method] = {"max": float(heat.max())}
-            if args.save_maps:
-                row["maps"][method]["file"] = explaining.save_map(
-                    args.save_maps, item.path, heat.cpu().numpy(), method if several else ""
-                )
-        shown = small if several else figures.beside(small, drawn[0]) if style.beside else drawn[0]
-        tiles.append(tile(item, boxes, shown))
-        drawings.append(drawn)
-        rows.append(row)
+        for method, made in heats.items():
+            made.append(heat_map(network, method, layers, item.pixels, boxes, args.eigen_smooth))
+    cuts = {method: [math.nan if args.threshold is None else args.threshold] * len(pictures) for method in heats}
+    if style.name == "mask":
+        cuts = {method: finding.completed(cuts[method], method, made) for method, made in heats.items()}
+    tiles, drawings, captions, rows = [], [], [], []
+    for i, (item, boxes) in enumerate(pictures):
+        small = figures.thumbnail(item.pixels, side)
+        views = {
+            method: showing.view(args, style, item, method, made[i], Geometry(0), cuts[method][i], max(small.shape[:2]))
+            for method, made in heats.items()
+        }
+        drawings.append([view.draw() for view in views.values()])
+        first = drawings[-1][0]
+        shown = small if several else figures.beside(small, first) if style.beside else first
+        captions.append([view.says for view in views.values()])
+        tiles.append(tile(item, boxes, shown, ", ".join(captions[-1][:1]) if not several else ""))
+        entries = {method: view.entry for method, view in views.items()}
+        rows.append({**as_row(item, boxes, ids[item.path]), "maps": entries})
     title = f"{', '.join(layers)} of {network.card.arch}: what speaks for {args.target or 'the boxes'}"
     if several:
-        figures.comparison(grid, title, args.method, list(zip(tiles, drawings, strict=True)), style)
+        said = captions if style.name == "mask" else None
+        figures.comparison(grid, title, args.method, list(zip(tiles, drawings, strict=True)), style, said)
     else:
         figures.detection_grid(grid, f"{args.method[0]} at {title}", tiles, style)
     return {
         **manifest(network, args, selection, rows), "methods": {name: list(layers) for name in args.method},
         "target": args.target, "score_threshold": args.score_threshold, "eigen_smooth": args.eigen_smooth,
-        "picture": str(grid),
+        "refine": args.refine, "picture": str(grid),
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,18 +11,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 from tqdm import tqdm
 
-from crackcam.console import UserError, write_atomically
-from crackcam.images import Geometry, Picture
-from crackcam.methods import METHODS, OWN, SHARING, STRETCHED, method_class
-from crackcam.model import TargetLayer, takes_size
+from crackcam.console import UserError, note, write_atomically
+from crackcam.images import Geometry
+from crackcam.methods import BEST, BEST_OF_ENGINE, BEST_STRIDE, EVIDENCE, NAMED, OWN, SHARING, STRETCHED, method_class
+from crackcam.model import TargetLayer, dilate, takes_size
+from crackcam.multiscale import Multiscale
 from crackcam.predicting import Network, stacked
+from crackcam.refining import refine
 from pytorch_grad_cam.sess import starts
 from pytorch_grad_cam.utils.maps import resize
 
 if TYPE_CHECKING:
     from crackcam.figures import Style
+    from crackcam.scoring import Explain
 
 
 def heat_maps(
@@ -31,7 +36,7 @@ def heat_maps(
     """Explain pictures.
 
     Args:
-        method: a name in :data:`crackcam.methods.METHODS`.
+        method: a name in :data:`crackcam.methods.NAMED`.
         layers: target layers.
         pixels: (N, 3, size, size) uint8.
         targets: class index for each picture.
@@ -45,9 +50,13 @@ def heat_maps(
     Raises:
         UserError: the method cannot explain this network; the message says why.
     """
+    if method == EVIDENCE:
+        if aug_smooth or eigen_smooth:
+            raise UserError(f"{EVIDENCE} is the decision itself: leave --aug-smooth and --eigen-smooth out")
+        return evidence_maps(network, pixels, targets, batch_size)
     explain = _method(network, method, layers)
     smoothing: dict[str, Any] = {"aug_smooth": aug_smooth, "eigen_smooth": eigen_smooth, "normalize": False}
-    if METHODS[method].picture:
+    if NAMED[method].picture:
         if aug_smooth or eigen_smooth:
             raise UserError(f"{method} makes pictures, not maps: nothing to smooth")
         smoothing = {}
@@ -60,6 +69,53 @@ def heat_maps(
             chosen = targets[start : start + batch_size]
             with network.machine.autocast():
                 maps.append((explain.maps if smoothing else explain.gradients)(inputs, chosen, **smoothing))
+    return torch.cat(maps)
+
+
+def settle_best(args: argparse.Namespace, network: Network) -> None:
+    """Puts what ``--method best`` means for a network into the flags, and says it.
+
+    Measured on pictures of cracks with masks (docs/experiments.md): the map of a multiscale head; of other networks
+    LayerCAM, on a grid as fine as dilation makes it.
+    """
+    if args.method != [BEST]:
+        return
+    if isinstance(network.model, Multiscale):
+        args.method = [EVIDENCE]
+    else:
+        args.method = [BEST_OF_ENGINE]
+        if args.stride is None and not args.layer:
+            try:
+                dilate(network.model, BEST_STRIDE, network.card.image_size)
+                args.stride = BEST_STRIDE
+            except UserError as reason:
+                note(f"note: the network's own grid, for no finer one can be made: {reason}")
+    note(f"best: --method {args.method[0]}{f' --stride {args.stride}' if args.stride else ''}")
+
+
+def evidence_maps(network: Network, pixels: torch.Tensor, targets: list[int], batch_size: int = 32) -> torch.Tensor:
+    """How much each place speaks for the class, as a probability: what the logits of a multiscale head are sums of.
+
+    Args:
+        pixels: (N, 3, size, size) uint8.
+        targets: class index for each picture.
+
+    Returns:
+        (N, size, size) float32 in 0..1.
+
+    Raises:
+        UserError: the network has another head.
+    """
+    model = network.model
+    if not isinstance(model, Multiscale):
+        raise UserError(f"--method {EVIDENCE} shows what --head multiscale decides by: train with it")
+    maps = []
+    with torch.inference_mode():
+        for start in range(0, len(pixels), batch_size):
+            with network.machine.autocast():
+                evidence = model.evidence(network.machine.input(pixels[start : start + batch_size]))
+            chosen = targets[start : start + batch_size]
+            maps.append(resize(evidence[range(len(chosen)), chosen].sigmoid(), tuple(pixels.shape[2:])))
     return torch.cat(maps)
 
 
@@ -85,14 +141,14 @@ def merged_maps(
     """
     if not fuse and (scales or [1]) == [1]:
         return list(heat_maps(network, method, layers, pixels, targets, **settings))
-    if METHODS[method].picture:
+    if NAMED[method].picture:
         raise UserError(f"{method} makes pictures, not maps: leave --scales and --fuse out")
-    if fuse and METHODS[method].stages:
+    if fuse and NAMED[method].stages:
         raise UserError(f"{method} multiplies the maps of its layers itself: leave --fuse out")
     if fuse and len(layers) == 1:
         raise UserError(f"--fuse merges layers, and there is {layers[0].name} alone: name others with --layer")
     scales = scales or [1]
-    if len(layers) > 1 and not METHODS[method].stages:
+    if len(layers) > 1 and not NAMED[method].stages:
         each = [
             merged_maps(network, method, [layer], pixels, pictures, targets, scales, **settings) for layer in layers
         ]
@@ -193,6 +249,30 @@ def fused(maps: Sequence[torch.Tensor], how: str | None) -> torch.Tensor:
     return shares.prod(dim=0) ** (1 / len(maps)) if how == "product" else shares.mean(dim=0)
 
 
+def explainer(
+    network: Network, method: str, layers: list[TargetLayer], refinement: str | None = None, **settings: Any
+) -> Explain:
+    """The method as a function of any network of this build, for :func:`crackcam.scoring.against_network`.
+
+    Args:
+        refinement: one of :data:`crackcam.methods.REFINEMENTS`, by the pictures as the network sees them.
+        settings: of :func:`heat_maps`.
+    """
+
+    def explain(model: nn.Module, inputs: torch.Tensor, targets: list[int]) -> torch.Tensor:
+        modules, pixels = dict(model.named_modules()), network.machine.pixels(inputs)
+        there = [layer._replace(module=modules[layer.name]) for layer in layers]
+        made = heat_maps(network._replace(model=model), method, there, pixels, targets, **settings)
+        heats = torch.stack([as_map(heat) for heat in made])
+        if refinement is None:
+            return heats
+        pictures = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        refined = [refine(refinement, h.cpu().numpy(), p) for h, p in zip(heats, pictures, strict=True)]
+        return torch.from_numpy(np.stack(refined)).to(heats)
+
+    return explain
+
+
 @contextmanager
 def of_engine(method: str) -> Iterator[None]:
     """Turns what the engine says against a network into a UserError."""
@@ -286,11 +366,6 @@ def at_picture_size(heat: torch.Tensor, picture: np.ndarray, geometry: Geometry)
     window = geometry.seen(*picture.shape[:2])
     seen[window] = resize(heat[None], seen[window].shape)[0].cpu().numpy()
     return seen
-
-
-def at_picture_sizes(heats: Sequence[torch.Tensor], pictures: list[Picture], geometry: Geometry) -> list[np.ndarray]:
-    """:func:`at_picture_size` for many: (size, size) each, or signed pictures (3, size, size)."""
-    return [at_picture_size(as_map(heat), item.pixels, geometry) for heat, item in zip(heats, pictures, strict=True)]
 
 
 def check_names(pictures: list[Path]) -> None:

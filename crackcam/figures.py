@@ -23,6 +23,7 @@ from crackcam.console import UserError, write_atomically
 if TYPE_CHECKING:
     from crackcam.calibrating import Reliability
     from crackcam.explaining import Anatomy
+    from crackcam.finding import Finding
 
 INK, PALE, RIGHT, WRONG = "#222222", "#777777", "#2b6ca3", "#c22f2f"
 TRAIN, VALIDATION = "#8a8a8a", "#2b6ca3"
@@ -124,7 +125,7 @@ def choose_style(name: str, colormap: str | None) -> Style:
 
 
 def styled(picture: np.ndarray, heat: np.ndarray, style: Style) -> np.ndarray:
-    """A map as the style shows it.
+    """A map as the style shows it; what ``mask`` shows is :func:`marked`.
 
     Args:
         picture: (H, W, 3) uint8.
@@ -140,12 +141,42 @@ def styled(picture: np.ndarray, heat: np.ndarray, style: Style) -> np.ndarray:
     if style.name == "edges":
         outline = 255 - cv2.Canny(cv2.GaussianBlur(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (5, 5), 0), 60, 140)
         return np.rint(0.4 * outline[..., None] + 0.6 * colour).astype(np.uint8)
-    if style.name == "mask":
-        return np.rint(picture * (0.15 + 0.85 * heat[..., None] ** 0.6)).astype(np.uint8)
     if style.name == "contours":
         return _contours(picture, heat, style.colours)
     cover = (0.75 * heat**0.7)[..., None]  # cold places stay as they are
     return np.rint(picture * (1 - cover) + colour * cover).astype(np.uint8)
+
+
+def marked(picture: np.ndarray, finding: Finding, colours: Colormap, side: int = SHOWN_SIDE) -> np.ndarray:
+    """A picture with what was found in it: tinted and outlined, a box around each part.
+
+    Args:
+        picture: (H, W, 3) uint8, of the finding's size.
+        finding: what was found.
+        colours: whose bright part is the tint.
+        side: longer side of the result; a small picture is enlarged, so that lines stay fine.
+
+    Returns:
+        (h, w, 3) uint8.
+    """
+    scale = side / max(picture.shape[:2])
+    size = tuple(max(1, round(scale * length)) for length in picture.shape[1::-1])
+    shrinks = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    tint = np.array(colours(0.75)[:3]) * 255
+    cover = 0.35 * cv2.resize(finding.mask.astype(np.float32), size, interpolation=shrinks)[..., None]
+    shown = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    drawn = np.rint(shown * (1 - cover) + tint * cover).astype(np.uint8)
+    lines, _ = cv2.findContours(finding.mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    fine = [np.rint(((line + 0.5) * scale - 0.5) * 16).astype(np.int32) for line in lines]
+    width = max(1, round(side / 240))
+    for colour, thickness in (((0, 0, 0), width + 2), (tint.tolist(), width)):
+        cv2.polylines(drawn, fine, True, colour, thickness, cv2.LINE_AA, shift=4)
+    for x, y, wide, high in finding.boxes:
+        corners = [round(scale * edge) for edge in (x, y, x + wide, y + high)]
+        left, top = (max(0, corner - 2 * width) for corner in corners[:2])
+        right, bottom = (min(end - 1, corner + 2 * width) for end, corner in zip(size, corners[2:], strict=True))
+        cv2.rectangle(drawn, (left, top), (right, bottom), (255, 255, 255), max(1, width // 2))
+    return drawn
 
 
 def _contours(picture: np.ndarray, heat: np.ndarray, colours: Colormap) -> np.ndarray:
@@ -238,7 +269,7 @@ def detection_side(count: int) -> float:
 
 def comparison(
     path: Path, title: str, columns: list[str], rows: list[tuple[Tile, list[np.ndarray]]], style: Style,
-    captions: list[list[str]] | None = None,
+    captions: list[list[str]] | None = None, masked: bool = False,
 ) -> None:  # fmt: skip
     """A table of pictures: one row for each, the picture itself first, then what each method makes of it.
 
@@ -246,8 +277,10 @@ def comparison(
         columns: names of the methods.
         rows: of each picture, its tile and one (H, W, 3) uint8 for each method.
         captions: of each picture, what is written on the map of each method.
+        masked: the outlines of masks are on the pictures.
     """
-    side, gap, margin, head, foot = 2.6 if rows[0][0].boxes else 1.45, 0.06, 0.15, 0.75, 0.5
+    side, gap, margin, head = 2.6 if rows[0][0].boxes else 1.45, 0.06, 0.15, 0.75
+    foot = margin if style.name == "mask" else 0.5
     width = 2 * margin + (len(columns) + 1) * (side + gap) - gap
     height = head + len(rows) * (side + gap) + foot
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
@@ -273,11 +306,12 @@ def comparison(
                     0.04, 0.05, captions[r][c - 1], transform=axes.transAxes, fontsize=6.5, color="white", bbox=box
                 )
             if r == 0:
-                first = "predicted, mask" if captions else "detected" if tile.boxes else "predicted"
+                first = "predicted, mask" if masked else "detected" if tile.boxes else "predicted"
                 name = columns[c - 1] if c else first
                 size = min(8.5, 115 / max(len(name), 1))  # long names fit their column
                 axes.set_title(name, fontsize=size, color=INK if c else PALE, pad=4)
-    _heat_bar(figure, width, height, style)
+    if style.name != "mask":
+        _heat_bar(figure, width, height, style)
     _save(figure, path)
 
 

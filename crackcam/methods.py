@@ -94,17 +94,37 @@ OWN = "own"  # the scale of pictures as they are
 # How xai.py shows a map.
 STYLES = ("overlay", "edges", "sidebyside", "contours", "mask")
 
+# What makes it follow the picture: ``crackcam/refining.py``.
+REFINEMENTS = ("guided",)
+
+
+# The map that a multiscale head makes itself, see crackcam/multiscale.py: it is no method of the engine's.
+EVIDENCE = "evidence"
+NAMED = METHODS | {
+    EVIDENCE: Method(
+        "",
+        "the map that the logit is the sum of, with `--head multiscale`: probabilities",
+        "1",
+        False,
+        None,
+        stages=True,
+    )
+}
+
+# ``--method best``: evidence where the head makes it; elsewhere this, with a finer grid.
+BEST, BEST_OF_ENGINE, BEST_STRIDE = "best", "layercam", 8
+
 
 def named_methods(text: str) -> list[str]:
-    """'gradcam,layercam' -> ['gradcam', 'layercam']; 'all' -> :data:`QUICK`.
+    """'gradcam,layercam' -> ['gradcam', 'layercam']; 'all' -> :data:`QUICK`; 'best' -> ['best'].
 
     Raises:
         argparse.ArgumentTypeError: an unknown name; all are listed.
     """
     names = QUICK if text == "all" else list(dict.fromkeys(text.split(",")))
     for name in names:
-        if name not in METHODS:
-            raise argparse.ArgumentTypeError(f"no method {name!r}; there are: all, {', '.join(METHODS)}")
+        if name not in NAMED and names != [BEST]:
+            raise argparse.ArgumentTypeError(f"no method {name!r}; there are: best, all, {', '.join(NAMED)}")
     return names
 
 
@@ -117,5 +137,5 @@ def method_class(name: str) -> type:
 
 def markdown_table() -> str:
     """The README's table of methods."""
-    rows = [f"| `{name}` | {m.shows} | {m.passes} | {'yes' if m.gradients else 'no'} |" for name, m in METHODS.items()]
+    rows = [f"| `{name}` | {m.shows} | {m.passes} | {'yes' if m.gradients else 'no'} |" for name, m in NAMED.items()]
     return "\n".join(["| `--method` | shows | forward passes | gradients |", "|---|---|---|---|", *rows])

@@ -138,15 +138,13 @@ class Mixed(torch.utils.data.Dataset):
 
 
 def part(rng: Rng, example: Example, size: int) -> Example:
-    """A square of ``size`` of the example, at its own scale: a hairline that is made smaller is gone, a part of one is not.
+    """A square of ``size`` of the example, at its own scale: a hairline that is made smaller is gone, a part is not.
 
-    An example that is made of places of unknown cracks alone is made smaller, for they may lie outside any part.
+    Where places are unknown all of it is made smaller instead, for the crack may lie outside any part.
     """
     picture, mask, cracked = example
     high = len(mask)
-    if (mask == UNKNOWN).all():
-        return Example(cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA), mask[:size, :size], True)
-    if (mask == UNKNOWN).any() and size < high:  # the label must hold, so all of the unknown must be in
+    if (mask == UNKNOWN).any() and size < high:
         side = (size, size)
         unknown = cv2.resize((mask == UNKNOWN).astype(np.uint8), side, interpolation=cv2.INTER_NEAREST)
         cover = cv2.resize(np.minimum(mask, COVERED), side, interpolation=cv2.INTER_AREA)

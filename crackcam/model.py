@@ -420,6 +420,8 @@ def find_target_layers(
     grids, target = grid_layers(model, image_size)
     if not names and target is None:
         raise UserError("no layer of this network puts out a grid to explain")
+    if stages and isinstance(model, Multiscale):
+        names = names or list(model.stages)
     chosen = names or [str(target)]
     if stages and not names:
         until = list(grids)[: list(grids).index(str(target)) + 1]
@@ -611,3 +613,8 @@ class Machine:
         scaled = pixels.to(self.device).float() / 255
         mean, std = (torch.tensor(values, device=self.device).view(1, 3, 1, 1) for values in (self.mean, self.std))
         return ((scaled - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    def pixels(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The inverse of :meth:`input`: the picture (N, 3, H, W) uint8 that comes closest."""
+        mean, std = (torch.tensor(values, device=inputs.device).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return ((inputs * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)

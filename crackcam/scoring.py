@@ -7,7 +7,7 @@ Against masks (:func:`against_masks`), with scikit-learn's curves:
     peak                pointing game: does the hottest pixel lie on the mask, or within a tolerance of it?
                         Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016 (arXiv:1608.00507)
     energy              share of the heat that lies on the mask. Wang et al., Score-CAM, CVPRW 2020 (arXiv:1910.01279)
-    F1, IoU             of the map cut at a threshold
+    F1, IoU             of the map cut at a threshold that was chosen without these masks (crackcam/finding.py)
 
 Against the network (:func:`against_network`), with no mask:
 
@@ -28,9 +28,10 @@ Against the network (:func:`against_network`), with no mask:
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -40,6 +41,9 @@ from torch import nn
 from crackcam import images
 from crackcam.console import UserError, counted
 from crackcam.images import Picture
+
+if TYPE_CHECKING:
+    from crackcam.predicting import Network
 
 TOLERANCE = 15 / 448  # of the pointing game, as a share of the longer side; the paper's 15 pixels at our masks' size
 STEPS = 32  # of deletion and insertion
@@ -60,8 +64,8 @@ class MaskScores(NamedTuple):
         ap_error: standard error of ``ap_each``.
         peak, energy: see the module.
         best_f1, best_threshold: pooled, at the threshold that is best for these very pictures: an upper bound.
-        f1, iou: pooled, at the threshold that was passed.
-        cover_empty: share of the pixels above that threshold in pictures with empty masks; nan without such.
+        f1, iou: pooled, above the thresholds that were passed; nan without.
+        cover_empty: share of the pixels above them in pictures with empty masks; nan without such.
     """
 
     pictures: int
@@ -79,13 +83,15 @@ class MaskScores(NamedTuple):
     cover_empty: float
 
 
-def against_masks(heats: Sequence[np.ndarray], masks: Sequence[np.ndarray], threshold: float = 0.5) -> MaskScores:
+def against_masks(
+    heats: Sequence[np.ndarray], masks: Sequence[np.ndarray], threshold: float | Sequence[float] = math.nan
+) -> MaskScores:
     """Score maps.
 
     Args:
         heats: (H, W) float32, >= 0, one for each picture, in one unit for all, for the pooled figures.
         masks: (H, W) bool, of the same sizes.
-        threshold: chosen elsewhere, in the unit of the maps.
+        threshold: chosen elsewhere, in the unit of the maps, for all or for each; nan: none was.
 
     Raises:
         ValueError: no mask has anything in it, or a map has another size than its mask.
@@ -109,23 +115,25 @@ def against_masks(heats: Sequence[np.ndarray], masks: Sequence[np.ndarray], thre
     precision, recall, thresholds = precision_recall_curve(true, some, drop_intermediate=True)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     best = int(f1[:-1].argmax())
-    found = pixels >= threshold
+    limits = np.broadcast_to(np.asarray(threshold, np.float32), len(heats))
+    parts = [heat > limit for heat, limit in zip(heats, limits, strict=True)]
+    found, cut = np.concatenate([part.ravel() for part in parts]), not np.isnan(limits).any()
     hits, wrong, missed = (int((a & b).sum()) for a, b in ((found, truth), (found, ~truth), (~found, truth)))
-    empty = [heat for heat, mask in zip(heats, masks, strict=True) if not mask.any()]
+    empty = [part for part, mask in zip(parts, masks, strict=True) if not mask.any()]
     return MaskScores(
         pictures=len(full),
         ap=float(average_precision_score(true, some)),
         auroc=float(roc_auc_score(true, some)),
         ap_each=float(np.mean([ap for ap, _ in each])),
         auroc_each=float(np.mean([auroc for _, auroc in each])),
-        ap_error=float(np.std([ap for ap, _ in each], ddof=1) / len(each) ** 0.5) if len(each) > 1 else float("nan"),
+        ap_error=float(np.std([ap for ap, _ in each], ddof=1) / len(each) ** 0.5) if len(each) > 1 else math.nan,
         peak=float(np.mean([peak_hits(heat, mask) for heat, mask in full])),
         energy=float(np.mean([heat[mask].sum() / heat.sum() if heat.sum() > 0 else 0.0 for heat, mask in full])),
         best_f1=float(f1[best]),
         best_threshold=float(thresholds[best]),
-        f1=2 * hits / max(2 * hits + wrong + missed, 1),
-        iou=hits / max(hits + wrong + missed, 1),
-        cover_empty=float(np.mean([(heat >= threshold).mean() for heat in empty])) if empty else float("nan"),
+        f1=2 * hits / max(2 * hits + wrong + missed, 1) if cut else math.nan,
+        iou=hits / max(hits + wrong + missed, 1) if cut else math.nan,
+        cover_empty=float(np.mean([part.mean() for part in empty])) if empty and cut else math.nan,
     )
 
 
@@ -167,15 +175,29 @@ def read_masks(folder: Path, pictures: list[Picture]) -> list[np.ndarray]:
     return masks
 
 
-def compared(pictures: list[Picture], masks: list[np.ndarray], heats: dict[str, list[np.ndarray]]) -> list[dict]:
-    """Methods, by name, and all baselines against the same masks; best average precision first in each group."""
+def compared(
+    pictures: list[Picture], masks: list[np.ndarray], heats: dict[str, list[np.ndarray]],
+    thresholds: dict[str, list[float]],
+) -> list[dict]:  # fmt: skip
+    """Methods, by name, and all baselines against the same masks; best average precision first in each group.
+
+    Args:
+        thresholds: of methods, one for each picture; nan where none is known.
+
+    Returns:
+        Rows of :class:`MaskScores`; what is not known is None.
+    """
 
     def rows(maps: dict[str, list[np.ndarray]], baseline: bool) -> list[dict]:
         scored = [
-            {"method": name, "baseline": baseline, **against_masks(of_method, masks)._asdict()}
+            {
+                "method": name,
+                "baseline": baseline,
+                **against_masks(of_method, masks, thresholds.get(name, math.nan))._asdict(),
+            }
             for name, of_method in maps.items()
         ]
-        return sorted(scored, key=lambda row: -row["ap"])
+        return sorted(map(_without_nan, scored), key=lambda row: -row["ap"])
 
     known = {name: [baseline(item.pixels) for item in pictures] for name, baseline in BASELINES.items()}
     return rows(heats, False) + rows(known, True)
@@ -191,18 +213,35 @@ def captions(masks: list[np.ndarray], heats: dict[str, list[np.ndarray]]) -> lis
     return [[says(mask, heat[i]) for heat in heats.values()] for i, mask in enumerate(masks)]
 
 
+def _without_nan(row: dict) -> dict:
+    """JSON has no nan."""
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
 def table(rows: list[dict]) -> str:
-    """The comparison, readable."""
-    lines = [f"{'':<20}{'AP':>7}{'AUROC':>8}{'peak':>8}{'energy':>8}{'best F1':>9}{'AP a picture':>20}"]
-    for row in rows:
-        if row["baseline"] and not any(line.startswith("--") for line in lines):
-            lines.append("-- maps that know no network")
-        each = f"{row['ap_each']:.3f} +- {row['ap_error']:.3f}"
-        lines.append(
+    """The comparison with masks, readable; F1 and IoU only where a threshold is known."""
+    cut = any(row["f1"] is not None for row in rows)
+    more = f"{'F1':>8}{'IoU':>8}" if cut else ""
+    head = f"{'':<20}{'AP':>7}{'AUROC':>8}{'peak':>8}{'energy':>8}{'best F1':>9}{more}{'AP a picture':>20}"
+
+    def line(row: dict) -> str:
+        each = f"{row['ap_each']:.3f} +- {_number(row['ap_error'])}"
+        more = f"{_number(row['f1']):>8}{_number(row['iou']):>8}" if cut else ""
+        return (
             f"{row['method']:<20}{row['ap']:>7.3f}{row['auroc']:>8.3f}{100 * row['peak']:>6.0f} %{row['energy']:>8.3f}"
-            f"{row['best_f1']:>9.3f}{each:>20}"
+            f"{row['best_f1']:>9.3f}{more}{each:>20}"
         )
-    return "\n".join(lines)
+
+    return _in_two_groups(head, rows, line)
+
+
+def _in_two_groups(head: str, rows: list[dict], line: Callable[[dict], str]) -> str:
+    methods, known = ([line(row) for row in rows if row["baseline"] is baseline] for baseline in (False, True))
+    return "\n".join([head, *methods, "-- maps that know no network", *known])
 
 
 # -- baselines -------------------------------------------------------------------------------------------------------
@@ -293,6 +332,55 @@ def against_network(
         randomised=float(np.mean([rank_correlation(a, b) for a, b in zip(maps, random.cpu().numpy(), strict=True)])),
         instability=float(change.mean()),
     )
+
+
+def compared_by_network(
+    network: Network, explains: dict[str, Explain], pixels: torch.Tensor, targets: list[int], batch_size: int = 32
+) -> list[dict]:
+    """Methods, by name, and all baselines against the network; highest insertion first in each group.
+
+    Args:
+        explains: how each method makes its maps.
+        pixels: (N, 3, size, size) uint8.
+        targets: class index for each.
+
+    Returns:
+        Rows of :class:`NetworkScores`.
+    """
+    inputs = network.machine.input(pixels)
+
+    def knows_nothing(baseline: Callable[[np.ndarray], np.ndarray]) -> Explain:
+        def explain(model: nn.Module, inputs: torch.Tensor, targets: list[int]) -> torch.Tensor:
+            seen = network.machine.pixels(inputs).permute(0, 2, 3, 1).cpu().numpy()
+            return torch.from_numpy(np.stack([baseline(np.ascontiguousarray(picture)) for picture in seen])).to(inputs)
+
+        return explain
+
+    def rows(group: dict[str, Explain], baseline: bool) -> list[dict]:
+        scored = [
+            {
+                "method": name, "baseline": baseline,
+                **against_network(network.model, inputs, targets, explain, batch_size)._asdict(),
+            }
+            for name, explain in group.items()
+        ]  # fmt: skip
+        return sorted(map(_without_nan, scored), key=lambda row: -row["insertion"])
+
+    known = {name: knows_nothing(baseline) for name, baseline in BASELINES.items()}
+    return rows(explains, False) + rows(known, True)
+
+
+def network_table(rows: list[dict]) -> str:
+    """The comparison by the network, readable; arrows say what is better."""
+    head = "".join(
+        f"{name:>15}"
+        for name in ("deletion v", "insertion ^", "ROAD ^", "drop v", "increase ^", "randomised 0", "instability v")
+    )
+
+    def line(row: dict) -> str:
+        return f"{row['method']:<20}" + "".join(f"{_number(row[name]):>15}" for name in NetworkScores._fields)
+
+    return _in_two_groups(f"{'':<20}{head}", rows, line)
 
 
 def perturbation_curve(

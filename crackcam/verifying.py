@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from crackcam.console import UserError
-from crackcam.methods import METHODS
+from crackcam.methods import NAMED
 from crackcam.model import TargetLayer
 from crackcam.predicting import Network
 from pytorch_grad_cam.utils.maps import normalize
@@ -60,7 +60,7 @@ def verify(
         version("grad-cam")
     except PackageNotFoundError:
         raise UserError("the package grad-cam is not installed: pip install grad-cam") from None
-    shared = [method for method in heats if METHODS[method].departs is not None]
+    shared = [method for method in heats if NAMED[method].departs is not None]
     if not shared:
         raise UserError("the package grad-cam has none of these methods: nothing to verify")
     grid = layers[shared[0]][0].grid
@@ -69,12 +69,12 @@ def verify(
             "model": copy.deepcopy(network.model).cpu(), "targets": targets, "threads": torch.get_num_threads(),
             "pictures": network.machine.input(pixels).cpu(),
             "reshape": (grid.reshape.__name__, grid.height, grid.width) if grid.reshape else None,
-            "methods": {METHODS[name].class_name: [layer.name for layer in layers[name]] for name in shared},
+            "methods": {NAMED[name].class_name: [layer.name for layer in layers[name]] for name in shared},
         }
     )  # fmt: skip
     comparisons = []
     for method in shared:
-        name, departs = METHODS[method].class_name, METHODS[method].departs
+        name, departs = NAMED[method].class_name, NAMED[method].departs
         found, expected = normalize(torch.stack(heats[method])).cpu().numpy(), theirs[name]
         difference = float(abs(found - expected).max())
         verdict = "same" if difference < SAME else f"by design: {departs}" if departs else "DIFFERENT"

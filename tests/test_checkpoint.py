@@ -20,6 +20,7 @@ def file(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "model.safetensors"
     card = checkpoint.Card("squeezenet1_1", ["b", "ä ö", "10"], 64, split={"val": ["train/b/1.jpg"]})
+    card.thresholds = {"gradcam": {"b": 0.1, "ä ö": 1e-9}}
     checkpoint.save(path, build("squeezenet1_1", 3), card)
     return path
 
@@ -38,9 +39,15 @@ def test_round_trip(file):
     other, other_card = checkpoint.load(again, CPU)
     assert card == other_card
     assert card.classes == ["b", "ä ö", "10"]
+    assert other_card.thresholds == {"gradcam": {"b": 0.1, "ä ö": 1e-9}}
     assert not model.training
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(model(x), other(x))
+
+
+def test_a_card_from_before_thresholds(file):
+    with_card(file, {})
+    assert checkpoint.load(file, CPU)[1].thresholds == {}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 import inference
 import xai
-from crackcam import detecting
+from crackcam import detecting, finding
 from crackcam import model as m
 from crackcam.checkpoint import Card
 from crackcam.images import Picture
@@ -224,6 +224,34 @@ def test_xai_draws_what_the_engine_computes(street, capsys):
     assert np.allclose(found, expected[0], atol=1e-3 * float(expected.max()))
     assert document["methods"] == {"eigencam": ["backbone"]}
     assert document["pictures"][0]["maps"]["eigencam"]["max"] == pytest.approx(float(found.max()), rel=1e-3)
+
+
+def test_findings_of_a_detector(street, capsys):
+    flags = [
+        "--image",
+        str(street),
+        *RANDOM,
+        "--method",
+        "eigencam",
+        "--style",
+        "mask",
+        "--refine",
+        "guided",
+        "--save-maps",
+        "maps",
+    ]
+    assert xai.main(flags) == 0
+    out, err = capsys.readouterr()
+    assert "no threshold is known for these maps of eigencam" in err
+    document = json.loads(Path("outputs/xai_images_eigencam.json").read_text())
+    assert out.startswith("wrote outputs/xai_images_eigencam.png, outputs/xai_images_eigencam.json, ")
+    for row in document["pictures"]:
+        entry = row["maps"]["eigencam"]
+        it = finding.find(np.load(entry["file"]), entry["threshold"])
+        assert {name: entry[name] for name in ("share", "length", "width", "boxes")} == it.as_row()
+    assert Path(document["found_table"]).read_text().count("\n") == 1 + len(document["pictures"])
+    assert xai.main([*flags, "--metrics"]) == 2
+    assert "--metrics is for classifiers" in capsys.readouterr().err
 
 
 def test_boxes_of_one_class_can_be_explained(street, capsys):

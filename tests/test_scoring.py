@@ -1,6 +1,7 @@
 """Scores of maps: tiny cases by hand, loops in plain numpy, and maps whose worth is known."""
 
 import itertools
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from crackcam import scoring
+from crackcam.model import Machine
 
 HEAT = np.array([[0.9, 0.8], [0.7, 0.1]], np.float32)
 MASK = np.array([[True, False], [True, False]])
@@ -42,6 +44,19 @@ def test_pictures_without_cracks_count_in_the_pooled_figures_alone():
         scoring.against_masks([empty], masks[1:2])
     with pytest.raises(ValueError, match=r"a map of \(2, 2\) against a mask of \(3, 3\)"):
         scoring.against_masks([HEAT], [np.ones((3, 3), bool)])
+
+
+def test_thresholds_of_their_own_and_none():
+    heats, masks = [HEAT, 10 * HEAT, HEAT], [MASK, MASK, np.zeros((2, 2), bool)]
+    one = scoring.against_masks([HEAT, HEAT, HEAT], masks, 0.75)
+    each = scoring.against_masks(heats, masks, [0.75, 7.5, 0.75])
+    assert (one.f1, one.iou, one.cover_empty) == (each.f1, each.iou, each.cover_empty)
+    assert one.cover_empty == 0.5
+    assert scoring.against_masks([HEAT], [MASK], 0.7).iou == 1 / 3  # what is as hot as the threshold was not found
+    for unknown in ((), (float("nan"),), ([0.75, float("nan"), 0.75],)):
+        none = scoring.against_masks(heats, masks, *unknown)
+        assert np.isnan([none.f1, none.iou, none.cover_empty]).all()
+        assert none.ap == each.ap
 
 
 def test_figures_do_not_depend_on_the_unit():
@@ -135,6 +150,30 @@ def test_a_true_map_beats_a_false_one():
     # Neither looks at the network or at the pixels: both survive random weights, and noise, unchanged.
     assert true.randomised == pytest.approx(1)
     assert true.instability == 0
+
+
+def test_baselines_are_scored_as_methods_are():
+    torch.manual_seed(2)
+    machine = Machine(torch.device("cpu"), torch.float32)
+    network = SimpleNamespace(model=Corner(), machine=machine)
+    pixels = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    assert torch.equal(machine.pixels(machine.input(pixels)), pixels)
+
+    def dark(model, inputs, targets):
+        pictures = machine.pixels(inputs).permute(0, 2, 3, 1).contiguous().numpy()
+        return torch.from_numpy(np.stack([scoring.dark_map(picture) for picture in pictures]))
+
+    rows = scoring.compared_by_network(network, {"mine": dark, "corner": corner_map}, pixels, [1, 1])
+    assert [row["baseline"] for row in rows] == [False] * 2 + [True] * 4
+    assert rows[0]["insertion"] >= rows[1]["insertion"]
+    of = {row["method"]: row for row in rows}
+    assert set(of) == {"mine", "corner", *scoring.BASELINES}
+    for name in scoring.NetworkScores._fields:
+        assert of["mine"][name] == pytest.approx(of["dark"][name]), name
+    lines = scoring.network_table(rows).splitlines()
+    assert lines[3] == "-- maps that know no network"
+    assert len(lines) == 8
+    assert {len(line) for line in lines if not line.startswith("--")} == {20 + 7 * 15}
 
 
 def test_a_gradient_does_not_survive_random_weights():

@@ -1,5 +1,7 @@
 """xai.py: every method, targets, layers, maps on disk."""
 
+import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,8 +13,9 @@ from PIL import Image
 
 import inference
 import xai
-from crackcam import checkpoint, explaining, figures, images
+from crackcam import checkpoint, explaining, figures, finding, images, scoring
 from crackcam.methods import METHODS, QUICK, STYLES
+from crackcam.refining import refine
 
 
 def run(capsys, *flags):
@@ -192,9 +195,6 @@ def test_styles_by_hand():
     jet = shown("sidebyside", "jet")
     assert jet[0, 0].tolist() == [0, 0, 128]  # the tutorials' look
     assert jet[0, -1].tolist() == [128, 0, 0]
-    mask = shown("mask")
-    assert mask[0, 0].tolist() == [12, 12, 12]  # 15 % are left where it is cold
-    assert (mask[:, -1] == picture[:, -1]).all()
     edges = shown("edges").astype(int)
     flat = np.rint(0.4 * 255 + 0.6 * 255 * figures.choose_style("edges", None).colours(heat)[..., :3])
     darker = (flat - edges).max(axis=2) > 90  # lines of the square, at its rim and nowhere else
@@ -304,6 +304,96 @@ def test_verify_does_not_compare_what_is_smoothed(place, capsys):
     assert "leave --aug-smooth, --eigen-smooth, --scales and --fuse out" in err
 
 
+# -- findings ----------------------------------------------------------------------------------------------------------
+
+
+def calibrated(thresholds):
+    """The checkpoint, with these thresholds."""
+    path = Path("weights/model.safetensors")
+    model, card = checkpoint.load(path, torch.device("cpu"))
+    checkpoint.save(path, model, dataclasses.replace(card, thresholds=thresholds))
+
+
+def test_findings_are_drawn_measured_and_tabled(place, capsys):
+    flags = ["--style", "mask", "--layer", "layer2", "--num", "3", "--save-maps", "maps"]
+    assert xai.main([*flags, "--method", "gradcam,guidedbackprop"]) == 0
+    out, err = capsys.readouterr()
+    names = [f"outputs/xai_Positive_compared{rest}" for rest in (".png", ".json", "_found.csv")]
+    assert out == f"wrote {', '.join(names)}, and maps in maps\n"
+    assert all(Path(name).exists() for name in names)
+    assert err.count("no threshold is known for these maps of") == 2
+    rows = json.loads(Path(names[1]).read_text())["pictures"]
+    with Path(names[2]).open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert list(lines[0]) == ["file", "true", "predicted", "method", "threshold", "share", "length", "width", "boxes"]
+    entries = [(row, method, entry) for row in rows for method, entry in row["maps"].items()]
+    assert len(lines) == len(entries) == 6
+    otsu = {method: entry["threshold"] for _, method, entry in entries}
+    for line, (row, method, entry) in zip(lines, entries, strict=True):
+        it = finding.find(np.load(entry["file"]), otsu[method])  # at the picture's own size: 227 x 227
+        assert {name: entry[name] for name in ("share", "length", "width", "boxes")} == it.as_row()
+        assert [line[name] for name in ("file", "true", "predicted", "method")] == [
+            row["file"], "Positive", row["predicted"], method,
+        ]  # fmt: skip
+        assert [float(line[name]) for name in ("threshold", "share", "length", "width")] == [
+            entry[name] for name in ("threshold", "share", "length", "width")
+        ]
+        assert int(line["boxes"]) == len(entry["boxes"])
+    assert any(entry["boxes"] for _, _, entry in entries)
+
+
+def test_the_checkpoints_threshold_is_used(place, capsys):
+    calibrated({"gradcam": {"Positive": 1e-30, "Negative": 1e9}})
+
+    def found(*flags):
+        assert xai.main(["--style", "mask", "--num", "2", *flags]) == 0
+        rows = json.loads(Path("outputs/xai_Positive_gradcam.json").read_text())["pictures"]
+        return [row["maps"]["gradcam"] for row in rows], capsys.readouterr().err
+
+    low, err = found()
+    assert {entry["threshold"] for entry in low} == {1e-30}
+    assert "Otsu" not in err
+    high, _ = found("--target", "Negative")
+    assert [(entry["threshold"], entry["share"], entry["boxes"]) for entry in high] == [(1e9, 0, [])] * 2
+    named, err = found("--threshold", "0.5")
+    assert {entry["threshold"] for entry in named} == {0.5}
+    assert "Otsu" not in err
+    for other in (["--layer", "layer3"], ["--aug-smooth"]):  # maps of another unit
+        entries, err = found(*other)
+        assert "Otsu" in err
+        assert not {entry["threshold"] for entry in entries} & {1e-30, 0.5}
+
+
+def test_refined_maps_are_those_that_are_saved(place, capsys):
+    for folder, flags in (("plain", []), ("refined", ["--refine", "guided"])):
+        assert xai.main(["--num", "2", "--layer", "layer3", "--save-maps", folder, *flags]) == 0
+    document = json.loads(Path("outputs/xai_Positive_gradcam.json").read_text())
+    assert document["refine"] == "guided"
+    for row in document["pictures"]:
+        name = Path(row["maps"]["gradcam"]["file"]).name
+        plain, refined = np.load(f"plain/{name}"), np.load(f"refined/{name}")
+        assert np.array_equal(refined, refine("guided", plain, images.load(Path(row["file"]))))
+        assert not np.array_equal(plain, refined)
+        assert row["maps"]["gradcam"]["max"] == refined.max()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--threshold", "0.1"], "--threshold cuts the maps of one --method, for --style mask or --masks"),
+        (["--threshold", "0.1", "--style", "mask", "--method", "gradcam,layercam"], "--threshold cuts the maps of one"),
+        (["--threshold", "-1", "--style", "mask"], "'-1' is not a number from 0 up"),
+        (["--refine", "crf"], "invalid choice: 'crf'"),
+        (["--refine", "guided", "--verify"], "leave --refine out"),
+        (["--anatomy", "--style", "mask"], "leave --method, --masks, --metrics and --style mask out"),
+        (["--anatomy", "--metrics"], "leave --method, --masks, --metrics and --style mask out"),
+    ],
+)
+def test_flags_of_findings_that_do_not_fit(place, capsys, flags, message):
+    assert xai.main(flags) == 2
+    assert message in capsys.readouterr().err
+
+
 # -- scores ------------------------------------------------------------------------------------------------------------
 
 
@@ -338,7 +428,56 @@ def test_maps_are_scored_against_masks(place, capsys):
     assert len(table) == 7
 
 
+def test_a_fixed_threshold_is_scored_where_one_is_known(place, capsys):
+    flags = ["--masks", "data/masks", "--num", "4", "--save-maps", "maps", "--json"]
+    calibrated({"gradcam": {"Positive": 1e-4}})
+    assert xai.main([*flags, "--method", "gradcam,eigencam"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    rows = {row["method"]: row for row in document["scores"]}
+    truth, found = [], []
+    for row in document["pictures"]:
+        truth.append(np.asarray(Image.open(f"data/masks/{Path(row['file']).stem}.png")) > 0)
+        found.append(np.load(row["maps"]["gradcam"]["file"]) > 1e-4)
+    truth, found = np.stack(truth), np.stack(found)
+    assert rows["gradcam"]["iou"] == pytest.approx((truth & found).sum() / (truth | found).sum())
+    assert rows["gradcam"]["f1"] == pytest.approx(2 * (truth & found).sum() / (truth.sum() + found.sum()))
+    for unknown in ("eigencam", "dark"):  # never one that is chosen on the pictures scored
+        assert rows[unknown]["f1"] is rows[unknown]["iou"] is None
+    with Path(document["table"]).open(newline="") as file:
+        table = {row["method"]: row for row in csv.DictReader(file)}
+    assert float(table["gradcam"]["f1"]) == rows["gradcam"]["f1"]
+    assert table["eigencam"]["f1"] == table["dark"]["iou"] == ""
+    assert xai.main([*flags[:-1], "--method", "eigencam", "--threshold", "0.5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[4:8] == ["best", "F1", "F1", "IoU"]
+    assert lines[3].split()[-5:-3] == ["-", "-"]
+
+
+def test_maps_are_scored_against_the_network(place, capsys):
+    assert xai.main(["--metrics", "--num", "1", "--masks", "data/masks", "--refine", "guided"]) == 0
+    out = capsys.readouterr().out
+    masked, scored = out.split("wrote ")[0].split("deletion v")
+    assert "AUROC" in masked
+    assert [line.split()[0] for line in scored.splitlines()[1:]] == [
+        "gradcam", "--", *[line.split()[0] for line in scored.splitlines()[3:]],
+    ]  # fmt: skip
+    assert out.endswith("outputs/xai_Positive_scores.csv, outputs/xai_Positive_scores_metrics.csv\n")
+    document = json.loads(Path("outputs/xai_Positive_scores.json").read_text())
+    with Path(document["metrics_table"]).open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["method"] for row in table] == [row["method"] for row in document["metrics"]]
+    assert {row["method"] for row in table} == {"gradcam", *scoring.BASELINES}
+    rows = {row["method"]: row for row in document["metrics"]}
+    assert rows["centre"]["randomised"] == pytest.approx(1)  # looks at no network
+    assert rows["centre"]["instability"] == 0  # nor at the picture
+    assert abs(rows["gradcam"]["randomised"]) < 0.999
+    for row in table:
+        assert 0 <= float(row["deletion"]) <= 1
+        assert 0 <= float(row["insertion"]) <= 1
+
+
 def test_the_table_of_scores_is_readable(place, capsys):
+    calibrated({})
     assert xai.main(["--type", "Positive", "--masks", "data/masks", "--num", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["AP", "AUROC", "peak", "energy", "best", "F1", "AP", "a", "picture"]

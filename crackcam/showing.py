@@ -1,0 +1,194 @@
+"""What xai.py shows: maps as its figures draw them, as its JSON file describes them, and as they are saved.
+
+One picture is worked on at a time: maps at the size of large pictures are large.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+from crackcam import explaining, figures, finding, predicting, scoring
+from crackcam.figures import SHOWN_SIDE, Style, Tile
+from crackcam.images import Geometry, Picture
+from crackcam.methods import NAMED
+from crackcam.model import TargetLayer
+from crackcam.predicting import Network, Selection
+from crackcam.refining import refine
+
+SCORED_ROWS = 9  # pictures in the figure of scores
+
+
+class View(NamedTuple):
+    """One map of one picture.
+
+    Attributes:
+        entry: what the JSON file says of it.
+        says: what was found, where the map was cut.
+        draw: makes what the figure shows, (h, w, 3) uint8.
+        whole: (H, W) float32 at the picture's own size, refined where asked for; None where nothing needs it.
+    """
+
+    entry: dict
+    says: str
+    draw: Callable[[], np.ndarray]
+    whole: np.ndarray | None
+
+
+def view(
+    args: argparse.Namespace, style: Style, picture: Picture, method: str, heat: torch.Tensor, geometry: Geometry,
+    threshold: float, side: int = SHOWN_SIDE,
+) -> View:  # fmt: skip
+    """Look at a map as the flags say; saves it where they do.
+
+    Args:
+        heat: (size, size), or a signed picture (3, size, size), in the method's raw unit.
+        threshold: where ``--style mask`` cuts it.
+        side: longer side of what is drawn.
+    """
+    whole = None
+    if args.refine or args.masks or args.save_maps or style.name == "mask":
+        whole = explaining.at_picture_size(explaining.as_map(heat), picture.pixels, geometry)
+    if whole is not None and args.refine:
+        whole = refine(args.refine, whole, picture.pixels)
+        heat, geometry = torch.from_numpy(whole), Geometry(0)
+    entry: dict = {"max": float(heat.max())}
+    if whole is not None and args.save_maps:
+        name = method if len(args.method) > 1 else ""
+        entry["file"] = explaining.save_map(args.save_maps, picture.path, whole, name)
+    if whole is not None and style.name == "mask":
+        found = finding.find(whole, threshold)
+        entry |= {"threshold": threshold, **found.as_row()}
+        return View(
+            entry,
+            found.says(short=len(args.method) > 1),
+            lambda: figures.marked(picture.pixels, found, style.colours, side),
+            whole,
+        )
+
+    def draw() -> np.ndarray:
+        small, shown = figures.thumbnail(picture.pixels, side), heat
+        if args.refine:  # as fine as the picture: without averaging it would flicker
+            shown = torch.from_numpy(cv2.resize(heat.numpy(), small.shape[1::-1], interpolation=cv2.INTER_AREA))
+        return explaining.drawn(shown, small, geometry, style)
+
+    return View(entry, "", draw, whole)
+
+
+class Shown(NamedTuple):
+    """All pictures, one entry each.
+
+    Attributes:
+        tiles: for the figure.
+        drawings: of each map, for the figure.
+        captions: of each map, what was found.
+        rows: for the JSON file.
+        wholes: by method, the maps at the pictures' sizes, where there are masks to score them against.
+    """
+
+    tiles: list[Tile]
+    drawings: list[list[np.ndarray]]
+    captions: list[list[str]]
+    rows: list[dict]
+    wholes: dict[str, list[np.ndarray]]
+
+
+def show(
+    args: argparse.Namespace, network: Network, style: Style, true: str | None, pictures: list[Picture],
+    probabilities: np.ndarray, targets: list[int], heats: dict[str, list[torch.Tensor]],
+    thresholds: dict[str, list[float]],
+) -> Shown:  # fmt: skip
+    """Look at all maps of all pictures.
+
+    Args:
+        true: class of the pictures, where it is known.
+        probabilities: (N, classes).
+        targets: class index that each map explains.
+        heats: maps by method.
+        thresholds: by method, one for each picture: where ``--style mask`` cuts.
+    """
+    shown = Shown([], [], [], [], {method: [] for method in heats})
+    for i, (item, chances, index) in enumerate(zip(pictures, probabilities, targets, strict=True)):
+        views = {
+            method: view(args, style, item, method, heat[i], network.card.geometry, thresholds[method][i])
+            for method, heat in heats.items()
+        }
+        in_figure = i < SCORED_ROWS or not args.masks
+        shown.drawings.append([each.draw() for each in views.values()] if in_figure else [])
+        shown.captions.append([each.says for each in views.values()])
+        explained = figures.shortened(network.card.classes[index], 24)
+        peaks = any(each.entry["max"] for each in views.values())
+        says = f"explains: {explained}" if peaks else f"nothing speaks for {explained} here"
+        picture = figures.thumbnail(item.pixels)
+        if len(args.method) == 1 and not args.masks:
+            says = shown.captions[-1][0] or says
+            picture = figures.beside(picture, shown.drawings[-1][0]) if style.beside else shown.drawings[-1][0]
+        best = predicting.by_class(network, chances, args.top_k)
+        shown.tiles.append(Tile(picture, item.path.name, best, true, says))
+        shown.rows.append({
+            "file": str(item.path), "true": true, "predicted": shown.tiles[-1].predicted, "probabilities": best,
+            "target": network.card.classes[index], "maps": {method: each.entry for method, each in views.items()},
+        })  # fmt: skip
+        for method, each in views.items():
+            if args.masks and each.whole is not None:
+                shown.wholes[method].append(each.whole)
+    return shown
+
+
+def draw(
+    args: argparse.Namespace, path: Path, title: str, style: Style, shown: Shown, masks: list[np.ndarray], lines: int
+) -> None:
+    """The figure that the flags ask for: one method's grid, several side by side, or maps beside masks.
+
+    Args:
+        masks: of the pictures, where there are any.
+        lines: how many classes a grid names where ``--top-k`` does not say.
+    """
+    methods = list(shown.wholes)
+    if masks:
+        tiles = [
+            tile._replace(picture=figures.outlined(tile.picture, mask))
+            for tile, mask in zip(shown.tiles, masks, strict=True)
+        ]
+        rows, captions = list(zip(tiles, shown.drawings, strict=True)), scoring.captions(masks, shown.wholes)
+        figures.comparison(path, title, methods, rows[:SCORED_ROWS], style, captions[:SCORED_ROWS], masked=True)
+    elif len(args.method) > 1:
+        rows = list(zip(shown.tiles, shown.drawings, strict=True))
+        figures.comparison(path, title, methods, rows, style, shown.captions if style.name == "mask" else None)
+    else:
+        bar, title = not NAMED[methods[0]].picture, f"{methods[0]} at {title}"
+        figures.heat_grid(path, title, shown.tiles, style, bar=bar, lines=args.top_k or lines)
+
+
+def anatomy(
+    args: argparse.Namespace, path: Path, network: Network, style: Style, layer: TargetLayer, selection: Selection,
+    picture: Picture, pixels: torch.Tensor, probabilities: np.ndarray, target: int,
+) -> dict:  # fmt: skip
+    """Draw how Grad-CAM comes about on one picture.
+
+    Args:
+        pixels: (1, 3, size, size) uint8.
+        probabilities: (classes,).
+        target: class index.
+
+    Returns:
+        The document for the JSON file.
+    """
+    steps = explaining.anatomy(network, layer, pixels, target)
+    chances = predicting.by_class(network, probabilities, args.top_k)
+    small, true = figures.thumbnail(picture.pixels), next(iter(selection.files)) or None
+    tile, explained = Tile(small, picture.path.name, chances, true), network.card.classes[target]
+    over = explaining.drawn(steps.heat, small, network.card.geometry, style)
+    title = f"Grad-CAM at {layer.name} of {network.card.arch}, {tile.name}: {explained}"
+    figures.anatomy(path, title, tile, over, steps, explained)
+    row = {
+        "file": str(picture.path), "true": true, "predicted": tile.predicted, "probabilities": chances,
+        "target": explained, "weights": [round(float(weight), 8) for weight in steps.weights],
+    }  # fmt: skip
+    return {**predicting.manifest(network, args, selection, [row]), "layer": layer.name, "picture": str(path)}
