@@ -23,13 +23,9 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from crackcam import console
 from crackcam.console import OUTPUTS, UserError, counted, note
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -109,25 +105,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def build_network(args: argparse.Namespace, classes: int) -> tuple[nn.Module, str]:
-    """The network and where its weights come from; the latter starts with 'random' where they are."""
-    from crackcam import model as m
-
-    if args.pretrained == "none":
-        return m.build(args.arch, classes), "random weights: asked for"
-    if args.pretrained in ("auto", "imagenet"):
-        try:
-            return m.build(args.arch, classes, imagenet=True), "ImageNet weights of torchvision"
-        except m.WeightsUnavailableError as reason:
-            if args.pretrained == "imagenet":
-                raise UserError(f"no ImageNet weights for {args.arch}: {reason}") from None
-            note(f"warning: no ImageNet weights for {args.arch} ({reason}); training longer, from random ones")
-            return m.build(args.arch, classes), f"random weights: ImageNet's could not be had ({reason})"
-    network = m.build(args.arch, classes)
-    m.load_backbone(network, Path(args.pretrained))
-    return network, f"weights of {args.pretrained}"
-
-
 @console.command
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
@@ -143,8 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import torch
 
-    from crackcam import checkpoint, dataset, duplicates, figures, mixing, training
+    from crackcam import checkpoint, dataset, duplicates, figures, finding, mixing, training
     from crackcam import model as m
+    from crackcam.predicting import Network
 
     device = console.choose_device(args.device)
     dtype, reason = console.choose_precision(args.precision, device)
@@ -163,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             training.read_state(state_file)["run"]["pretrained"],
         )
     else:
-        network, pretrained = build_network(args, len(plan.classes))
+        network, pretrained = m.from_weights(args.arch, args.pretrained, len(plan.classes))
     if args.head == "multiscale":
         network = m.multiscale(network, len(plan.classes), size)
     network = m.place(network, device)
@@ -233,6 +211,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = "test" if len(splits.get("test", ())) else "val"
     temperature = training.calibrate(network, machine, val, args.batch_size)
     result = training.final_report(network, machine, splits[name], plan.classes, args.batch_size, temperature)
+    card.thresholds = finding.of_best(
+        Network(network, card, machine, args.output), val.pixels, val.labels, args.batch_size
+    )
     card.metrics |= {"temperature": temperature, "near_duplicates": shared, name: result.metrics}
     checkpoint.save(args.output, network, card, args.half)
     state_file.unlink(missing_ok=True)

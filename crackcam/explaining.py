@@ -72,25 +72,30 @@ def heat_maps(
     return torch.cat(maps)
 
 
-def settle_best(args: argparse.Namespace, network: Network) -> None:
-    """Puts what ``--method best`` means for a network into the flags, and says it.
+def best_for(network: Network) -> tuple[str, int | None]:
+    """The method that ``--method best`` means for a network, and the stride where its grid is to be finer.
 
     Measured on pictures of cracks with masks (docs/experiments.md): the map of a multiscale head; of other networks
-    LayerCAM, on a grid as fine as dilation makes it.
+    LayerCAM, on a grid made finer by dilation where that can be.
     """
+    if isinstance(network.model, Multiscale):
+        return EVIDENCE, None
+    try:
+        dilate(network.model, BEST_STRIDE, network.card.image_size)
+    except UserError:
+        return BEST_OF_ENGINE, None
+    return BEST_OF_ENGINE, BEST_STRIDE
+
+
+def settle_best(args: argparse.Namespace, network: Network) -> None:
+    """Puts what ``--method best`` means for a network into the flags, and says it."""
     if args.method != [BEST]:
         return
-    if isinstance(network.model, Multiscale):
-        args.method = [EVIDENCE]
-    else:
-        args.method = [BEST_OF_ENGINE]
-        if args.stride is None and not args.layer:
-            try:
-                dilate(network.model, BEST_STRIDE, network.card.image_size)
-                args.stride = BEST_STRIDE
-            except UserError as reason:
-                note(f"note: the network's own grid, for no finer one can be made: {reason}")
-    note(f"best: --method {args.method[0]}{f' --stride {args.stride}' if args.stride else ''}")
+    method, stride = best_for(network)
+    args.method = [method]
+    if args.stride is None and not args.layer:
+        args.stride = stride
+    note(f"best: --method {method}{f' --stride {args.stride}' if args.stride else ''}")
 
 
 def evidence_maps(network: Network, pixels: torch.Tensor, targets: list[int], batch_size: int = 32) -> torch.Tensor:

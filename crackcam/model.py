@@ -23,7 +23,7 @@ import torch
 import torchvision
 from torch import nn
 
-from crackcam.console import UserError
+from crackcam.console import UserError, note
 from crackcam.multiscale import COARSEST, FINEST, Multiscale
 from pytorch_grad_cam.utils.reshape_transforms import swinT_reshape_transform, vit_reshape_transform
 
@@ -125,6 +125,31 @@ def build(arch: str, classes: int, imagenet: bool = False) -> nn.Module:
     model = imagenet_network(arch) if imagenet else bare_network(arch)
     _replace_head(model, classes)
     return model
+
+
+def from_weights(arch: str, pretrained: str, classes: int) -> tuple[nn.Module, str]:
+    """A classifier with a fresh linear head, and where its weights come from; that starts with 'random' where they are.
+
+    Args:
+        pretrained: ``none``; ``imagenet``; ``auto``: ImageNet weights, random ones where they cannot be had, which is
+            said; or a file, see :func:`load_backbone`.
+
+    Raises:
+        UserError: unknown architecture; or the weights cannot be had.
+    """
+    if pretrained == "none":
+        return build(arch, classes), "random weights: asked for"
+    if pretrained in ("auto", "imagenet"):
+        try:
+            return build(arch, classes, imagenet=True), "ImageNet weights of torchvision"
+        except WeightsUnavailableError as reason:
+            if pretrained == "imagenet":
+                raise UserError(f"no ImageNet weights for {arch}: {reason}") from None
+            note(f"warning: no ImageNet weights for {arch} ({reason}); training longer, from random ones")
+            return build(arch, classes), f"random weights: ImageNet's could not be had ({reason})"
+    model = build(arch, classes)
+    load_backbone(model, Path(pretrained))
+    return model, f"weights of {pretrained}"
 
 
 def multiscale(model: nn.Module, classes: int, image_size: int) -> Multiscale:
@@ -246,6 +271,7 @@ def load_backbone(model: nn.Module, path: Path) -> None:
 
     head = head_name(model)
     state, own = read_tensors(path), model.state_dict()
+    state = {name.removeprefix("backbone."): tensor for name, tensor in state.items()}  # of a multiscale head
     backbone = {name: tensor for name, tensor in state.items() if not name.startswith(f"{head}.")}
     wanted = {name for name in own if not name.startswith(f"{head}.")}
     unlike = [n for n in wanted if n not in backbone or backbone[n].shape != own[n].shape]
