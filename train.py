@@ -211,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = "test" if len(splits.get("test", ())) else "val"
     temperature = training.calibrate(network, machine, val, args.batch_size)
     result = training.final_report(network, machine, splits[name], plan.classes, args.batch_size, temperature)
-    card.thresholds = finding.of_best(
+    card.thresholds = finding.of_evidence(
         Network(network, card, machine, args.output), val.pixels, val.labels, args.batch_size
     )
     card.metrics |= {"temperature": temperature, "near_duplicates": shared, name: result.metrics}

@@ -127,14 +127,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return report(detecting.explain(args, style), args)
     network = predicting.open_network(args)
     size = network.card.image_size
-    explaining.settle_best(args, network)
-    finer = network._replace(model=m.dilate(network.model, args.stride, size)) if args.stride else network
     if args.list_layers:
-        found, default = m.grid_layers(finer.model, size)
+        found, default = m.grid_layers(
+            m.dilate(network.model, args.stride, size) if args.stride else network.model, size
+        )
         for name, (channels, height, width, _) in found.items():
             print(f"{name}  {channels} x {height} x {width}{'  (default)' if name == default else ''}")
         return 0
 
+    explaining.settle_best(args, network)
+    finer = network._replace(model=m.dilate(network.model, args.stride, size)) if args.stride else network
     layers = {  # found in the network as it is, where the stages differ in their grids
         name: m.find_target_layers(network.model, size, args.layer, NAMED[name].stages or bool(args.fuse), finer.model)
         for name in args.method

@@ -16,8 +16,19 @@ from tqdm import tqdm
 
 from crackcam.console import UserError, note, write_atomically
 from crackcam.images import Geometry
-from crackcam.methods import BEST, BEST_OF_ENGINE, BEST_STRIDE, EVIDENCE, NAMED, OWN, SHARING, STRETCHED, method_class
-from crackcam.model import TargetLayer, dilate, takes_size
+from crackcam.methods import (
+    BEST,
+    BEST_FUSE,
+    BEST_OF_ENGINE,
+    BEST_STRIDE,
+    EVIDENCE,
+    NAMED,
+    OWN,
+    SHARING,
+    STRETCHED,
+    method_class,
+)
+from crackcam.model import TargetLayer, can_dilate, find_target_layers, takes_size
 from crackcam.multiscale import Multiscale
 from crackcam.predicting import Network, stacked
 from crackcam.refining import refine
@@ -72,30 +83,23 @@ def heat_maps(
     return torch.cat(maps)
 
 
-def best_for(network: Network) -> tuple[str, int | None]:
-    """The method that ``--method best`` means for a network, and the stride where its grid is to be finer.
+def settle_best(args: argparse.Namespace, network: Network) -> None:
+    """Puts what ``--method best`` means for a network into the flags, and says it.
 
     Measured on pictures of cracks with masks (docs/experiments.md): the map of a multiscale head; of other networks
-    LayerCAM, on a grid made finer by dilation where that can be.
+    LayerCAM of three layers, multiplied, on a grid made finer by dilation. What a network cannot do is left out.
     """
-    if isinstance(network.model, Multiscale):
-        return EVIDENCE, None
-    try:
-        dilate(network.model, BEST_STRIDE, network.card.image_size)
-    except UserError:
-        return BEST_OF_ENGINE, None
-    return BEST_OF_ENGINE, BEST_STRIDE
-
-
-def settle_best(args: argparse.Namespace, network: Network) -> None:
-    """Puts what ``--method best`` means for a network into the flags, and says it."""
     if args.method != [BEST]:
         return
-    method, stride = best_for(network)
-    args.method = [method]
-    if args.stride is None and not args.layer:
-        args.stride = stride
-    note(f"best: --method {method}{f' --stride {args.stride}' if args.stride else ''}")
+    args.method = [EVIDENCE]
+    if not isinstance(network.model, Multiscale):
+        args.method = [BEST_OF_ENGINE]
+        if not args.layer and len(find_target_layers(network.model, network.card.image_size, stages=True)) > 1:
+            args.fuse = args.fuse or BEST_FUSE
+        if not args.layer and not args.stride and can_dilate(network.model, BEST_STRIDE, network.card.image_size):
+            args.stride = BEST_STRIDE
+    flags = [f" --{name} {value}" for name, value in (("stride", args.stride), ("fuse", args.fuse)) if value]
+    note(f"best: --method {args.method[0]}{''.join(flags)}")
 
 
 def evidence_maps(network: Network, pixels: torch.Tensor, targets: list[int], batch_size: int = 32) -> torch.Tensor:

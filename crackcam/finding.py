@@ -30,10 +30,11 @@ import torch
 
 from crackcam import explaining
 from crackcam.checkpoint import Card
-from crackcam.console import UserError, note
+from crackcam.console import note
 from crackcam.figures import percent
-from crackcam.methods import NAMED
-from crackcam.model import TargetLayer, dilate, find_target_layers
+from crackcam.methods import EVIDENCE
+from crackcam.model import TargetLayer
+from crackcam.multiscale import Multiscale
 from crackcam.predicting import Network
 
 SMALLEST = 2e-4  # share of the picture: parts with fewer pixels are specks; 40 pixels of 448 x 448
@@ -203,23 +204,14 @@ def thresholds(
     return found
 
 
-def of_best(network: Network, pixels: torch.Tensor, labels: torch.Tensor, batch_size: int) -> dict[str, dict]:
-    """:func:`thresholds` of ``--method best``, for :attr:`Card.thresholds`; empty where that explains nothing."""
-    method, stride = explaining.best_for(network)
-    size = network.card.image_size
-    try:
-        finer = network._replace(model=dilate(network.model, stride, size)) if stride else network
-        layers = find_target_layers(network.model, size, None, NAMED[method].stages, finer.model)
-        found = thresholds(finer, method, layers, pixels, labels, batch_size=batch_size)
-    except UserError as reason:
-        note(f"note: no thresholds of maps: {reason}")
+def of_evidence(network: Network, pixels: torch.Tensor, labels: torch.Tensor, batch_size: int) -> dict[str, dict]:
+    """:func:`thresholds` of a multiscale head's own maps, for :attr:`Card.thresholds`; of other heads nothing.
+
+    Their best maps are stretched before they are multiplied, so that no threshold holds for many pictures.
+    """
+    if not isinstance(network.model, Multiscale):
         return {}
-    return {unit(method, stride): found}
-
-
-def unit(method: str, stride: int | None) -> str:
-    """The key of :attr:`Card.thresholds`: what the unit of the maps depends on."""
-    return f"{method} at stride {stride}" if stride else method
+    return {EVIDENCE: thresholds(network, EVIDENCE, [], pixels, labels, batch_size=batch_size)}
 
 
 def known_thresholds(args: argparse.Namespace, card: Card, method: str, targets: list[int]) -> list[float]:
@@ -229,8 +221,8 @@ def known_thresholds(args: argparse.Namespace, card: Card, method: str, targets:
     """
     if args.threshold is not None:
         return [args.threshold] * len(targets)
-    as_calibrated = not (args.layer or args.fuse or args.aug_smooth or args.eigen_smooth)
-    known = card.thresholds.get(unit(method, args.stride), {}) if as_calibrated else {}
+    as_calibrated = not (args.layer or args.stride or args.fuse or args.aug_smooth or args.eigen_smooth)
+    known = card.thresholds.get(method, {}) if as_calibrated else {}
     return [known.get(card.classes[target], math.nan) for target in targets]
 
 

@@ -111,8 +111,8 @@ NAMED = METHODS | {
     )
 }
 
-# ``--method best``: evidence where the head makes it; elsewhere this, with a finer grid.
-BEST, BEST_OF_ENGINE, BEST_STRIDE = "best", "layercam", 8
+# ``--method best``: evidence where the head makes it; elsewhere this, of several layers, on a finer grid.
+BEST, BEST_OF_ENGINE, BEST_STRIDE, BEST_FUSE = "best", "layercam", 8, "product"
 
 
 def named_methods(text: str) -> list[str]:

@@ -470,6 +470,15 @@ class _CannotDilateError(Exception):
     """The message says what stands in the way."""
 
 
+def can_dilate(model: nn.Module, stride: int, image_size: int) -> bool:
+    """Whether :func:`dilate` can."""
+    try:
+        dilate(model, stride, image_size)
+    except UserError:
+        return False
+    return True
+
+
 def dilate(model: nn.Module, stride: int, image_size: int) -> nn.Module:
     """The same weights on a finer grid: layers no longer stride, and those behind them reach as far by dilation.
 

@@ -1,13 +1,16 @@
 """The head whose logits are sums of maps."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import train
-from crackcam import checkpoint
+import xai
+from crackcam import checkpoint, images
 from crackcam import model as m
 from crackcam.console import UserError
 from crackcam.multiscale import Multiscale
@@ -38,6 +41,8 @@ def test_evidence_and_logits_by_hand():
     with torch.no_grad():
         model.maps[0][1].weight.copy_(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1))
         model.maps[1][1].weight.copy_(torch.tensor([0, 2.0, 0]).view(1, 3, 1, 1))
+        for stage in model.maps:
+            stage[1].bias.zero_()
         model.scale.fill_(3)
         model.bias.fill_(0.5)
         picture = torch.zeros(1, 3, 2, 2)
@@ -50,7 +55,7 @@ def test_evidence_and_logits_by_hand():
         torch.testing.assert_close(model(picture), expected.view(1, 1))
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "squeezenet1_0", "mobilenet_v3_small", "densenet121"])
+@pytest.mark.parametrize("arch", ["resnet18", "squeezenet1_0", "mobilenet_v3_small"])
 def test_map_sums_to_the_logit(arch):
     torch.manual_seed(0)
     model = m.multiscale(m.build(arch, 3), 3, 64).eval()
@@ -82,10 +87,9 @@ def test_a_small_certain_place_counts_more_than_a_large_doubtful_one():
     assert model.pool(point) > 9 * model.pool(haze)
 
 
-@pytest.mark.parametrize("arch", ["vit_b_32", "swin_t"])
-def test_networks_of_tokens_are_refused(arch):
+def test_networks_of_tokens_are_refused():
     with pytest.raises(UserError, match="grids of several sizes"):
-        m.multiscale(m.build(arch, 2), 2, 224)
+        m.multiscale(m.build("vit_b_32", 2), 2, 224)
 
 
 def test_a_layer_that_is_not_there():
@@ -104,7 +108,7 @@ def test_checkpoint_round_trip(tmp_path, half):
     assert read.stages == model.stages
     pictures = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(again(pictures), model(pictures), rtol=0, atol=1e-3 if half else 1e-6)
+        torch.testing.assert_close(again(pictures), model(pictures), rtol=0, atol=1e-2 if half else 1e-5)
     size = (tmp_path / "m.safetensors").stat().st_size
     assert size < (23e6 if half else 45e6)
 
@@ -117,14 +121,32 @@ def test_a_card_that_names_no_layer(tmp_path):
         checkpoint.load(tmp_path / "m.safetensors", CPU)
 
 
-def test_training_one(fresh, capsys):
+def test_training_and_explaining_one(fresh, capsys):
     arguments = ["--pretrained", "none", "--image-size", "64", "--epochs", "1", "--batch-size", "8", "--workers", "0"]
     assert train.main([*arguments, "--head", "multiscale", "--half", "--json"]) == 0
     capsys.readouterr()
     network, card = checkpoint.load(fresh.root / "weights/model.safetensors", CPU)
+    assert set(card.thresholds["evidence"]) == {"Negative", "Positive"}
     assert isinstance(network, Multiscale)
     assert card.head == "multiscale"
     assert card.training["mix_sample"] is None
     tensors = checkpoint.read_tensors(fresh.root / "weights/model.safetensors")
     assert {t.dtype for t in tensors.values() if t.is_floating_point()} == {torch.float16}
     assert json.loads(json.dumps(card.metrics))["test"]["accuracy"] >= 0
+    assert xai.main(["--num", "2", "--save-maps", "maps", "--style", "mask"]) == 0
+    assert "best: --method evidence\n" in capsys.readouterr().err
+    row = json.loads(Path("outputs/xai_Positive_best.json").read_text())["pictures"][0]
+    assert row["maps"]["evidence"]["threshold"] == card.thresholds["evidence"]["Positive"]
+    heat = np.load(row["maps"]["evidence"]["file"])
+    geometry = card.geometry
+    pixels = torch.from_numpy(geometry.apply(images.load(Path(row["file"])))).permute(2, 0, 1)[None]
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (card.mean, card.std))
+    with torch.no_grad():
+        evidence = network.evidence((pixels / 255 - mean) / std)[:, 1:].sigmoid()
+    expected = torch.nn.functional.interpolate(evidence, (64, 64), mode="bilinear", align_corners=False)
+    expected = torch.nn.functional.interpolate(expected, heat.shape, mode="bilinear", align_corners=False)[0, 0]
+    np.testing.assert_allclose(heat, expected.numpy(), atol=1e-4)
+    assert xai.main(["--method", "gradcam,layercam,eigencam,evidence", "--num", "2"]) == 0
+    assert xai.main(["--method", "evidence", "--scales", "1,2", "--num", "2"]) == 0
+    assert xai.main(["--method", "evidence", "--aug-smooth"]) == 2
+    assert "is the decision itself" in capsys.readouterr().err

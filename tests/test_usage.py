@@ -40,7 +40,7 @@ def test_help_and_usage_errors_do_not_import_torch():
 @pytest.mark.parametrize(
     ("script", "flags", "message"),
     [
-        ("xai", ["--method", "magic"], "no method 'magic'; there are: all, gradcam, scorecam, gradcam++"),
+        ("xai", ["--method", "magic"], "no method 'magic'; there are: best, all, gradcam, scorecam, gradcam++"),
         ("xai", ["--type", "Maybe"], "no class 'Maybe' in the test split; there are: Negative, Positive"),
         ("inference", ["--type", "Maybe"], "no class 'Maybe' in the test split; there are: Negative, Positive"),
         ("xai", ["--target", "Maybe"], "no class 'Maybe' to explain; there are: predicted, Negative, Positive"),

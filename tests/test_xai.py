@@ -19,7 +19,8 @@ from crackcam.refining import refine
 
 
 def run(capsys, *flags):
-    code = xai.main(list(flags))
+    """Grad-CAM where a test does not say otherwise: its maps can be told by hand."""
+    code = xai.main([*([] if "--method" in flags else ["--method", "gradcam"]), *flags])
     return code, *capsys.readouterr()
 
 
@@ -258,7 +259,7 @@ def test_all_are_the_quick_ones(place, capsys):
 def test_an_unknown_method_lists_them(place, capsys):
     code, _, err = run(capsys, "--method", "gradcam,gradcamm")
     assert code == 2
-    assert "no method 'gradcamm'; there are: all, gradcam, scorecam, " in err
+    assert "no method 'gradcamm'; there are: best, all, gradcam, scorecam, " in err
 
 
 def test_a_method_that_cannot_explain_the_network(place, capsys, monkeypatch):
@@ -346,7 +347,7 @@ def test_the_checkpoints_threshold_is_used(place, capsys):
     calibrated({"gradcam": {"Positive": 1e-30, "Negative": 1e9}})
 
     def found(*flags):
-        assert xai.main(["--style", "mask", "--num", "2", *flags]) == 0
+        assert xai.main(["--method", "gradcam", "--style", "mask", "--num", "2", *flags]) == 0
         rows = json.loads(Path("outputs/xai_Positive_gradcam.json").read_text())["pictures"]
         return [row["maps"]["gradcam"] for row in rows], capsys.readouterr().err
 
@@ -366,7 +367,7 @@ def test_the_checkpoints_threshold_is_used(place, capsys):
 
 def test_refined_maps_are_those_that_are_saved(place, capsys):
     for folder, flags in (("plain", []), ("refined", ["--refine", "guided"])):
-        assert xai.main(["--num", "2", "--layer", "layer3", "--save-maps", folder, *flags]) == 0
+        assert xai.main(["--method", "gradcam", "--num", "2", "--layer", "layer3", "--save-maps", folder, *flags]) == 0
     document = json.loads(Path("outputs/xai_Positive_gradcam.json").read_text())
     assert document["refine"] == "guided"
     for row in document["pictures"]:
@@ -385,8 +386,8 @@ def test_refined_maps_are_those_that_are_saved(place, capsys):
         (["--threshold", "-1", "--style", "mask"], "'-1' is not a number from 0 up"),
         (["--refine", "crf"], "invalid choice: 'crf'"),
         (["--refine", "guided", "--verify"], "leave --refine out"),
-        (["--anatomy", "--style", "mask"], "leave --method, --masks, --metrics and --style mask out"),
-        (["--anatomy", "--metrics"], "leave --method, --masks, --metrics and --style mask out"),
+        (["--anatomy", "--style", "mask"], "leave --method, --masks, --metrics, --scales, --fuse and --style mask out"),
+        (["--anatomy", "--metrics"], "leave --method, --masks, --metrics, --scales, --fuse and --style mask out"),
     ],
 )
 def test_flags_of_findings_that_do_not_fit(place, capsys, flags, message):
@@ -454,7 +455,9 @@ def test_a_fixed_threshold_is_scored_where_one_is_known(place, capsys):
 
 
 def test_maps_are_scored_against_the_network(place, capsys):
-    assert xai.main(["--metrics", "--num", "1", "--masks", "data/masks", "--refine", "guided"]) == 0
+    assert (
+        xai.main(["--method", "gradcam", "--metrics", "--num", "1", "--masks", "data/masks", "--refine", "guided"]) == 0
+    )
     out = capsys.readouterr().out
     masked, scored = out.split("wrote ")[0].split("deletion v")
     assert "AUROC" in masked
@@ -478,7 +481,7 @@ def test_maps_are_scored_against_the_network(place, capsys):
 
 def test_the_table_of_scores_is_readable(place, capsys):
     calibrated({})
-    assert xai.main(["--type", "Positive", "--masks", "data/masks", "--num", "3"]) == 0
+    assert xai.main(["--method", "gradcam", "--type", "Positive", "--masks", "data/masks", "--num", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["AP", "AUROC", "peak", "energy", "best", "F1", "AP", "a", "picture"]
     assert lines[1].startswith("gradcam ")
@@ -510,5 +513,24 @@ def test_the_table_of_scores_is_readable(place, capsys):
 )
 def test_masks_that_do_not_fit(place, capsys, spoil, message):
     spoil(Path("data/masks"))
-    assert xai.main(["--type", "Positive", "--masks", "data/masks", "--num", "3"]) == 2
+    assert xai.main(["--method", "gradcam", "--type", "Positive", "--masks", "data/masks", "--num", "3"]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_default_is_what_was_measured_to_be_best(place, capsys):
+    assert xai.main(["--num", "2"]) == 0
+    assert "best: --method layercam --stride 8 --fuse product" in capsys.readouterr().err
+    document = json.loads(Path("outputs/xai_Positive_best.json").read_text())
+    assert document["methods"] == {"layercam": ["layer2", "layer3", "layer4"]}
+    assert (document["stride"], document["fuse"]) == (8, "product")
+
+
+def test_best_does_without_what_a_network_cannot(place, capsys, monkeypatch):
+    picture = next(Path("data/test/Positive").iterdir())
+    assert xai.main(["--image", str(picture), "--arch", "vit_b_32", "--pretrained", "none"]) == 0
+    assert "best: --method layercam\n" in capsys.readouterr().err
+
+
+def test_evidence_needs_its_head(place, capsys):
+    assert xai.main(["--method", "evidence"]) == 2
+    assert "train with it" in capsys.readouterr().err
