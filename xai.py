@@ -1,6 +1,6 @@
 """Show where in the picture the decision came from: heat maps over pictures of a class folder, or any pictures.
 
-    python xai.py                                          nine pictures of the default class, Grad-CAM
+    python xai.py                                          nine pictures of the default class, the best method
     python xai.py --type Negative --method eigencam        the tutorials' call
     python xai.py --image bridge.jpg --target Positive     what speaks for Positive in a picture of your own
     python xai.py --image shark.jpg --arch vgg16           an ImageNet network, without any training

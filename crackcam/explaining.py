@@ -342,7 +342,9 @@ def as_map(heat: torch.Tensor) -> torch.Tensor:
     return heat if heat.ndim == 2 else heat.abs().amax(dim=0)
 
 
-def drawn(heat: torch.Tensor, picture: np.ndarray, geometry: Geometry, style: Style) -> np.ndarray:
+def drawn(
+    heat: torch.Tensor, picture: np.ndarray, geometry: Geometry, style: Style, stretch: bool = True
+) -> np.ndarray:
     """What is shown of a map, over the picture, or of a signed picture, grey where it is 0.
 
     Args:
@@ -350,6 +352,7 @@ def drawn(heat: torch.Tensor, picture: np.ndarray, geometry: Geometry, style: St
         picture: (H, W, 3) uint8.
         geometry: how the picture became the network's input.
         style: how maps are shown.
+        stretch: by the map's own maximum; without, a map has the unit of the colours, 0..1.
 
     Returns:
         (H, W, 3) uint8.
@@ -359,7 +362,8 @@ def drawn(heat: torch.Tensor, picture: np.ndarray, geometry: Geometry, style: St
     from pytorch_grad_cam.utils.maps import normalize
 
     if heat.ndim == 2:
-        return styled(picture, at_picture_size(normalize(heat[None])[0], picture, geometry), style)
+        shown = normalize(heat[None])[0] if stretch else heat
+        return styled(picture, at_picture_size(shown, picture, geometry), style)
     return deprocess_image(np.stack([at_picture_size(colour, picture, geometry) for colour in heat], axis=-1))
 
 

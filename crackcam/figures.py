@@ -100,10 +100,12 @@ class Style(NamedTuple):
     Attributes:
         name: one of :data:`crackcam.methods.STYLES`.
         colours: of the heat.
+        unit: what 0..1 of the colours stands for.
     """
 
     name: str
     colours: Colormap
+    unit: str = "heat, relative to each picture's own maximum"
 
     @property
     def beside(self) -> bool:
@@ -438,7 +440,7 @@ def _heat_bar(figure: Figure, width: float, height: float, style: Style) -> None
     """The colours of the heat, at the foot of a figure of that size in inches."""
     axes = figure.add_axes(((width / 2 - 1.2) / width, 0.36 / height, 2.4 / width, 0.1 / height))
     scale = figure.colorbar(ScalarMappable(cmap=style.colours), cax=axes, orientation="horizontal", ticks=[0, 0.5, 1])
-    scale.set_label("heat, relative to each picture's own maximum", fontsize=7.5, color=PALE, labelpad=1)
+    scale.set_label(style.unit, fontsize=7.5, color=PALE, labelpad=1)
     scale.ax.tick_params(labelsize=7, color=PALE, labelcolor=PALE, length=2, pad=1)
     scale.outline.set_visible(False)
 

@@ -17,7 +17,7 @@ import torch
 from crackcam import explaining, figures, finding, predicting, scoring
 from crackcam.figures import SHOWN_SIDE, Style, Tile
 from crackcam.images import Geometry, Picture
-from crackcam.methods import NAMED
+from crackcam.methods import EVIDENCE, NAMED
 from crackcam.model import TargetLayer
 from crackcam.predicting import Network, Selection
 from crackcam.refining import refine
@@ -76,7 +76,7 @@ def view(
         small, shown = figures.thumbnail(picture.pixels, side), heat
         if args.refine:  # as fine as the picture: without averaging it would flicker
             shown = torch.from_numpy(cv2.resize(heat.numpy(), small.shape[1::-1], interpolation=cv2.INTER_AREA))
-        return explaining.drawn(shown, small, geometry, style)
+        return explaining.drawn(shown, small, geometry, style, stretch=method != EVIDENCE)
 
     return View(entry, "", draw, whole)
 
@@ -162,6 +162,8 @@ def draw(
         rows = list(zip(shown.tiles, shown.drawings, strict=True))
         figures.comparison(path, title, methods, rows, style, shown.captions if style.name == "mask" else None)
     else:
+        if methods == [EVIDENCE]:
+            style = style._replace(unit="evidence: how probably each place is of that class")
         bar, title = not NAMED[methods[0]].picture, f"{methods[0]} at {title}"
         figures.heat_grid(path, title, shown.tiles, style, bar=bar, lines=args.top_k or lines)
 
