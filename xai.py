@@ -193,6 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     shown = showing.show(args, network, style, true, pictures, probabilities, targets, heats, cuts)
     names = {method: [layer.name for layer in layers[method]] for method in heats}
     where = ", ".join(sorted({name for of_method in names.values() for name in of_method}))
+    where = "all stages" if list(heats) == [EVIDENCE] else where
     title = f"{where} of {network.card.arch}: what speaks for {target if wanted is not None else 'the predicted class'}"
     showing.draw(args, grid, title, style, shown, masks, lines=1 if network.path else predicting.TOP_OF_MANY)
     document = {

@@ -151,6 +151,8 @@ def draw(
         lines: how many classes a grid names where ``--top-k`` does not say.
     """
     methods = list(shown.wholes)
+    if methods == [EVIDENCE]:
+        style = style._replace(unit="evidence: how probably a place is of that class")
     if masks:
         tiles = [
             tile._replace(picture=figures.outlined(tile.picture, mask))
@@ -162,8 +164,6 @@ def draw(
         rows = list(zip(shown.tiles, shown.drawings, strict=True))
         figures.comparison(path, title, methods, rows, style, shown.captions if style.name == "mask" else None)
     else:
-        if methods == [EVIDENCE]:
-            style = style._replace(unit="evidence: how probably each place is of that class")
         bar, title = not NAMED[methods[0]].picture, f"{methods[0]} at {title}"
         figures.heat_grid(path, title, shown.tiles, style, bar=bar, lines=args.top_k or lines)
 
