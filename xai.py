@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     maps.add_argument(
         "--threshold", type=console.threshold, metavar="X", help="what is hotter was found (default: the checkpoint's)"
     )
-    maps.add_argument("--refine", choices=REFINEMENTS, help="let maps follow the edges of the picture")
+    maps.add_argument("--refine", choices=REFINEMENTS, help="maps follow the edges of the picture, or thin lines")
     maps.add_argument(
         "--colormap", metavar="NAME", help="of matplotlib (default: inferno; with --style edges coolwarm)"
     )

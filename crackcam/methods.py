@@ -95,7 +95,7 @@ OWN = "own"  # the scale of pictures as they are
 STYLES = ("overlay", "edges", "sidebyside", "contours", "mask")
 
 # What makes it follow the picture: ``crackcam/refining.py``.
-REFINEMENTS = ("guided",)
+REFINEMENTS = ("guided", "lines")
 
 
 # The map that a multiscale head makes itself, see crackcam/multiscale.py: it is no method of the engine's.

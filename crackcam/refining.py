@@ -1,7 +1,8 @@
-"""Heat maps, refined by the picture that they were made from.
+"""Heat maps, refined by the picture that they were made from, or by what is looked for.
 
-A map comes from a coarse grid; what it shows ends where the picture's own edges are. Refining is a step of its own,
-after explaining: it asks the picture, not the network. It keeps the unit of the map, so that thresholds hold.
+A map comes from a coarse grid; what it shows ends where the picture's own edges are (``guided``). What is thin and long
+has heat along a line, not in specks (``lines``). Refining is a step of its own, after explaining: it does not ask the
+network. It keeps the unit of the map, so that thresholds hold.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import cv2
 import numpy as np
 
 RADIUS = 1 / 28  # of a window, as a share of the picture's longer side: half a cell of a grid of 14
+DIRECTIONS = 16  # of lines
 EDGE = 0.03  # differences of brightness, in 0..1, that are smoothed away rather than followed
 
 
 def refine(name: str, heat: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    """A map that follows the picture.
+    """A map that follows the picture, or lines.
 
     Each pixel stays between the least and the greatest heat around it: what was cold all around stays cold.
 
@@ -51,4 +53,18 @@ def guided(heat: np.ndarray, picture: np.ndarray, radius: int) -> np.ndarray:
     return mean(slope) * grey + mean(offset)
 
 
-REFINERS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {"guided": guided}
+def lines(heat: np.ndarray, picture: np.ndarray, radius: int) -> np.ndarray:
+    """The largest of the averages along short lines through a pixel: gaps in a line close, specks fade.
+
+    Lines are soft: Gaussians, half the radius long and a tenth of it wide.
+    """
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1].astype(np.float32)
+    best = np.zeros_like(heat)
+    for angle in np.arange(DIRECTIONS) * np.pi / DIRECTIONS:
+        along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+        line = np.exp(-((along / (radius / 2)) ** 2 + (across / max(radius / 10, 0.7)) ** 2) / 2)
+        best = np.maximum(best, cv2.filter2D(heat, -1, line / line.sum(), borderType=cv2.BORDER_REFLECT))
+    return best
+
+
+REFINERS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {"guided": guided, "lines": lines}

@@ -267,3 +267,19 @@ def test_a_finding_is_tinted_outlined_and_boxed(size):
     assert (drawn[:, 220:] == 100).all()
     nothing = figures.marked(picture, found(np.zeros(size, bool)), figures.choose_style("mask", None).colours, 400)
     assert (nothing == 100).all()
+
+
+def test_lines_close_gaps_and_fade_specks():
+    heat = np.zeros((448, 448), np.float32)
+    heat[199:202, 40:400] = 1
+    heat[199:202, 218:224] = 0  # a gap
+    heat[100:103, 100:103] = 1  # a speck
+    picture = np.full((448, 448, 3), 128, np.uint8)
+    refined = refine("lines", heat, picture)
+    assert refined[200, 220] > 0.3
+    assert refined[101, 101] < 0.5 * refined[200, 120]
+    assert refined[200, 120] > 0.5
+    assert not refined[300:].any()
+    assert not refine("lines", np.zeros_like(heat), picture).any()
+    np.testing.assert_allclose(refine("lines", heat.T.copy(), picture), refined.T, atol=1e-5)  # of no direction
+    np.testing.assert_allclose(refine("lines", 1e-6 * heat, picture), 1e-6 * refined, atol=1e-11)
