@@ -142,8 +142,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     else:
         network, pretrained = m.from_weights(args.arch, args.pretrained, len(plan.classes))
+    mix = mixing.share(args.mix_sample, plan.classes)
+    taught = False
     if args.head == "multiscale":
         network = m.multiscale(network, len(plan.classes), size)
+        if mix:
+            network.silence(mixing.PLAIN)
+        taught = pretrained == f"weights of {args.pretrained}" and m.load_maps(network, Path(args.pretrained))
     network = m.place(network, device)
     from_random = pretrained.startswith("random")
     grids, target = m.grid_layers(network, size)
@@ -156,13 +161,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         note(f"{name}: {dataset.describe(files)}{held}")
     shared = duplicates.warn_of_duplicates(splits)
     train, val = splits["train"], splits["val"]
-    mix = mixing.share(args.mix_sample, plan.classes)
     if mix:
         note(f"mixing: cracks are drawn into {figures.percent(mix)} of the pictures (none: --mix-sample 0)")
         val = dataset.joined(val, mixing.mixed_pixels(val, args.seed))
     recipe = training.recipe_for(
         from_random, len(train), size, args.epochs, args.lr, functools.partial(m.takes_size, network),
-        multiscale=args.head == "multiscale", made_for=made_for.size, batch_size=args.batch_size,
+        multiscale=args.head == "multiscale", fresh_head=not taught, made_for=made_for.size, batch_size=args.batch_size,
         patience=args.patience, seed=args.seed, workers=args.workers, mix=mix, mask_weight=args.mask_weight,
     )  # fmt: skip
 

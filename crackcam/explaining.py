@@ -110,7 +110,7 @@ def evidence_maps(network: Network, pixels: torch.Tensor, targets: list[int], ba
         targets: class index for each picture.
 
     Returns:
-        (N, size, size) float32 in 0..1.
+        (N, size, size) float32 in 0..1; 0 for a class that is the absence of others.
 
     Raises:
         UserError: the network has another head.
@@ -124,7 +124,8 @@ def evidence_maps(network: Network, pixels: torch.Tensor, targets: list[int], ba
             with network.machine.autocast():
                 evidence = model.evidence(network.machine.input(pixels[start : start + batch_size]))
             chosen = targets[start : start + batch_size]
-            maps.append(resize(evidence[range(len(chosen)), chosen].sigmoid(), tuple(pixels.shape[2:])))
+            heat = evidence[range(len(chosen)), chosen].sigmoid() * model.speaking[chosen, None, None]
+            maps.append(resize(heat, tuple(pixels.shape[2:])))
     return torch.cat(maps)
 
 

@@ -170,6 +170,18 @@ def multiscale(model: nn.Module, classes: int, image_size: int) -> Multiscale:
     return with_maps(model, {name: grids[name].channels for name in last.values()}, classes)
 
 
+def load_maps(model: Multiscale, path: Path) -> bool:
+    """The head of a checkpoint, where it is one like this; returns whether it is."""
+    from crackcam.checkpoint import read_tensors
+
+    own = model.state_dict()
+    head = {name: tensor for name, tensor in read_tensors(path).items() if not name.startswith("backbone.")}
+    alike = "scale" in head and all(name in own and own[name].shape == head[name].shape for name in head)
+    if alike:
+        model.load_state_dict(head, strict=False)
+    return alike
+
+
 def with_maps(model: nn.Module, stages: dict[str, int], classes: int) -> Multiscale:
     """As :func:`multiscale`, with the layers named and their channels; raises AttributeError where there is none."""
     parent, _, child = head_name(model).rpartition(".")

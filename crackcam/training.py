@@ -71,7 +71,8 @@ class Recipe:
 
 def recipe_for(
     from_random: bool, pictures: int, image_size: int, epochs: int | None, lr: float | None,
-    takes: Callable[[int], bool] = lambda size: True, multiscale: bool = False, made_for: int | None = None,
+    takes: Callable[[int], bool] = lambda size: True, multiscale: bool = False, fresh_head: bool = True,
+    made_for: int | None = None,
     **rest: Any,
 ) -> Recipe:  # fmt: skip
     """The default recipe, changed where ``epochs`` or ``lr`` is given.
@@ -84,10 +85,11 @@ def recipe_for(
     Args:
         takes: whether the network takes pictures of a size; those that it does not are replaced by the full size.
         multiscale: the head is one; it keeps what it learned on pictures of the size that the architecture is made for.
+        fresh_head: nothing has taught the head yet.
         made_for: that size.
     """
     many = min(30, max(3, round(280 / pictures**0.5)))
-    if multiscale and not from_random:
+    if multiscale and fresh_head and not from_random:
         return Recipe(
             (image_size,) * (many if epochs is None else epochs), lr or 4e-3, strong=False, frozen=True, **rest
         )
