@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     recipe.add_argument(
         "--mix-sample", type=console.share, metavar="SHARE",
-        help="of each epoch's pictures made anew, with drawn cracks (default: 0.5 of Negative and Positive, else 0)",
+        help="of each epoch's pictures made anew, with drawn cracks (default: with --head multiscale 0.5 of Negative and Positive)",
     )  # fmt: skip
     recipe.add_argument(
         "--mask-weight", type=console.weight, default=8.0, metavar="W",
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     else:
         network, pretrained = m.from_weights(args.arch, args.pretrained, len(plan.classes))
-    mix = mixing.share(args.mix_sample, plan.classes)
+    mix = mixing.share(args.mix_sample, plan.classes, args.head == "multiscale")
     taught = False
     if args.head == "multiscale":
         network = m.multiscale(network, len(plan.classes), size)

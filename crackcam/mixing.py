@@ -47,15 +47,15 @@ class Example(NamedTuple):
     cracked: bool
 
 
-def share(wanted: float | None, classes: list[str]) -> float:
-    """The share of pictures to make anew; without a wish, :data:`SHARE` where the classes are those of cracks.
+def share(wanted: float | None, classes: list[str], multiscale: bool) -> float:
+    """The share of pictures to make anew; without a wish, :data:`SHARE` of a multiscale head's where these are cracks.
 
     Raises:
         UserError: cracks cannot be drawn for other classes.
     """
     if wanted and classes != CLASSES:
         raise UserError(f"--mix-sample draws cracks: it needs the classes {' and '.join(CLASSES)}")
-    return wanted if wanted is not None else SHARE if classes == CLASSES else 0.0
+    return wanted if wanted is not None else SHARE if multiscale and classes == CLASSES else 0.0
 
 
 class Mixed(torch.utils.data.Dataset):

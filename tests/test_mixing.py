@@ -90,12 +90,13 @@ def test_blend_takes_its_share_and_knows_plain_pictures(split):
 
 
 def test_default_share_is_for_cracks_only():
-    assert mixing.share(None, CLASSES) == mixing.SHARE
-    assert mixing.share(0.0, CLASSES) == 0
-    assert mixing.share(None, ["cats", "dogs"]) == 0
-    assert mixing.share(0.25, CLASSES) == 0.25
+    assert mixing.share(None, CLASSES, multiscale=True) == mixing.SHARE
+    assert mixing.share(None, CLASSES, multiscale=False) == 0
+    assert mixing.share(0.0, CLASSES, multiscale=True) == 0
+    assert mixing.share(None, ["cats", "dogs"], multiscale=True) == 0
+    assert mixing.share(0.25, CLASSES, multiscale=False) == 0.25
     with pytest.raises(UserError, match="Negative and Positive"):
-        mixing.share(0.25, ["cats", "dogs"])
+        mixing.share(0.25, ["cats", "dogs"], multiscale=True)
 
 
 def test_mask_loss_by_hand():

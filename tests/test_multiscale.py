@@ -50,7 +50,7 @@ def test_evidence_and_logits_by_hand():
         picture[0, 1] = torch.tensor([[4.0, 0], [0, 0]])  # of the coarse one: its mean, 1, twice, everywhere
         evidence = model.evidence(picture)
         torch.testing.assert_close(evidence, torch.tensor([[[[2.0, 3], [2, 2]]]]))
-        share = torch.tensor([2.0, 3, 2, 2]).softmax(0)
+        share = (2 * torch.tensor([2.0, 3, 2, 2])).softmax(0)
         expected = 3 * (share * torch.tensor([2.0, 3, 2, 2])).sum() + 0.5
         torch.testing.assert_close(model(picture), expected.view(1, 1))
 
@@ -90,6 +90,32 @@ def test_a_small_certain_place_counts_more_than_a_large_doubtful_one():
 def test_networks_of_tokens_are_refused():
     with pytest.raises(UserError, match="grids of several sizes"):
         m.multiscale(m.build("vit_b_32", 2), 2, 224)
+
+
+def test_absence_has_no_map():
+    model = Multiscale(TwoStages(), {"fine": 3, "coarse": 3}, classes=2).eval()
+    model.silence(0)
+    with torch.no_grad():
+        model.bias.copy_(torch.tensor([0.25, 0.0]))
+        pictures = torch.randn(2, 3, 4, 4)
+        evidence, logits = model.evidence(pictures), model(pictures)
+    assert not evidence[:, 0].any()
+    assert evidence[:, 1].any()
+    assert (logits[:, 0] == 0.25).all()
+
+
+def test_a_trained_head_is_trained_on(fresh, capsys):
+    arguments = ["--image-size", "64", "--batch-size", "8", "--workers", "0", "--head", "multiscale"]
+    assert (
+        train.main([*arguments, "--pretrained", "none", "--epochs", "1", "--output", "weights/first.safetensors"]) == 0
+    )
+    first, _ = checkpoint.load(fresh.root / "weights/first.safetensors", CPU)
+    again = ["--pretrained", "weights/first.safetensors", "--epochs", "1", "--lr", "1e-9"]
+    assert train.main([*arguments, *again]) == 0
+    second, _ = checkpoint.load(fresh.root / "weights/model.safetensors", CPU)
+    assert second.speaking.tolist() == [0, 1]
+    assert not torch.equal(first.scale, second.scale)  # cooled again
+    torch.testing.assert_close(first.maps[3][1].weight, second.maps[3][1].weight, rtol=1e-3, atol=1e-5)
 
 
 def test_a_layer_that_is_not_there():
