@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     recipe.add_argument(
         "--mix-sample", type=console.share, metavar="SHARE",
-        help="of each epoch's pictures made anew, with drawn cracks (default: with --head multiscale 0.5 of Negative and Positive)",
+        help="of each epoch's pictures drawn cracks (default: with --head multiscale 0.5 of Negative and Positive)",
     )  # fmt: skip
     recipe.add_argument(
         "--mask-weight", type=console.weight, default=8.0, metavar="W",
