@@ -86,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, default=console.WEIGHTS, metavar="FILE", help=f"default: {console.WEIGHTS}"
     )
+    console.add_report_flag(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
@@ -128,13 +129,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.output.suffix != ".safetensors":
         raise UserError(f"--output {args.output} must end in .safetensors")
     log, curves, matrix = (OUTPUTS / name for name in ("training.csv", "training_curves.png", "confusion_matrix.png"))
-    console.check_writable(args.output, log, curves, matrix)
+    console.check_writable(args.output, log, curves, matrix, args.report)
     if args.sample:
         make_sample(args.data)
 
     import torch
 
-    from crackcam import checkpoint, dataset, figures, training
+    from crackcam import checkpoint, dataset, figures, predicting, reporting, training
     from crackcam import model as m
 
     device = console.choose_device(args.device)
@@ -167,17 +168,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         note(f"{name}: {dataset.describe(files)}{held}")
     train, val = splits["train"], splits["val"]
     recipe = training.recipe_for(
-        from_random,
-        len(train),
-        size,
-        args.epochs,
-        args.lr,
-        functools.partial(m.takes_size, network),
-        batch_size=args.batch_size,
-        patience=args.patience,
-        seed=args.seed,
-        workers=args.workers,
-    )
+        from_random, len(train), size, args.epochs, args.lr, functools.partial(m.takes_size, network),
+        batch_size=args.batch_size, patience=args.patience, seed=args.seed, workers=args.workers,
+    )  # fmt: skip
 
     card = checkpoint.Card(
         args.arch,
@@ -204,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             checkpoint.save(args.output, network, card)
 
     run = {**card.training, "pretrained": pretrained, "classes": plan.classes, "pictures": len(train)}
-    for free in ("data", "resume", "json", "sample", "workers", "output", "device"):
+    for free in ("data", "resume", "json", "sample", "workers", "output", "device", "report", "command"):
         del run[free]
     state = training.StateFile(state_file, run)
     try:
@@ -229,7 +222,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     figures.confusion_matrix(
         matrix, result.confusion, plan.classes, f"{name} split, accuracy {figures.percent(result.metrics['accuracy'])}"
     )
-    written = [str(path) for path in (args.output, log, curves, matrix)]
+    if args.report:
+        trained = predicting.Network(network, card, machine, args.output)
+        reporting.write_training(args.report, trained, splits, name, result, history)
+    written = [str(path) for path in (args.output, log, curves, matrix, args.report) if path]
     if args.json:
         print(
             json.dumps(

@@ -76,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     # Maps are compared and scored by their values: exact by default, where predictions may be fast.
     console.add_machine_flags(parser, precision="fp32")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the .png (default: in outputs/)")
+    console.add_report_flag(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
@@ -85,12 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.output and args.output.suffix.lower() != ".png":
         raise UserError(f"--output {args.output} must end in .png")
-    if args.anatomy and (args.method != ["gradcam"] or args.masks):
-        raise UserError("--anatomy shows how Grad-CAM comes about: leave --method and --masks out")
+    if args.anatomy and (args.method != ["gradcam"] or args.masks or args.report):
+        raise UserError("--anatomy shows how Grad-CAM comes about: leave --method, --masks and --report out")
     if args.verify and (args.aug_smooth or args.eigen_smooth):
         raise UserError("--verify compares maps that are not smoothed: leave --aug-smooth and --eigen-smooth out")
 
-    from crackcam import detecting, explaining, figures, predicting, scoring, verifying
+    from crackcam import detecting, explaining, figures, predicting, reporting, scoring, verifying
     from crackcam import model as m
 
     style = figures.choose_style(args.style, args.colormap)
@@ -115,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     several = len(args.method) > 1
     suffix = "anatomy" if args.anatomy else "scores" if args.masks else "compared" if several else args.method[0]
     grid = args.output or OUTPUTS / f"xai_{selection.name}_{suffix}.png"
-    console.check_writable(grid)
+    console.check_writable(grid, args.report)
     pictures = predicting.read_selection(args, selection)
     masks = scoring.read_masks(args.masks, pictures) if args.masks else []
     if args.save_maps:
@@ -209,6 +210,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         document["verified"] = [comparison._asdict() for comparison in compared]
     if args.masks:
         document |= {"scores": scores, "table": str(grid.with_suffix(".csv"))}
+    if args.report:
+        if args.masks:
+            scoring.score_each(rows, masks, maps_of)
+        whole_pictures = [item.pixels for item in pictures]
+        small_maps = explaining.small_maps(heats, whole_pictures, geometry, reporting.MAP_SIDE)
+        reporting.write(args.report, document, whole_pictures, small_maps, style.colours, masks)
+        document["report"] = str(args.report)
     if args.masks and not args.json:
         print(scoring.table(scores))
     if args.verify and not args.json:
@@ -220,7 +228,11 @@ def report(document: dict, as_json: bool, maps: Path | None = None) -> int:
     """Write the JSON file beside the picture, and say what was written."""
     picture = Path(document["picture"])
     console.write_json(picture.with_suffix(".json"), document)
-    written = [str(picture), str(picture.with_suffix(".json")), *([document["table"]] if "table" in document else [])]
+    written = [
+        str(picture),
+        str(picture.with_suffix(".json")),
+        *(document[key] for key in ("table", "report") if key in document),
+    ]
     also = f", and maps in {maps}" if maps else ""
     print(json.dumps(document, indent=2) if as_json else f"wrote {', '.join(written)}{also}")
     return 0

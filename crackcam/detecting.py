@@ -249,7 +249,7 @@ def explain(args: argparse.Namespace, style: Style) -> dict:
     Raises:
         UserError: flags that are for classifiers, or no box to explain.
     """
-    for flag in ("anatomy", "verify", "list_layers", "aug_smooth", "masks"):
+    for flag in ("anatomy", "verify", "list_layers", "aug_smooth", "masks", "report"):
         if getattr(args, flag):
             raise UserError(f"--{flag.replace('_', '-')} is for classifiers; {args.arch} is a detector")
     network = open_detector(args)

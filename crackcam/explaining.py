@@ -132,12 +132,45 @@ def drawn(heat: torch.Tensor, picture: np.ndarray, geometry: Geometry, style: St
         (H, W, 3) uint8.
     """
     from crackcam.figures import styled
+
+    shown = stretched(heat, picture.shape[:2], geometry)
+    return styled(picture, shown, style) if heat.ndim == 2 else shown
+
+
+def stretched(heat: torch.Tensor, size: tuple[int, int], geometry: Geometry) -> np.ndarray:
+    """A map over all of its range, for the eye, over a picture of that height and width.
+
+    Returns:
+        (H, W) float32 in [0, 1]; of a signed picture (3, size, size), (H, W, 3) uint8, grey where it is 0.
+    """
     from pytorch_grad_cam.utils.image import deprocess_image
     from pytorch_grad_cam.utils.maps import normalize
 
+    picture = np.empty((*size, 0))
     if heat.ndim == 2:
-        return styled(picture, at_picture_size(normalize(heat[None])[0], picture, geometry), style)
+        return at_picture_size(normalize(heat[None])[0], picture, geometry)
     return deprocess_image(np.stack([at_picture_size(colour, picture, geometry) for colour in heat], axis=-1))
+
+
+def small_maps(
+    heats: dict[str, torch.Tensor], pictures: list[np.ndarray], geometry: Geometry, side: int
+) -> dict[str, list[np.ndarray]]:
+    """Maps of 8 bits for a report, whose longer side is ``side`` or that of the picture, if that is smaller.
+
+    Returns:
+        By method, for each picture: :func:`stretched`, as uint8.
+    """
+
+    def small(heat: torch.Tensor, picture: np.ndarray) -> np.ndarray:
+        height, width = picture.shape[:2]
+        scale = min(1, side / max(height, width))
+        found = stretched(heat, (max(1, round(height * scale)), max(1, round(width * scale))), geometry)
+        return found if found.ndim == 3 else np.rint(found * 255).astype(np.uint8)
+
+    return {
+        method: [small(heat, picture) for heat, picture in zip(of_method.cpu(), pictures, strict=True)]
+        for method, of_method in heats.items()
+    }
 
 
 def at_picture_size(heat: torch.Tensor, picture: np.ndarray, geometry: Geometry) -> np.ndarray:

@@ -191,6 +191,16 @@ def captions(masks: list[np.ndarray], heats: dict[str, list[np.ndarray]]) -> lis
     return [[says(mask, heat[i]) for heat in heats.values()] for i, mask in enumerate(masks)]
 
 
+def score_each(rows: list[dict], masks: list[np.ndarray], heats: dict[str, list[np.ndarray]]) -> None:
+    """Note average precision as ``ap`` beside each map in ``rows``; nothing where there is nothing to find."""
+    from sklearn.metrics import average_precision_score
+
+    for method, of_method in heats.items():
+        for row, mask, heat in zip(rows, masks, of_method, strict=True):
+            if mask.any():
+                row["maps"][method]["ap"] = float(average_precision_score(mask.ravel(), heat.ravel()))
+
+
 def table(rows: list[dict]) -> str:
     """The comparison, readable."""
     lines = [f"{'':<20}{'AP':>7}{'AUROC':>8}{'peak':>8}{'energy':>8}{'best F1':>9}{'AP a picture':>20}"]

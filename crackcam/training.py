@@ -129,11 +129,13 @@ class Report(NamedTuple):
         metrics: accuracy, loss, and per class precision, recall, F1 and number of pictures.
         confusion: (classes, classes) counts, rows are true classes.
         text: the same as a table.
+        probabilities: (N, classes) float32, of the pictures of the split.
     """
 
     metrics: dict
     confusion: np.ndarray
     text: str
+    probabilities: np.ndarray
 
 
 def final_report(model: nn.Module, machine: Machine, split: Pixels, classes: list[str], batch_size: int) -> Report:
@@ -161,7 +163,8 @@ def final_report(model: nn.Module, machine: Machine, split: Pixels, classes: lis
             for name in classes
         },
     }
-    return Report(metrics, confusion_matrix(split.labels, predicted, labels=indices), report(digits=4))
+    confusion = confusion_matrix(split.labels, predicted, labels=indices)
+    return Report(metrics, confusion, report(digits=4), scores.probabilities)
 
 
 # -- linear probe ----------------------------------------------------------------------------------------------------
