@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -153,7 +153,7 @@ def stretched(heat: torch.Tensor, size: tuple[int, int], geometry: Geometry) -> 
 
 
 def small_maps(
-    heats: dict[str, torch.Tensor], pictures: list[np.ndarray], geometry: Geometry, side: int
+    heats: Mapping[str, Iterable[torch.Tensor]], pictures: list[np.ndarray], geometry: Geometry, side: int
 ) -> dict[str, list[np.ndarray]]:
     """Maps of 8 bits for a report, whose longer side is ``side`` or that of the picture, if that is smaller.
 
@@ -168,7 +168,7 @@ def small_maps(
         return found if found.ndim == 3 else np.rint(found * 255).astype(np.uint8)
 
     return {
-        method: [small(heat, picture) for heat, picture in zip(of_method.cpu(), pictures, strict=True)]
+        method: [small(heat, picture) for heat, picture in zip(of_method, pictures, strict=True)]
         for method, of_method in heats.items()
     }
 

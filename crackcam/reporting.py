@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 PAGE = 2000  # pictures on a page; more make report-2.html and so on
 FEW = 300  # up to so many pictures are shown larger
-SIDES = (480, 256)  # pixels of the longer side: of few pictures, of many
-MAP_SIDE = 160  # pixels of the longer side of a map
+SIDES, MAP_SIDES = (480, 256), (160, 96)  # pixels of the longer side of pictures and maps: where few, where many
+MAP_SIDE = MAP_SIDES[0]
 LEVELS = 64  # of heat: a third of the bytes of 256, and no eye tells them apart
 OPACITY = 75  # percent, as in the figures
 BARS = 3  # classes whose probability a card shows
@@ -97,6 +97,11 @@ class Entry(NamedTuple):
     @property
     def numbers(self) -> dict[str, float]:
         return numbers(self.row, KNOWN)
+
+    @property
+    def map_numbers(self) -> dict[str, dict[str, float]]:
+        """By method."""
+        return {layer.method: layer.numbers for layer in self.layers}
 
     @property
     def empty(self) -> bool:
@@ -163,7 +168,7 @@ def write(
     """
     rows = document["pictures"]
     order = list(range(len(rows)))
-    if any(row["true"] is not None for row in rows):
+    if "history" not in document and any(row["true"] is not None for row in rows):
         order.sort(key=lambda i: (not is_wrong(rows[i]), rows[i]["probabilities"][rows[i]["predicted"]]))
     pages = [order[start : start + PAGE] for start in range(0, len(order), PAGE)] or [[]]
     names = [path.name, *(f"{path.stem}-{number}{path.suffix}" for number in range(2, len(pages) + 1))]
@@ -207,7 +212,7 @@ def render(
     templates.filters |= {"percent": percent, "chance": chance, "number": as_text, "label": as_label}
     style, script = ((folder / name).read_text("utf-8") for name in ("report.css", "report.js"))
     methods = list(document.get("methods", {}))
-    side = SIDES[len(rows) > FEW]
+    many = len(rows) > FEW
     return templates.get_template("report.html").render(
         style=Markup(style), script=Markup(script), style_hash=_hash(style), script_hash=_hash(script),  # noqa: S704 - ours
         title=title(document), tiles=key_figures(document, rows), facts=facts(document, rows, date or datetime.now()),
@@ -216,8 +221,9 @@ def render(
         legend=_legend(colours) if colours and methods else "",
         classes=sorted({name for row in document["pictures"] for name in (row["true"], row["predicted"]) if name}),
         known=any(row["true"] is not None for row in document["pictures"]),
-        sortable=list(dict.fromkeys(name for entry in entries for name in entry.numbers)),
-        stage=stage([entry.size for entry in entries]), names=names, page=number, side=side, map_side=MAP_SIDE,
+        sortable=sortable(entries),
+        stage=stage([entry.size for entry in entries]), names=names, page=number,
+        side=SIDES[many], map_side=MAP_SIDES[many],
     )  # fmt: skip
 
 
@@ -232,13 +238,14 @@ def _entries(
     rows: list[dict], chosen: list[int], pictures: Sequence[np.ndarray] | None, maps: dict[str, list[np.ndarray]],
     colours: Colormap | None, masks: Sequence[np.ndarray] | None,
 ) -> list[Entry]:  # fmt: skip
-    side = SIDES[len(rows) > FEW]
+    many = len(rows) > FEW
+    side, map_side = SIDES[many], MAP_SIDES[many]
     palette = _palette(colours) if colours else None
 
     def entry(i: int, picture: np.ndarray) -> Entry:
         small = thumbnail(picture, side)
-        layers = [_layer(name, of_method[i], palette, rows[i]) for name, of_method in maps.items()]
-        outline = _outline(small.shape[:2], masks[i]) if masks else ""
+        layers = [_layer(name, thumbnail(of_method[i], map_side), palette, rows[i]) for name, of_method in maps.items()]
+        outline = _outline(masks[i]) if masks else ""
         return Entry(rows[i], _webp(small), small.shape[1::-1], layers, outline)
 
     with ThreadPoolExecutor(2) as pool:
@@ -296,16 +303,28 @@ def _png(indices: np.ndarray, palette: np.ndarray) -> str:
 
 def _legend(colours: Colormap) -> str:
     """From cold to hot, one pixel high."""
-    return _png(np.array([range(LEVELS)], np.uint8), _palette(colours))
+    return _png(np.arange(LEVELS, dtype=np.uint8)[None], _palette(colours))
 
 
-def _outline(size: tuple[int, ...], mask: np.ndarray) -> str:
-    line = outlined(np.zeros((*size, 3), np.uint8), mask).any(axis=2)
+def _outline(mask: np.ndarray) -> str:
+    scale = SIDES[0] / max(mask.shape)
+    height, width = (max(1, round(scale * side)) for side in mask.shape)
+    line = outlined(np.zeros((height, width, 3), np.uint8), mask)[..., 1] > 0
     return _png(line.astype(np.uint8), np.array([[0, 0, 0, 0], [*MASKED, 255]], np.uint8))
 
 
 def _uri(kind: str, file: io.BytesIO) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def sortable(entries: list[Entry]) -> list[str]:
+    """Names of numbers that differ between pictures."""
+    values: dict[str, set[float]] = {}
+    for entry in entries:
+        for found in (entry.numbers, *entry.map_numbers.values()):
+            for name, value in found.items():
+                values.setdefault(name, set()).add(value)
+    return [name for name, of_name in values.items() if len(of_name) > 1]
 
 
 def stage(sizes: Iterable[tuple[int, int]]) -> str:
@@ -339,6 +358,8 @@ def as_text(value: float, name: str = "") -> str:
     """A number as it is read: a share as percent, a whole number whole, others with three digits."""
     if name == "share" or name.endswith("_share"):
         return percent(value)
+    if name in SCORES:
+        return f"{value:.3f}"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
@@ -524,7 +545,8 @@ def _chart(
         if points
     ]
     across = [(place((value, y[0]))[0], f"{value:g}") for value in ticks(x, label == "epoch")]
-    return Chart(title, says, lines, across, [(place((x[0], v))[1], f"{v:g}") for v in ticks(y, False)], label)
+    up = [(place((x[0], v))[1], f"{v:g}" if title == "loss" else f"{100 * v:g} %") for v in ticks(y, False)]
+    return Chart(title, says, lines, across, up, label)
 
 
 class Bin(NamedTuple):

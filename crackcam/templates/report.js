@@ -54,14 +54,17 @@ const orders = {
 
 function order(wish) {
   if (!wish.startsWith("number ")) return orders[wish];
-  const value = (card) => JSON.parse(card.dataset.numbers)[wish.slice(7)] ?? -Infinity;
-  const values = new Map(cards.map((card) => [card, value(card)]));
+  const name = wish.slice(7);
+  const method = one(".legend b")?.textContent;
+  const value = ({ own, maps }) => own[name] ?? maps[method]?.[name] ?? -Infinity;
+  const values = new Map(cards.map((card) => [card, value(JSON.parse(card.dataset.numbers))]));
   return (a, b) => (values.get(a) === values.get(b) ? 0 : values.get(b) - values.get(a));
 }
 
 function showMethod() {
   const method = chosen("method");
-  if (method) for (const part of all(".card [data-method]")) part.hidden = part.dataset.method !== method;
+  for (const part of all(".card [data-method]")) part.hidden = part.dataset.method !== method;
+  one(".legend b").textContent = method;
 }
 
 function sort() {
@@ -88,7 +91,7 @@ if (controls) {
     if (target.name === "opacity") setOpacity(target.value);
     if (target.name === "outline") root.classList.toggle("bare", !target.checked);
     if (target.name === "method") showMethod();
-    if (target.name === "sort") sort();
+    if (target.name === "sort" || (target.name === "method" && chosen("sort").startsWith("number "))) sort();
     if (target.name === "class" || target.name === "result") filter();
   });
 }
@@ -129,7 +132,8 @@ function enlarge(card) {
     const numbers = all(".numbers[data-method]", card).find((list) => list.dataset.method === method);
     return figure(photo, [heat, ...outline], method, numbers);
   });
-  one(".beside", large).replaceChildren(figure(photo, outline, "picture"), ...figures);
+  one(".beside", large).replaceChildren(figure(photo, [], "picture"), ...figures);
+  large.classList.toggle("wrong", card.classList.contains("wrong"));
   one(".more", large).replaceChildren(
     ...all(".bars, .numbers:not([data-method]), .remark", card).map((part) => part.cloneNode(true)),
   );
