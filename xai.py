@@ -10,6 +10,7 @@
     python xai.py --method layercam --verify               the same maps by the package grad-cam: differences, times
     python xai.py --type Positive --masks data/masks --num 60 --method all      how well each method finds the cracks
     python xai.py --image crack.jpg --anatomy              how Grad-CAM comes about on that picture, step by step
+    python xai.py --num 200 --report                       also as one web page to look at and to mail
     python xai.py --list-layers                            where else a map can be made: --layer layer3
 
 The pictures are those that inference.py draws for the same flags. Writes outputs/xai_<type>_<method>.png with a .json

@@ -406,7 +406,7 @@ def key_figures(document: dict, rows: list[dict]) -> list[tuple[str, str, str]]:
 
 
 def _counts(predicted: list[str], most: int = 3) -> str:
-    names = sorted(set(predicted), key=lambda name: -predicted.count(name))
+    names = sorted(set(predicted), key=lambda name: (-predicted.count(name), name))
     rest = f", {len(names) - most} other classes" if len(names) > most else ""
     return "predicted " + ", ".join(f"{name} {predicted.count(name):,}" for name in names[:most]) + rest
 

