@@ -382,7 +382,8 @@ def key_figures(document: dict, rows: list[dict]) -> list[tuple[str, str, str]]:
     """The few numbers to see first: name, value, remark."""
     if "history" in document:
         metrics, split = document["metrics"], document["split"]
-        epoch = f"of {len([e for e in document['history'] if e['epoch']])}"
+        epochs = len([e for e in document["history"] if e["epoch"]])
+        epoch = f"of {epochs}" if epochs else "no fine-tuning"
         return [
             ("accuracy", percent(metrics["accuracy"]), f"{split} split, {document['scored']:,} pictures"),
             ("balanced accuracy", percent(metrics["balanced_accuracy"]), "mean over the classes"),
@@ -512,16 +513,16 @@ def charts(document: dict) -> list[Chart]:
     if "history" not in document:
         return []
     found = []
-    for measure in ("loss", "accuracy"):
-        history = document["history"]
+    history = document["history"]
+    for measure in ("loss", "accuracy") if len(history) > 1 else ():  # a linear probe alone makes no curve
         series = {
             name: [(e["epoch"], e[f"{key}_{measure}"]) for e in history if e[f"{key}_{measure}"] is not None]
             for name, key in (("training, augmented", "train"), ("validation", "val"))
         }
         values = [value for points in series.values() for _, value in points]
         low, high = (0.0, max(values) * 1.05) if measure == "loss" else (max(0.0, min(values) - 0.02), 1.0)
-        ends = (history[0]["epoch"], max(history[-1]["epoch"], history[0]["epoch"] + 1))
-        last = document["history"][-1][f"val_{measure}"]
+        ends = (history[0]["epoch"], history[-1]["epoch"])
+        last = history[-1][f"val_{measure}"]
         says = f"{measure} over {counted(len(history), 'epoch')}: validation ends at {as_text(last)}"
         found.append(_chart(measure, says, series, ends, (low, high or 1.0), "epoch"))
     return [*found, _reliability_chart(document["reliability"], document["calibration_error"])]
