@@ -435,7 +435,7 @@ def test_slider_and_switches(opened, page_file):
     assert page.locator(".card .numbers:visible").all_text_contents() == ["width2", "width3", "width1"]
     outlined = seen(page)
     page.get_by_label("Mask").uncheck()
-    assert changed(outlined, seen(page)) > 1
+    assert changed(outlined, seen(page)) > 0.3
 
 
 def test_sorting_and_filters(opened, page_file):
@@ -478,7 +478,8 @@ def test_enlarged_by_keyboard(opened, page_file):
     assert large.locator("h2").text_content() == "data/sure.jpg"
     page.keyboard.press("Escape")
     assert not large.is_visible()
-    assert page.evaluate("document.activeElement.closest('.card').querySelector('h3').textContent") == "sure.jpg"
+    # The browser tells of a closed dialog a little later.
+    page.wait_for_function("document.activeElement.closest('.card')?.querySelector('h3').textContent === 'sure.jpg'")
 
 
 def test_markup_in_names_stays_text(opened, tmp_path):
