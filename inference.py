@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="the .png, or with --all the .csv (default: in outputs/)"
     )
+    console.add_report_flag(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
@@ -57,13 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     selection = predicting.select(args, network.card, every_class=args.all)
     kind = "predictions" if args.all else "inference"
     args.output = args.output or OUTPUTS / f"{kind}_{selection.name}{suffix}"
-    console.check_writable(args.output)
+    console.check_writable(args.output, args.report)
     return score_all(args, network, selection) if args.all else draw_grid(args, network, selection)
 
 
 def draw_grid(args: argparse.Namespace, network: Network, selection: Selection) -> int:
     """A few pictures as a grid."""
-    from crackcam import figures, predicting
+    from crackcam import figures, predicting, reporting
 
     pictures = predicting.read_selection(args, selection)
     true = next(iter(selection.files)) or None
@@ -83,6 +84,9 @@ def draw_grid(args: argparse.Namespace, network: Network, selection: Selection) 
         for item, tile in zip(pictures, tiles, strict=True)
     ]
     document = {**predicting.manifest(network, args, selection, rows), "picture": str(args.output)}
+    if args.report:
+        reporting.write(args.report, document, [item.pixels for item in pictures])
+        document["report"] = str(args.report)
     console.write_json(args.output.with_suffix(".json"), document)
     if args.json:
         print(json.dumps(document, indent=2))
@@ -91,7 +95,7 @@ def draw_grid(args: argparse.Namespace, network: Network, selection: Selection) 
         mark = "   <- wrong" if tile.wrong else ""
         print(f"{item.path}  {tile.predicted} {figures.chance(tile.probabilities[tile.predicted])}{mark}")
     print(f"{len(tiles) - wrong} of {counted(len(tiles), 'picture')} right" if true else counted(len(tiles), "picture"))
-    print(f"wrote {args.output}, {args.output.with_suffix('.json')}")
+    print(f"wrote {args.output}, {args.output.with_suffix('.json')}" + (f", {args.report}" if args.report else ""))
     return 0
 
 
@@ -101,6 +105,8 @@ def draw_boxes(args: argparse.Namespace) -> int:
 
     if args.all:
         raise UserError("--all scores classes; the boxes of many pictures: --image FOLDER --num 1000")
+    if args.report:
+        raise UserError(f"--report is for classifiers; {args.arch} is a detector")
     network = detecting.open_detector(args)
     selection = predicting.select(args, network.card)
     picture = args.output or OUTPUTS / f"inference_{selection.name}.png"
@@ -132,11 +138,13 @@ def score_all(args: argparse.Namespace, network: Network, selection: Selection) 
 
     from tqdm import tqdm
 
-    from crackcam import images, predicting
+    from crackcam import images, predicting, reporting
 
     classes = network.card.classes
     queue = [(name, path) for name, found in selection.files.items() for path in found]
     right = unreadable = 0
+    rows: list[dict] = []  # for the report; else memory does not grow
+    broken: list[dict] = []
 
     def write(temporary: Path) -> None:
         nonlocal right, unreadable
@@ -147,23 +155,31 @@ def score_all(args: argparse.Namespace, network: Network, selection: Selection) 
             items = iter(zip(tqdm(reading, "predicting", len(queue), disable=None, unit="picture"), queue, strict=True))
             while batch := list(islice(items, args.batch_size)):
                 readable = [item.pixels for item, _ in batch if isinstance(item, images.Picture)]
-                rows = iter(
+                found = iter(
                     predicting.predict(network, predicting.stacked(readable), args.batch_size) if readable else ()
                 )
                 for item, (true, path) in batch:
                     if isinstance(item, images.Unreadable):
                         unreadable += 1
                         note(f"warning: {path}: {item.reason}")
+                        broken.append({"file": str(path), "error": item.reason})
                         writer.writerow([path, true, "", *[""] * len(classes), item.reason])
                         continue
-                    row = next(rows)
+                    row = next(found)
                     predicted = classes[int(row.argmax())]
                     right += predicted == true
                     writer.writerow([path, true, predicted, *(f"{share:.6f}" for share in row), ""])
+                    if args.report:
+                        chances = predicting.by_class(network, row, args.top_k)
+                        rows.append(
+                            {"file": str(path), "true": true or None, "predicted": predicted, "probabilities": chances}
+                        )
         if unreadable == len(queue):
             raise UserError(f"none of {counted(unreadable, 'file')} can be read as a picture")
 
     console.write_atomically(args.output, write)
+    if args.report:
+        reporting.write(args.report, {**predicting.manifest(network, args, selection, rows), "unreadable": broken})
     scored = len(queue) - unreadable
     accuracy = None if args.image else right / scored
     if args.json:
@@ -174,7 +190,7 @@ def score_all(args: argparse.Namespace, network: Network, selection: Selection) 
     print(
         f"{counted(scored, 'picture')}{said}" + (f", {counted(unreadable, 'file')} not readable" if unreadable else "")
     )
-    print(f"wrote {args.output}")
+    print(f"wrote {args.output}" + (f", {args.report}" if args.report else ""))
     return 0
 
 

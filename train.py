@@ -101,6 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, default=console.WEIGHTS, metavar="FILE", help=f"default: {console.WEIGHTS}"
     )
+    console.add_report_flag(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
@@ -112,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--output {args.output} must end in .safetensors")
     names = ("training.csv", "training_curves.png", "confusion_matrix.png", "reliability.png")
     log, curves, matrix, diagram = outputs = [OUTPUTS / name for name in names]
-    console.check_writable(args.output, *outputs)
+    console.check_writable(args.output, *outputs, args.report)
     if args.sample:
         from crackcam import sample
 
@@ -120,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import torch
 
-    from crackcam import checkpoint, dataset, duplicates, figures, finding, mixing, training
+    from crackcam import checkpoint, dataset, duplicates, figures, finding, mixing, reporting, training
     from crackcam import model as m
     from crackcam.predicting import Network
 
@@ -197,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             checkpoint.save(args.output, network, card)
 
     run = {**card.training, "pretrained": pretrained, "classes": plan.classes, "pictures": len(train)}
-    for free in ("data", "resume", "json", "sample", "workers", "output", "device"):
+    for free in ("data", "resume", "json", "sample", "workers", "output", "device", "report", "command"):
         del run[free]
     state = training.StateFile(state_file, run)
     try:
@@ -215,9 +216,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = "test" if len(splits.get("test", ())) else "val"
     temperature = training.calibrate(network, machine, val, args.batch_size)
     result = training.final_report(network, machine, splits[name], plan.classes, args.batch_size, temperature)
-    card.thresholds = finding.of_evidence(
-        Network(network, card, machine, args.output), val.pixels, val.labels, args.batch_size
-    )
+    trained = Network(network, card, machine, args.output)
+    card.thresholds = finding.of_evidence(trained, val.pixels, val.labels, args.batch_size)
     card.metrics |= {"temperature": temperature, "near_duplicates": shared, name: result.metrics}
     checkpoint.save(args.output, network, card, args.half)
     state_file.unlink(missing_ok=True)
@@ -228,7 +228,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     said = "accuracy {accuracy:.4f}, ECE {ece:.4f} ({ece_before:.4f} before calibration)".format_map(result.metrics)
     figures.reliability(diagram, result.reliability, len(plan.classes), f"{name} split, {said}")
-    written = [str(path) for path in (args.output, *outputs)]
+    if args.report:
+        reporting.write_training(args.report, trained, splits, name, result, history)
+    written = [str(path) for path in (args.output, *outputs, args.report) if path]
     if args.json:
         document = {"split": name, **card.metrics, "classes": plan.classes, "pretrained": pretrained, "files": written}
         print(json.dumps(document, indent=2))

@@ -13,6 +13,7 @@
     python xai.py --type Positive --metrics                how far the network itself bears each map out
     python xai.py --type Positive --style mask --refine guided      what was found: share, length, width in pixels
     python xai.py --image crack.jpg --anatomy              how Grad-CAM comes about on that picture, step by step
+    python xai.py --num 200 --report                       also as one web page to look at and to mail
     python xai.py --list-layers                            where else a map can be made: --layer layer3
 
 The pictures are those that inference.py draws for the same flags. Writes outputs/xai_<type>_<method>.png with a .json
@@ -95,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     # Maps are compared and scored by their values: exact by default, where predictions may be fast.
     console.add_machine_flags(parser, precision="fp32")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the .png (default: in outputs/)")
+    console.add_report_flag(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
@@ -107,10 +109,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = args.method[0]
     if args.method == [BEST] and (args.anatomy or args.verify):
         args.method = ["gradcam"]
-    if args.anatomy and (
-        args.method != ["gradcam"] or args.masks or args.metrics or args.scales or args.fuse or args.style == "mask"
-    ):
-        flags = "--method, --masks, --metrics, --scales, --fuse and --style mask"
+    more = args.masks or args.metrics or args.scales or args.fuse or args.report or args.style == "mask"
+    if args.anatomy and (more or args.method != ["gradcam"]):
+        flags = "--method, --masks, --metrics, --scales, --fuse, --report and --style mask"
         raise UserError(f"--anatomy shows how Grad-CAM comes about: leave {flags} out")
     if args.refine and (args.anatomy or args.verify):
         raise UserError("--anatomy and --verify are about maps as the method makes them: leave --refine out")
@@ -151,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     several = len(args.method) > 1
     suffix = "anatomy" if args.anatomy else "scores" if args.masks else "compared" if several else asked
     grid = args.output or OUTPUTS / f"xai_{selection.name}_{suffix}.png"
-    console.check_writable(grid)
+    console.check_writable(grid, args.report)
     pictures = predicting.read_selection(args, selection)
     masks = scoring.read_masks(args.masks, pictures) if args.masks else []
     if args.save_maps:
@@ -216,6 +217,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.verify:
         document["verified"] = [comparison._asdict() for comparison in compared]
         tables.append(verifying.table(compared))
+    if args.report:
+        showing.report(args, document, style, shown, pictures, masks)
     return report(document, args, tables)
 
 
@@ -235,7 +238,7 @@ def report(document: dict, args: argparse.Namespace, tables: Sequence[str] = ())
     if args.json:
         print(json.dumps(document, indent=2))
         return 0
-    written = [name for key, name in document.items() if key.endswith("table")]
+    written = [name for key, name in document.items() if key.endswith(("table", "report"))]
     also = f", and maps in {args.save_maps}" if args.save_maps and not args.anatomy else ""
     print(*tables, f"wrote {', '.join([str(picture), str(picture.with_suffix('.json')), *written])}{also}", sep="\n")
     return 0

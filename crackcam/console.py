@@ -13,11 +13,12 @@ import functools
 import json
 import os
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from crackcam.methods import OWN
 
@@ -38,6 +39,14 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, manual: str) -> None:
         super().__init__(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> argparse.Namespace:
+        """As argparse, with the whole command as ``command``."""
+        found = super().parse_args(args, namespace)
+        found.command = shlex.join(["python", self.prog, *(sys.argv[1:] if args is None else args)])
+        return found
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see python {self.prog} --help)")
@@ -133,6 +142,13 @@ def scales(text: str) -> list[float | str]:
     return [OWN if name == OWN else _scale(name) for name in text.split(",")]
 
 
+def html_file(text: str) -> Path:
+    """A name that ends in .html."""
+    if not text.lower().endswith(".html"):
+        raise argparse.ArgumentTypeError(f"{text!r} must end in .html")
+    return Path(text)
+
+
 # -- flags of more than one script ------------------------------------------------------------------------
 
 
@@ -168,6 +184,14 @@ def add_picture_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--score-threshold", type=share, default=0.5, metavar="S", help="boxes of a detector score more (default: 0.5)"
     )
+
+
+def add_report_flag(parser: argparse.ArgumentParser) -> None:
+    """--report."""
+    parser.add_argument(
+        "--report", type=html_file, nargs="?", const=OUTPUTS / "report.html", metavar="FILE",
+        help="also one web page to look at and to mail (default: outputs/report.html)",
+    )  # fmt: skip
 
 
 # -- device and precision -----------------------------------------------------------------------------------
@@ -209,9 +233,9 @@ def describe_machine(device: torch.device, dtype: torch.dtype, reason: str) -> s
 # -- files -----------------------------------------------------------------------------------------------------
 
 
-def check_writable(*paths: Path) -> None:
-    """Raises UserError where a file cannot be written later on; creates its folder."""
-    for path in paths:
+def check_writable(*paths: Path | None) -> None:
+    """Raises UserError where a file cannot be written later on; creates its folder. None: nothing to write."""
+    for path in filter(None, paths):
         try:
             if path.is_dir():
                 raise IsADirectoryError(0, "is a folder")

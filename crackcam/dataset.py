@@ -13,10 +13,11 @@ is missing or surplus in a split shifts nothing.
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ import torch
 from tqdm import tqdm
 
 from crackcam.console import UserError, counted, note
-from crackcam.images import Unreadable, files_below, fit, read_all
+from crackcam.images import Unreadable, files_below, fit, read_all, size_of
 
 SPLITS = ("train", "val", "test")
 BLOCKS = 20  # a class is cut into about this many blocks of neighbours
@@ -315,3 +316,53 @@ class Augmented(torch.utils.data.Dataset):
 def describe(files: Files) -> str:
     """'Negative 300, Positive 300'."""
     return ", ".join(f"{name} {len(found):,}" for name, found in files.items())
+
+
+# -- what is in the data -------------------------------------------------------------------------------------------
+
+
+def summary(splits: dict[str, Pixels], classes: list[str], most: int = 20) -> dict:
+    """What a data set is made of, for people.
+
+    Args:
+        most: how many groups of equal pictures are named; sizes likewise.
+
+    Returns:
+        ``pictures``: counts by split and class. ``sizes``: (width, height, pictures) of the most frequent sizes, and
+        ``other_sizes``: the pictures of all others. ``duplicates``: groups of pictures that are equal at the network's
+        size, worst first: ``files``, and ``why`` they matter; ``duplicated``: in how many groups.
+    """
+    same: dict[bytes, list[tuple[str, str, str]]] = defaultdict(list)
+    for split, of_split in splits.items():
+        for pixels, label, path in zip(of_split.pixels, of_split.labels.tolist(), of_split.paths, strict=True):
+            key = hashlib.blake2b(pixels.contiguous().numpy().data, digest_size=16).digest()
+            same[key].append((split, classes[label], str(path)))
+    groups = [
+        {"files": [path for *_, path in group], "why": _why_equal_pictures_matter(group)}
+        for group in same.values()
+        if len(group) > 1
+    ]
+    groups.sort(key=lambda group: REASONS.index(group["why"]))
+    sizes = Counter(size_of(path) for of_split in splits.values() for path in of_split.paths)
+    counts = {split: Counter(of_split.labels.tolist()) for split, of_split in splits.items()}
+    return {
+        "pictures": {
+            split: {name: of_split[index] for index, name in enumerate(classes)} for split, of_split in counts.items()
+        },
+        "sizes": [(*size, count) for size, count in sizes.most_common(most)],
+        "other_sizes": sum(count for _, count in sizes.most_common()[most:]),
+        "duplicates": groups[:most],
+        "duplicated": len(groups),
+    }
+
+
+REASONS = (
+    "of different classes: one label is wrong",
+    "in different splits: what is scored was trained on",
+    "counts double",
+)
+
+
+def _why_equal_pictures_matter(group: list[tuple[str, str, str]]) -> str:
+    splits, labels = {split for split, _, _ in group}, {label for _, label, _ in group}
+    return REASONS[0] if len(labels) > 1 else REASONS[1] if len(splits) > 1 else REASONS[2]

@@ -256,7 +256,8 @@ def explain(args: argparse.Namespace, style: Style) -> dict:
         args.method = ["gradcam"]
     if EVIDENCE in args.method:
         raise UserError(f"--method {EVIDENCE} shows what --head multiscale decides by, and {args.arch} is a detector")
-    for flag in ("anatomy", "verify", "list_layers", "aug_smooth", "masks", "metrics", "stride", "scales", "fuse"):
+    for flag in ("anatomy", "verify", "list_layers", "aug_smooth", "masks", "metrics", "stride", "scales", "fuse",
+                 "report"):  # fmt: skip
         if getattr(args, flag):
             raise UserError(f"--{flag.replace('_', '-')} is for classifiers; {args.arch} is a detector")
     network = open_detector(args)

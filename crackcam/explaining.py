@@ -359,13 +359,33 @@ def drawn(
         (H, W, 3) uint8.
     """
     from crackcam.figures import styled
+
+    shown = laid_over(heat, picture.shape[:2], geometry, stretch)
+    return styled(picture, shown, style) if heat.ndim == 2 else shown
+
+
+def laid_over(heat: torch.Tensor, size: tuple[int, int], geometry: Geometry, stretch: bool = True) -> np.ndarray:
+    """A map, for the eye, over a picture of that height and width.
+
+    Args:
+        stretch: over all of its range; without, as it is, in 0..1.
+
+    Returns:
+        (H, W) float32 in [0, 1]; of a signed picture (3, size, size), (H, W, 3) uint8, grey where it is 0.
+    """
     from pytorch_grad_cam.utils.image import deprocess_image
     from pytorch_grad_cam.utils.maps import normalize
 
+    picture = np.empty((*size, 0))
     if heat.ndim == 2:
-        shown = normalize(heat[None])[0] if stretch else heat
-        return styled(picture, at_picture_size(shown, picture, geometry), style)
+        return at_picture_size(normalize(heat[None])[0] if stretch else heat, picture, geometry)
     return deprocess_image(np.stack([at_picture_size(colour, picture, geometry) for colour in heat], axis=-1))
+
+
+def small_map(heat: torch.Tensor, size: tuple[int, int], geometry: Geometry, stretch: bool = True) -> np.ndarray:
+    """:func:`laid_over`, as uint8, for a report."""
+    shown = laid_over(heat, size, geometry, stretch)
+    return shown if shown.ndim == 3 else np.rint(shown * 255).astype(np.uint8)
 
 
 def at_picture_size(heat: torch.Tensor, picture: np.ndarray, geometry: Geometry) -> np.ndarray:

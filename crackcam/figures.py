@@ -322,7 +322,7 @@ def outlined(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     drawn = picture.copy()
     small = cv2.resize(mask.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     lines, _ = cv2.findContours(small, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(drawn, lines, -1, MASKED, max(1, round(max(mask.shape) / 300)), cv2.LINE_AA)
+    return cv2.drawContours(drawn, lines, -1, MASKED, max(1, round(max(picture.shape[:2]) / 300)), cv2.LINE_AA)
 
 
 def anatomy(path: Path, title: str, tile: Tile, overlay: np.ndarray, steps: Anatomy, explained: str) -> None:

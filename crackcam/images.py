@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 MAX_PIXELS = 200_000_000  # 600 MB decoded: more is an attack or a mistake
 
@@ -61,6 +61,15 @@ def load(path: Path) -> np.ndarray:
         raise
     except Exception as error:  # decoders raise whatever a broken file makes them raise
         raise PictureError(_reason(path, error)) from None
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of a readable picture, upright, from its head alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path) as image:
+            lies = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return image.size[::-1] if lies else image.size
 
 
 def _rgb(image: Image.Image) -> np.ndarray:

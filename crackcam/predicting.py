@@ -206,6 +206,7 @@ def manifest(network: Network, args: argparse.Namespace, selection: Selection, r
     """What the JSON file beside a picture says: how it was made, and of what."""
     return {
         "schema": SCHEMA,
+        "command": args.command,
         "type": args.type if args.image else selection.name,
         "split": selection.split,
         "seed": args.seed,

@@ -213,6 +213,16 @@ def captions(masks: list[np.ndarray], heats: dict[str, list[np.ndarray]]) -> lis
     return [[says(mask, heat[i]) for heat in heats.values()] for i, mask in enumerate(masks)]
 
 
+def score_each(rows: list[dict], masks: list[np.ndarray], heats: dict[str, list[np.ndarray]]) -> None:
+    """Note average precision as ``ap`` beside each map in ``rows``; nothing where there is nothing to find."""
+    from sklearn.metrics import average_precision_score
+
+    for method, of_method in heats.items():
+        for row, mask, heat in zip(rows, masks, of_method, strict=True):
+            if mask.any():
+                row["maps"][method]["ap"] = float(average_precision_score(mask.ravel(), heat.ravel()))
+
+
 def _without_nan(row: dict) -> dict:
     """JSON has no nan."""
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}

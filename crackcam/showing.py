@@ -1,4 +1,4 @@
-"""What xai.py shows: maps as its figures draw them, as its JSON file describes them, and as they are saved.
+"""What xai.py shows: maps as its figures and its report draw them, as its JSON file describes them, and as saved.
 
 One picture is worked on at a time: maps at the size of large pictures are large.
 """
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 
-from crackcam import explaining, figures, finding, predicting, scoring
+from crackcam import explaining, figures, finding, predicting, reporting, scoring
 from crackcam.figures import SHOWN_SIDE, Style, Tile
 from crackcam.images import Geometry, Picture
 from crackcam.methods import EVIDENCE, NAMED
@@ -33,12 +33,14 @@ class View(NamedTuple):
         says: what was found, where the map was cut.
         draw: makes what the figure shows, (h, w, 3) uint8.
         whole: (H, W) float32 at the picture's own size, refined where asked for; None where nothing needs it.
+        small: for the report, where there is one: uint8, of a signed picture (h, w, 3), else (h, w).
     """
 
     entry: dict
     says: str
     draw: Callable[[], np.ndarray]
     whole: np.ndarray | None
+    small: np.ndarray | None
 
 
 def view(
@@ -62,6 +64,18 @@ def view(
     if whole is not None and args.save_maps:
         name = method if len(args.method) > 1 else ""
         entry["file"] = explaining.save_map(args.save_maps, picture.path, whole, name)
+    stretch = method != EVIDENCE
+
+    def at(size: tuple[int, int]) -> torch.Tensor:
+        """The map; one as fine as the picture, which would flicker without averaging, scaled to a height and width."""
+        if not args.refine:
+            return heat
+        return torch.from_numpy(cv2.resize(heat.numpy(), size[::-1], interpolation=cv2.INTER_AREA))
+
+    small = None
+    if args.report:
+        size = figures.thumbnail(picture.pixels, reporting.MAP_SIDE).shape[:2]
+        small = explaining.small_map(at(size), size, geometry, stretch)
     if whole is not None and style.name == "mask":
         found = finding.find(whole, threshold)
         entry |= {"threshold": threshold, **found.as_row()}
@@ -70,15 +84,14 @@ def view(
             found.says(short=len(args.method) > 1),
             lambda: figures.marked(picture.pixels, found, style.colours, side),
             whole,
+            small,
         )
 
     def draw() -> np.ndarray:
-        small, shown = figures.thumbnail(picture.pixels, side), heat
-        if args.refine:  # as fine as the picture: without averaging it would flicker
-            shown = torch.from_numpy(cv2.resize(heat.numpy(), small.shape[1::-1], interpolation=cv2.INTER_AREA))
-        return explaining.drawn(shown, small, geometry, style, stretch=method != EVIDENCE)
+        shown = figures.thumbnail(picture.pixels, side)
+        return explaining.drawn(at(shown.shape[:2]), shown, geometry, style, stretch)
 
-    return View(entry, "", draw, whole)
+    return View(entry, "", draw, whole, small)
 
 
 class Shown(NamedTuple):
@@ -90,6 +103,7 @@ class Shown(NamedTuple):
         captions: of each map, what was found.
         rows: for the JSON file.
         wholes: by method, the maps at the pictures' sizes, where there are masks to score them against.
+        smalls: by method, the maps of the report, where there is one.
     """
 
     tiles: list[Tile]
@@ -97,6 +111,7 @@ class Shown(NamedTuple):
     captions: list[list[str]]
     rows: list[dict]
     wholes: dict[str, list[np.ndarray]]
+    smalls: dict[str, list[np.ndarray]]
 
 
 def show(
@@ -113,7 +128,7 @@ def show(
         heats: maps by method.
         thresholds: by method, one for each picture: where ``--style mask`` cuts.
     """
-    shown = Shown([], [], [], [], {method: [] for method in heats})
+    shown = Shown([], [], [], [], {method: [] for method in heats}, {method: [] for method in heats})
     for i, (item, chances, index) in enumerate(zip(pictures, probabilities, targets, strict=True)):
         views = {
             method: view(args, style, item, method, heat[i], network.card.geometry, thresholds[method][i])
@@ -138,6 +153,8 @@ def show(
         for method, each in views.items():
             if args.masks and each.whole is not None:
                 shown.wholes[method].append(each.whole)
+            if each.small is not None:
+                shown.smalls[method].append(each.small)
     return shown
 
 
@@ -166,6 +183,17 @@ def draw(
     else:
         bar, title = not NAMED[methods[0]].picture, f"{methods[0]} at {title}"
         figures.heat_grid(path, title, shown.tiles, style, bar=bar, lines=args.top_k or lines)
+
+
+def report(
+    args: argparse.Namespace, document: dict, style: Style, shown: Shown, pictures: list[Picture],
+    masks: list[np.ndarray],
+) -> None:  # fmt: skip
+    """Write the page of ``--report`` and name it in the document; with masks, each map's average precision too."""
+    if masks:
+        scoring.score_each(shown.rows, masks, shown.wholes)
+    reporting.write(args.report, document, [item.pixels for item in pictures], shown.smalls, style.colours, masks)
+    document["report"] = str(args.report)
 
 
 def anatomy(

@@ -164,12 +164,14 @@ class Report(NamedTuple):
         confusion: (classes, classes) counts, rows are true classes.
         text: the same as a table.
         reliability: how sure the predictions are, and how often right.
+        probabilities: (N, classes) float32, of the pictures of the split.
     """
 
     metrics: dict
     confusion: np.ndarray
     text: str
     reliability: Reliability
+    probabilities: np.ndarray
 
 
 def final_report(
@@ -207,7 +209,8 @@ def final_report(
             for name in classes
         },
     }
-    return Report(metrics, confusion_matrix(labels, predicted, labels=indices), report(digits=4), sure)
+    confusion = confusion_matrix(labels, predicted, labels=indices)
+    return Report(metrics, confusion, report(digits=4), sure, scores.probabilities)
 
 
 # -- linear probe ----------------------------------------------------------------------------------------------------

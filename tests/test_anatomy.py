@@ -28,7 +28,9 @@ def test_figure_and_json(place, capsys):
     width, height = Image.open("outputs/xai_Positive_anatomy.png").size
     assert (width, height) == (1380, 1008)
     assert xai.main(["--anatomy", "--method", "layercam"]) == 2
-    assert "leave --method, --masks, --metrics, --scales, --fuse and --style mask out" in capsys.readouterr().err
+    assert (
+        "leave --method, --masks, --metrics, --scales, --fuse, --report and --style mask out" in capsys.readouterr().err
+    )
     assert xai.main(["--anatomy", "--masks", "data/masks"]) == 2
 
 

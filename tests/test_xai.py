@@ -386,8 +386,14 @@ def test_refined_maps_are_those_that_are_saved(place, capsys):
         (["--threshold", "-1", "--style", "mask"], "'-1' is not a number from 0 up"),
         (["--refine", "crf"], "invalid choice: 'crf'"),
         (["--refine", "guided", "--verify"], "leave --refine out"),
-        (["--anatomy", "--style", "mask"], "leave --method, --masks, --metrics, --scales, --fuse and --style mask out"),
-        (["--anatomy", "--metrics"], "leave --method, --masks, --metrics, --scales, --fuse and --style mask out"),
+        (
+            ["--anatomy", "--style", "mask"],
+            "leave --method, --masks, --metrics, --scales, --fuse, --report and --style mask out",
+        ),
+        (
+            ["--anatomy", "--metrics"],
+            "leave --method, --masks, --metrics, --scales, --fuse, --report and --style mask out",
+        ),
     ],
 )
 def test_flags_of_findings_that_do_not_fit(place, capsys, flags, message):

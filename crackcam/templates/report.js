@@ -1,0 +1,161 @@
+"use strict";
+// Method, heat, sorting, filters, the enlarged view, light and dark. All text is set as text, never as markup.
+
+const root = document.documentElement;
+const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+const one = (selector, within = document) => within.querySelector(selector);
+const controls = one("#controls");
+const large = one("#large");
+const cards = all(".card");
+
+// -- light and dark: kept for the other pages of the report, where the browser lets a file keep anything
+
+function keep(theme) {
+  try {
+    if (theme) localStorage.setItem("crackcam-theme", theme);
+    return localStorage.getItem("crackcam-theme");
+  } catch {
+    return null;
+  }
+}
+
+const kept = keep();
+if (kept) root.dataset.theme = kept;
+one("#theme").addEventListener("click", () => {
+  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = dark ? "light" : "dark";
+  keep(root.dataset.theme);
+});
+
+// -- what the controls say
+
+function setOpacity(percent) {
+  root.style.setProperty("--opacity", percent / 100);
+  for (const range of all("input[type=range]")) {
+    range.value = percent;
+    one("output", range.parentElement).textContent = `${percent} %`;
+  }
+}
+
+function chosen(name) {
+  const field = controls?.elements[name];
+  return field ? field.value : "";
+}
+
+const byName = (a, b) => a.dataset.name.localeCompare(b.dataset.name, undefined, { numeric: true });
+const confidence = (card) => Number(card.dataset.confidence);
+const orders = {
+  given: (a, b) => a.dataset.number - b.dataset.number,
+  wrong: (a, b) => b.dataset.wrong - a.dataset.wrong || confidence(a) - confidence(b),
+  sure: (a, b) => confidence(b) - confidence(a),
+  unsure: (a, b) => confidence(a) - confidence(b),
+  name: byName,
+};
+
+function order(wish) {
+  if (!wish.startsWith("number ")) return orders[wish];
+  const name = wish.slice(7);
+  const method = one(".legend:not([hidden])")?.dataset.method;
+  const value = ({ own, maps }) => own[name] ?? maps[method]?.[name] ?? -Infinity;
+  const values = new Map(cards.map((card) => [card, value(JSON.parse(card.dataset.numbers))]));
+  return (a, b) => (values.get(a) === values.get(b) ? 0 : values.get(b) - values.get(a));
+}
+
+function showMethod() {
+  const method = chosen("method");
+  for (const part of all(".card [data-method], .legend")) part.hidden = part.dataset.method !== method;
+}
+
+function sort() {
+  const grid = one(".grid");
+  const compare = order(chosen("sort") || "given");
+  grid.append(...cards.sort((a, b) => compare(a, b) || byName(a, b)));
+}
+
+function filter() {
+  const name = chosen("class").slice(1);
+  const result = chosen("result");
+  for (const card of cards) {
+    const { wrong, true: truth, predicted } = card.dataset;
+    card.hidden = (name !== "" && name !== truth && name !== predicted) || (result !== "" && result !== wrong);
+  }
+  const count = cards.filter((card) => !card.hidden).length;
+  one("#count").textContent = `${count.toLocaleString("en")} shown`;
+  one("#none").hidden = count > 0;
+}
+
+if (controls) {
+  controls.addEventListener("submit", (event) => event.preventDefault());
+  controls.addEventListener("input", ({ target }) => {
+    if (target.name === "opacity") setOpacity(target.value);
+    if (target.name === "outline") root.classList.toggle("bare", !target.checked);
+    if (target.name === "method") showMethod();
+    if (target.name === "sort" || (target.name === "method" && chosen("sort").startsWith("number "))) sort();
+    if (target.name === "class" || target.name === "result") filter();
+  });
+}
+
+// -- the enlarged view: the picture, and every method beside it
+
+let current = null;
+
+function figure(photo, layers, name, numbers) {
+  const made = document.createElement("figure");
+  const stack = document.createElement("div");
+  stack.className = "stage";
+  for (const image of [photo, ...layers]) {
+    const copy = image.cloneNode();
+    copy.hidden = false;
+    copy.loading = "eager";
+    stack.append(copy);
+  }
+  const caption = document.createElement("figcaption");
+  caption.textContent = name;
+  made.append(stack, caption);
+  if (numbers) {
+    const copy = numbers.cloneNode(true);
+    copy.hidden = false;
+    made.append(copy);
+  }
+  return made;
+}
+
+function enlarge(card) {
+  current = card;
+  const photo = one(".photo", card);
+  const outline = all(".outline", card);
+  one("#large-name").textContent = one("h3", card).title;
+  one(".verdict", large).replaceChildren(...one(".verdict", card).cloneNode(true).childNodes);
+  const figures = all(".heat", card).map((heat) => {
+    const { method } = heat.dataset;
+    const numbers = all(".numbers[data-method]", card).find((list) => list.dataset.method === method);
+    return figure(photo, [heat, ...outline], method, numbers);
+  });
+  one(".beside", large).replaceChildren(figure(photo, [], "picture"), ...figures);
+  large.classList.toggle("wrong", card.classList.contains("wrong"));
+  one(".more", large).replaceChildren(
+    ...all(".bars, .numbers:not([data-method]), .remark", card).map((part) => part.cloneNode(true)),
+  );
+  if (!large.open) large.showModal();
+}
+
+function step(by) {
+  const shown = cards.filter((card) => !card.hidden);
+  enlarge(shown[(shown.indexOf(current) + by + shown.length) % shown.length]);
+}
+
+one(".grid")?.addEventListener("click", (event) => {
+  const button = event.target.closest(".stage");
+  if (button) enlarge(button.closest(".card"));
+});
+one("#previous").addEventListener("click", () => step(-1));
+one("#next").addEventListener("click", () => step(1));
+one("#close").addEventListener("click", () => large.close());
+large.addEventListener("close", () => one(".stage", current).focus());
+large.addEventListener("click", (event) => event.target === large && large.close());
+large.addEventListener("keydown", (event) => {
+  if (event.target.type === "range") return; // whose arrows move the slider
+  if (event.key === "ArrowLeft") step(-1);
+  if (event.key === "ArrowRight") step(1);
+});
+one("#large-opacity")?.addEventListener("input", (event) => setOpacity(event.target.value));
