@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import torch
 
 DATA, WEIGHTS, OUTPUTS = Path("data"), Path("weights/model.safetensors"), Path("outputs")
-SHIPPED = Path(__file__).parents[1] / "weights" / "crack_resnet18.safetensors"  # trained by us; see weights/README.md
 SYSTEM_LIBRARIES = "libgl1 libglib2.0-0"  # what OpenCV's wheel expects, by Debian's names
 
 

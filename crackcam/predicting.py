@@ -18,7 +18,6 @@ from torch import nn
 from crackcam import checkpoint, images
 from crackcam.checkpoint import Card
 from crackcam.console import (
-    SHIPPED,
     WEIGHTS,
     UserError,
     choose_device,
@@ -64,9 +63,6 @@ def open_network(args: argparse.Namespace) -> Network:
     """The checkpoint of ``--weights``, or the ImageNet network of ``--arch`` alone; says what was taken from it."""
     device = choose_device(args.device)
     path = None if args.arch and not args.weights and not args.classes else args.weights or WEIGHTS
-    if path == WEIGHTS and not args.weights and not path.exists() and SHIPPED.exists():
-        path = SHIPPED
-        note(f"note: no {WEIGHTS}, so the network for cracks in concrete that comes with crackcam")
     if path is None:
         model, card = checkpoint.load_imagenet(args.arch, device, random=args.pretrained == "none")
     elif args.pretrained == "none":
