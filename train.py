@@ -123,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from crackcam import checkpoint, dataset, duplicates, figures, finding, mixing, reporting, training
     from crackcam import model as m
+    from crackcam.multiscale import Multiscale
     from crackcam.predicting import Network
 
     device = console.choose_device(args.device)
@@ -180,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         pretrained=pretrained,
         split=plan.held_out,
         head=args.head,
-        stages=getattr(network, "stages", {}),
+        stages=network.stages if isinstance(network, Multiscale) else {},
         output_stride=size // grids[target].height if target else None,
         training={name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
     )

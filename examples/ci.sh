@@ -28,7 +28,7 @@ training, predictions, explanations = (
 print(f"accuracy {predictions['accuracy']:.4f} on {predictions['pictures']} pictures, {threshold} wanted")
 for name, row in training[training["split"]]["per_class"].items():
     print(f"  {name}: precision {row['precision']:.4f}, recall {row['recall']:.4f}")
-empty = [row["file"] for row in explanations["pictures"] if row["maps"]["gradcam"]["max"] == 0]
+empty = [row["file"] for row in explanations["pictures"] if not any(heat["max"] for heat in row["maps"].values())]
 print(f"heat maps: {explanations['picture']}" + (f"; nothing found in {', '.join(empty)}" if empty else ""))
 sys.exit(predictions["accuracy"] < threshold or predictions["unreadable"] > 0)
 PYTHON

@@ -15,6 +15,6 @@ def test_ci_gate(fresh, threshold, code):
     done = subprocess.run([ROOT / "examples/ci.sh"], env=environment, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     assert f"on 12 pictures, {threshold} wanted" in done.stdout
-    assert "heat maps: outputs/xai_Positive_gradcam.png" in done.stdout
+    assert "heat maps: outputs/xai_Positive_best.png" in done.stdout
     written = {"training.json", "predictions.json", "explanations.json"}
     assert written <= {p.name for p in fresh.root.iterdir()}

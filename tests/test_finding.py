@@ -166,7 +166,8 @@ def test_thresholds_come_from_pictures_of_other_classes(monkeypatch):
 
 
 def flags(**others):
-    return SimpleNamespace(**{"threshold": None, "layer": None, "aug_smooth": False, "eigen_smooth": False, **others})
+    unset = dict.fromkeys(("threshold", "layer", "stride", "fuse", "aug_smooth", "eigen_smooth"))
+    return SimpleNamespace(**unset | others)
 
 
 def test_where_thresholds_come_from(capsys):
@@ -176,7 +177,13 @@ def test_where_thresholds_come_from(capsys):
     some = finding.known_thresholds(flags(), card, "gradcam", [0, 1])
     assert some[0] == 0.25
     assert math.isnan(some[1])
-    for other in ({"layer": ["x"]}, {"aug_smooth": True}, {"eigen_smooth": True}):  # maps of another unit
+    for other in (
+        {"layer": ["x"]},
+        {"stride": 8},
+        {"fuse": "mean"},
+        {"aug_smooth": True},
+        {"eigen_smooth": True},
+    ):  # maps of another unit
         assert math.isnan(finding.known_thresholds(flags(**other), card, "gradcam", [0])[0])
     assert math.isnan(finding.known_thresholds(flags(), card, "layercam", [0])[0])
 

@@ -87,7 +87,7 @@ def test_top_five_of_a_thousand(photo, imagenet, capsys):
     assert list(row["probabilities"]) == [weights.meta["categories"][i] for i in expected.indices]
     assert list(row["probabilities"].values()) == pytest.approx(expected.values.tolist(), abs=1e-5)
     assert row["target"] == row["predicted"] == next(iter(row["probabilities"]))
-    assert Image.open("outputs/xai_images_gradcam.png").format == "PNG"
+    assert Image.open("outputs/xai_images_best.png").format == "PNG"
 
 
 def test_top_k(photo, imagenet, capsys):
