@@ -113,6 +113,7 @@ def test_the_warning_counts_and_names_the_first_pair(concrete, capsys):
     ]
 
 
+@pytest.mark.torture
 def test_concrete_holds_the_same_photographs_twice(real_data):
     """In the METU set mostly 5,400 to 5,600 numbers apart, so that splits by blocks of numbers part the copies."""
     root, classes = real_data / "concrete", ["Negative", "Positive"]

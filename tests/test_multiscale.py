@@ -104,6 +104,7 @@ def test_absence_has_no_map():
     assert (logits[:, 0] == 0.25).all()
 
 
+@pytest.mark.torture
 def test_a_trained_head_is_trained_on(fresh, capsys):
     arguments = ["--image-size", "64", "--batch-size", "8", "--workers", "0", "--head", "multiscale"]
     assert (

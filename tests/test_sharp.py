@@ -206,6 +206,7 @@ def test_every_method_explains_a_dilated_network(place, capsys):
     assert set(maps) == set(names)
 
 
+@pytest.mark.torture
 def test_verify_runs_the_dilated_network(place, capsys):
     code, _, _ = run(capsys, "--method", "hirescam", "--stride", "8", "--verify", "--num", "1", "--json")
     assert code == 0
@@ -397,6 +398,7 @@ print(*heat.shape, float(heat.max()) > 0, peak() - before)
 """
 
 
+@pytest.mark.torture
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kB on Linux")
 def test_memory_of_a_large_photograph():
     """12 megapixels: a map of 46 MB, and four tiles; the normalised picture alone would be 137 MB."""
