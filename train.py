@@ -123,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from crackcam import checkpoint, dataset, duplicates, figures, finding, mixing, reporting, training
     from crackcam import model as m
+    from crackcam.images import Geometry
     from crackcam.multiscale import Multiscale
     from crackcam.predicting import Network
 
@@ -156,8 +157,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     grids, target = m.grid_layers(network, size)
     note(f"network: {args.arch} at {size} px, {pretrained}")
     note(f"machine: {console.describe_machine(device, dtype, reason)}")
-    threads = max(2, args.workers)
-    splits = {name: dataset.load_pixels(name, plan.classes, files, size, threads) for name, files in plan.files.items()}
+    geometry = Geometry(size, max_scale=1.0 if args.head == "multiscale" else None)
+    small = dataset.own_geometry(plan.files["train"], geometry, made_for.size)
+
+    def load(name: str, geometry: Geometry) -> dataset.Pixels:
+        return dataset.load_pixels(name, plan.classes, plan.files[name], geometry, max(2, args.workers))
+
+    splits = {name: load(name, small) for name in plan.files}
     for name, files in plan.files.items():
         held = " (held out of the training folder)" if name in plan.held_out else ""
         note(f"{name}: {dataset.describe(files)}{held}")
@@ -165,26 +171,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     train, val = splits["train"], splits["val"]
     if mix:
         note(f"mixing: cracks are drawn into {figures.percent(mix)} of the pictures (none: --mix-sample 0)")
-        val = dataset.joined(val, mixing.mixed_pixels(val, args.seed))
+        val = dataset.joined(val, mixing.mixed_pixels(val, args.seed, small.size))
     recipe = training.recipe_for(
-        from_random, len(train), size, args.epochs, args.lr, functools.partial(m.takes_size, network),
-        multiscale=args.head == "multiscale", fresh_head=not taught, made_for=made_for.size, batch_size=args.batch_size,
+        from_random, len(train), small.size, args.epochs, args.lr, functools.partial(m.takes_size, network),
+        multiscale=args.head == "multiscale", fresh_head=not taught, batch_size=args.batch_size,
         patience=args.patience, seed=args.seed, workers=args.workers, mix=mix, mask_weight=args.mask_weight,
     )  # fmt: skip
 
     card = checkpoint.Card(
-        args.arch,
-        plan.classes,
-        size,
-        made_for.mean,
-        made_for.std,
-        pretrained=pretrained,
-        split=plan.held_out,
-        head=args.head,
-        stages=network.stages if isinstance(network, Multiscale) else {},
+        args.arch, plan.classes, size, made_for.mean, made_for.std, max_scale=geometry.max_scale, head=args.head,
+        pretrained=pretrained, split=plan.held_out, stages=network.stages if isinstance(network, Multiscale) else {},
         output_stride=size // grids[target].height if target else None,
         training={name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
-    )
+    )  # fmt: skip
     history: list[training.Epoch] = []
 
     def record(epoch: training.Epoch) -> None:
@@ -214,6 +213,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
 
     network, card = checkpoint.load(args.output, device)
+    if small != geometry:  # scored as inference will see them
+        splits |= {name: load(name, geometry) for name in splits if name != "train"}
+        val = dataset.joined(splits["val"], mixing.mixed_pixels(val, args.seed, size)) if mix else splits["val"]
     name = "test" if len(splits.get("test", ())) else "val"
     temperature = training.calibrate(network, machine, val, args.batch_size)
     result = training.final_report(network, machine, splits[name], plan.classes, args.batch_size, temperature)

@@ -43,8 +43,8 @@ class Card:
     Attributes:
         arch: name in ``torchvision.models``, or ``timm/`` and a name in timm.
         classes: names in index order.
-        image_size: side of the network's input; whole pictures are squashed to it, unless ``resize`` says otherwise.
-        resize, interpolation: see :class:`crackcam.images.Geometry`.
+        image_size: side of the input; whole pictures are squashed to it, unless one of the next three says otherwise.
+        resize, interpolation, max_scale: see :class:`crackcam.images.Geometry`.
         mean, std: of the normalisation, for values in 0..1.
         head: kind of head, "linear" or "multiscale".
         stages: of a multiscale head, the layers that it reads, and their channels.
@@ -73,13 +73,14 @@ class Card:
     versions: dict[str, str] = field(default_factory=versions)
     resize: int | None = None
     interpolation: str = "bilinear"
+    max_scale: float | None = None
     stages: dict[str, int] = field(default_factory=dict)
     thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def geometry(self) -> Geometry:
         """How a picture becomes the network's input."""
-        return Geometry(self.image_size, self.resize, self.interpolation)
+        return Geometry(self.image_size, self.resize, self.interpolation, self.max_scale)
 
 
 def save(path: Path, model: nn.Module, card: Card, half: bool = False) -> None:

@@ -19,6 +19,7 @@ import re
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +29,7 @@ import torch
 from tqdm import tqdm
 
 from crackcam.console import UserError, counted, note
-from crackcam.images import Unreadable, files_below, fit, read_all, size_of
+from crackcam.images import Geometry, Unreadable, files_below, read_all, size_of
 
 SPLITS = ("train", "val", "test")
 BLOCKS = 20  # a class is cut into about this many blocks of neighbours
@@ -248,7 +249,7 @@ def joined(*splits: Pixels) -> Pixels:
     return Pixels(torch.cat(pixels), torch.cat(labels), [path for of_one in paths for path in of_one])
 
 
-def load_pixels(name: str, classes: list[str], files: Files, size: int, threads: int) -> Pixels:
+def load_pixels(name: str, classes: list[str], files: Files, geometry: Geometry, threads: int) -> Pixels:
     """Decode a split once. Unreadable files are named and left out; large splits lie in a temporary file.
 
     Raises:
@@ -256,9 +257,9 @@ def load_pixels(name: str, classes: list[str], files: Files, size: int, threads:
     """
     paths = [path for c in classes for path in files[c]]
     labels = [index for index, c in enumerate(classes) for _ in files[c]]
-    array = _pixel_array(len(paths), size)
+    array = _pixel_array(len(paths), geometry.size)
     good: list[int] = []
-    reading = read_all(paths, lambda picture: fit(picture, size), threads)
+    reading = read_all(paths, geometry.apply, threads)
     for i, item in enumerate(tqdm(reading, f"reading {name}", len(paths), leave=False, disable=None, unit="picture")):
         if isinstance(item, Unreadable):
             note(f"warning: skipped {item.path}: {item.reason}")
@@ -272,6 +273,23 @@ def load_pixels(name: str, classes: list[str], files: Files, size: int, threads:
         if name == "train" and not (kept == index).any():
             raise UserError(f"no picture of class {c} in the {name} split can be read")
     return Pixels(torch.from_numpy(array[: len(good)]), kept, [paths[i] for i in good])
+
+
+def own_geometry(files: Files, geometry: Geometry, smallest: int, multiple: int = 32) -> Geometry:
+    """The network's view of pictures, in a smaller square where the largest of them leaves room: cheaper to train on.
+
+    Args:
+        geometry: of the network; where it enlarges pictures to its square there is no room.
+        smallest: least side.
+        multiple: of which the side is one, to the nearest.
+    """
+    if geometry.max_scale is None:
+        return geometry
+    sides = [smallest]
+    for path in (path for paths in files.values() for path in paths):
+        with suppress(OSError, ValueError):  # unreadable files are named where they are decoded
+            sides.append(max(size_of(path)))
+    return geometry._replace(size=min(geometry.size, max(smallest, round(max(sides) / multiple) * multiple)))
 
 
 def _pixel_array(count: int, size: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from crackcam.console import UserError, note, write_atomically
-from crackcam.images import Geometry
+from crackcam.images import Geometry, mirrored
 from crackcam.methods import (
     BEST,
     BEST_FUSE,
@@ -143,14 +143,16 @@ def merged_maps(
         settings: of :func:`heat_maps`, as are the other arguments.
 
     Returns:
-        For each picture (size, size) of the largest scale; with :data:`OWN`, of what the network sees of the picture.
+        For each picture a map (h, w) of what the network sees of it, without mirror images, of the largest scale.
         In the unit of the network's own size, whatever the scale; of several layers in [0, 1].
 
     Raises:
         UserError: the method, or the network, cannot do that.
     """
+    size, geometry = network.card.image_size, network.card.geometry
     if not fuse and (scales or [1]) == [1]:
-        return list(heat_maps(network, method, layers, pixels, targets, **settings))
+        maps = heat_maps(network, method, layers, pixels, targets, **settings)
+        return [unmirrored(heat, picture.shape, geometry) for heat, picture in zip(maps, pictures, strict=True)]
     if NAMED[method].picture:
         raise UserError(f"{method} makes pictures, not maps: leave --scales and --fuse out")
     if fuse and NAMED[method].stages:
@@ -163,7 +165,6 @@ def merged_maps(
             merged_maps(network, method, [layer], pixels, pictures, targets, scales, **settings) for layer in layers
         ]
         return [fused(of_picture, fuse) for of_picture in zip(*each, strict=True)]
-    size, geometry = network.card.image_size, network.card.geometry
     multiples = [scale for scale in scales if not isinstance(scale, str)]
     for side in {geometry.times(scale).size for scale in (*multiples, *[2.0] * (OWN in scales))} - {size}:
         if not takes_size(network.model, side):
@@ -171,15 +172,17 @@ def merged_maps(
     if OWN in scales:
         sides = [picture[geometry.seen(*picture.shape[:2])].shape[:2] for picture in pictures]
     else:
-        sides = [(geometry.times(max(multiples)).size,) * 2] * len(pictures)
+        largest = geometry.times(max(multiples))
+        sides = [tuple(s.stop - s.start for s in largest.inside(*picture.shape[:2])) for picture in pictures]
     merged = [torch.zeros(of_picture) for of_picture in sides]
     for scale in scales:
-        maps: Iterable[torch.Tensor]
         if isinstance(scale, str):
-            maps = tiled_maps(network, method, layers, pictures, targets, **settings)
+            of_scale: Iterable[torch.Tensor] = tiled_maps(network, method, layers, pictures, targets, **settings)
         else:
-            maps = _scaled_maps(network, method, layers, pixels, pictures, targets, scale, **settings)
-        for total, heat in zip(merged, maps, strict=True):
+            of_scale = _scaled_maps(network, method, layers, pixels, pictures, targets, scale, **settings)
+        for total, heat, picture in zip(merged, of_scale, pictures, strict=True):
+            if scale != OWN:
+                heat = unmirrored(heat, picture.shape, geometry)
             total += resize(heat[None].cpu(), tuple(total.shape))[0] / len(scales)
     return merged
 
@@ -209,7 +212,7 @@ def tiled_maps(
 
     Yields:
         (H, W) float32 on the CPU, of what the network sees of the picture. Sides shorter than the network's size are
-        enlarged to it first.
+        enlarged to it first, or mirrored where the network's pictures are.
     """
     if method in STRETCHED:
         raise UserError(f"{method} stretches every map to [0, 1], so that tiles do not fit together: no --scales {OWN}")
@@ -218,7 +221,9 @@ def tiled_maps(
         seen = picture[network.card.geometry.seen(*picture.shape[:2])]
         height, width = (max(size, side) for side in seen.shape[:2])
         large = seen
-        if large.shape[:2] != (height, width):
+        if network.card.max_scale:
+            large = mirrored(seen, height, width)
+        elif large.shape[:2] != (height, width):
             large = np.asarray(Image.fromarray(seen).resize((width, height), Image.Resampling.BILINEAR))
         high, wide = min(2 * size, height), min(2 * size, width)
         tops, lefts = starts(height, size, high), starts(width, size, wide)
@@ -236,7 +241,11 @@ def tiled_maps(
         total /= _laid(across, lefts, width)
         if method in SHARING:
             total *= high * wide / size**2
-        yield resize(total[None], seen.shape[:2])[0]
+        if network.card.max_scale:
+            top, left = (free // 2 for free in (height - seen.shape[0], width - seen.shape[1]))
+            yield total[top : top + seen.shape[0], left : left + seen.shape[1]]
+        else:
+            yield resize(total[None], seen.shape[:2])[0]
 
 
 def _window(length: int, size: int) -> torch.Tensor:
@@ -389,7 +398,7 @@ def small_map(heat: torch.Tensor, size: tuple[int, int], geometry: Geometry, str
 
 
 def at_picture_size(heat: torch.Tensor, picture: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """A map (size, size) of the network's input, laid over the picture that it was made from.
+    """A map (h, w) of what the network sees of a picture, laid over the picture.
 
     Returns:
         (H, W) float32; 0 where the picture was cropped away.
@@ -400,6 +409,12 @@ def at_picture_size(heat: torch.Tensor, picture: np.ndarray, geometry: Geometry)
     window = geometry.seen(*picture.shape[:2])
     seen[window] = resize(heat[None], seen[window].shape)[0].cpu().numpy()
     return seen
+
+
+def unmirrored(heat: torch.Tensor, size: tuple[int, ...], geometry: Geometry) -> torch.Tensor:
+    """Of a map (..., side, side) of the network's input, at whatever scale, what lies on a picture (H, W, ...)."""
+    scaled = geometry.times(heat.shape[-1] / geometry.size)
+    return heat[..., *scaled.inside(*size[:2])]
 
 
 def check_names(pictures: list[Path]) -> None:

@@ -101,14 +101,23 @@ class Geometry(NamedTuple):
         resize: length that the shorter side is brought to before the centre is cropped, as ImageNet networks expect;
             None: the whole picture is squashed.
         interpolation: a filter of Pillow, by name.
+        max_scale: the picture keeps its proportions and is enlarged at most so much; its mirror images fill the square.
+            None: as ``resize`` says.
     """
 
     size: int
     resize: int | None = None
     interpolation: str = "bilinear"
+    max_scale: float | None = None
 
     def apply(self, picture: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 -> (size, size, 3) uint8."""
+        if self.max_scale is not None:
+            rows, columns = self.inside(*picture.shape[:2])
+            height, width = rows.stop - rows.start, columns.stop - columns.start
+            if picture.shape[:2] != (height, width):
+                picture = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
+            return mirrored(picture, self.size, self.size)
         if self.resize is None:
             return fit(picture, self.size)
         height, width = self._resized(*picture.shape[:2])
@@ -118,7 +127,21 @@ class Geometry(NamedTuple):
 
     def times(self, scale: float) -> Geometry:
         """The same view of a picture in so many times the size."""
-        return Geometry(round(scale * self.size), self.resize and round(scale * self.resize), self.interpolation)
+        return Geometry(
+            round(scale * self.size),
+            self.resize and round(scale * self.resize),
+            self.interpolation,
+            self.max_scale and scale * self.max_scale,
+        )
+
+    def inside(self, height: int, width: int) -> tuple[slice, slice]:
+        """Rows and columns of the square that show a picture of that size, or what is seen of it."""
+        if self.max_scale is None:
+            return slice(0, self.size), slice(0, self.size)
+        scale = min(self.max_scale, self.size / max(height, width))
+        sides = [min(self.size, max(1, round(scale * side))) for side in (height, width)]
+        rows, columns = (slice(start, start + side) for side in sides for start in [(self.size - side) // 2])
+        return rows, columns
 
     def seen(self, height: int, width: int) -> tuple[slice, slice]:
         """Rows and columns of a picture of that size that reach the network."""
@@ -137,6 +160,12 @@ class Geometry(NamedTuple):
 
     def _corner(self, height: int, width: int) -> tuple[int, int]:
         return round((height - self.size) / 2), round((width - self.size) / 2)
+
+
+def mirrored(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The picture (H, W, 3), no larger than that, in the middle of its mirror images: (height, width, 3)."""
+    room = [large - side for large, side in zip((height, width), picture.shape[:2], strict=True)]
+    return np.pad(picture, [*((free // 2, free - free // 2) for free in room), (0, 0)], mode="symmetric")
 
 
 def fit(picture: np.ndarray, size: int) -> np.ndarray:

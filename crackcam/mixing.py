@@ -2,9 +2,10 @@
 
 A classifier of one set of photographs knows their scale, their light and their wide cracks, and misses most others. So
 a share of each epoch is made anew: surfaces from the pictures of the class without cracks, at other scales, rougher,
-with joints, stains and shadows (:mod:`crackcam.sample`) that are no cracks; on some of them cracks, thin ones too; real
-cracks among them, as one field of a mosaic; then another camera. Where a crack was drawn its exact place is known,
-and so is its absence on a surface: a network with a map (:mod:`crackcam.multiscale`) is taught that too.
+alone or as a mosaic, with joints, stains, shadows, masonry and mouldings on them that are no cracks; on some of them
+cracks, thin ones too, or photographed ones as fields of the mosaic; then another camera. Where a crack was drawn its
+exact place is known, and so is its absence on a surface: a network with a map (:mod:`crackcam.multiscale`) is taught
+that too.
 
 Only for data of cracks, which is told by the classes' names: those of the generated sample.
 """
@@ -27,9 +28,13 @@ PLAIN, CRACKED = 0, 1
 SHARE = 0.5
 UNKNOWN = 255  # in masks: there may be a crack or not
 COVERED = 254  # in masks: all crack
-WIDTHS = (1.0, 14.0)  # pixels; narrowest and widest crack that is drawn
+WIDTHS = (1.0, 10.0)  # pixels; narrowest and widest crack that is drawn
 FIELDS = (1, 2, 3)  # a side, of mosaics
 FIELD_SHARES = (0.55, 0.3, 0.15)
+FAINTEST = 0.15  # share of the light that a hairline takes away, at least
+REAL = 0.35  # share of cracked examples whose cracks are photographed
+DISTRACTING = 0.12  # chance of each kind of distractor
+ROUGH = 0.35  # share of surfaces made rougher
 LEAST = 12  # pixels of crack that make a picture one of a crack
 
 
@@ -95,46 +100,51 @@ class Mixed(torch.utils.data.Dataset):
         )
 
     def example(self, rng: Rng, cracked: bool) -> Example:
-        """One picture or mosaic, through a camera."""
+        """One picture or mosaic, through a camera. Photographed cracks are fields of it; others are drawn over all."""
         count = int(rng.choice(FIELDS, p=FIELD_SHARES))
-        chosen = set(rng.permutation(count**2)[: rng.integers(1, count**2 // 2 + 2)]) if cracked else set()
-        fields = [self.field(rng, i in chosen) for i in range(count**2)]
+        real = cracked and rng.random() < REAL
+        chosen = set(rng.permutation(count**2)[: rng.integers(1, count**2 // 2 + 2)]) if real else set()
+        fields = [
+            turned(rng, self.picture(rng, CRACKED)) if i in chosen else self.surface(rng) for i in range(count**2)
+        ]
         side = -(-SIDE // count)
 
-        def laid(arrays: list[np.ndarray], how: int) -> np.ndarray:
+        def laid(arrays: list[np.ndarray], how: int = cv2.INTER_AREA) -> np.ndarray:
             small = [cv2.resize(a, (side, side), interpolation=how) if count > 1 else a for a in arrays]
             rows = [np.concatenate(small[i * count : (i + 1) * count], axis=1) for i in range(count)]
             return np.concatenate(rows)[:SIDE, :SIDE]
 
-        mask = laid([field.mask for field in fields], cv2.INTER_AREA)
-        if count > 1:  # averages with the unknown are unknown
-            mask[laid([(f.mask == UNKNOWN).astype(np.uint8) for f in fields], cv2.INTER_NEAREST) > 0] = UNKNOWN
-        seen = camera(rng, laid([field.picture for field in fields], cv2.INTER_AREA))
-        return Example(seen, mask, any(field.cracked for field in fields))
-
-    def field(self, rng: Rng, cracked: bool) -> Example:
-        """A surface; with a crack of a photograph, or drawn."""
-        if cracked and rng.random() < 0.35:
-            picture = turned(rng, self.picture(rng, CRACKED))
-            return Example(picture, np.full((SIDE, SIDE), UNKNOWN, np.uint8), True)
-        surface = zoomed(rng, turned(rng, self.picture(rng, PLAIN)))
-        light = rng.uniform(0, 2 * np.pi)
-        tone = rough(rng) if rng.random() < 0.3 else np.ones((SIDE, SIDE), np.float32)
-        for distractor in sample.DISTRACTORS:
-            if rng.random() < 0.1:
+        picture, light = laid(fields), rng.uniform(0, 2 * np.pi)
+        tone = np.ones((SIDE, SIDE), np.float32)
+        for distractor in (*sample.DISTRACTORS, courses, moulding, peeling):
+            if rng.random() < DISTRACTING:
                 tone = distractor(rng, tone, light)
         mask = np.zeros((SIDE, SIDE), np.uint8)
-        if cracked:
+        if cracked and not real:
             for _ in range(1 + (rng.random() < 0.25)):
-                tone, drawn = (walked if rng.random() < 0.5 else sample.crack)(rng, tone, light, WIDTHS, 0.15)
+                tone, drawn = (walked if rng.random() < 0.5 else sample.crack)(rng, tone, light, WIDTHS, FAINTEST)
                 mask = np.maximum(mask, drawn)
-        picture = np.clip(surface * tone[..., None], 0, 255).astype(np.uint8)
-        return Example(picture, np.minimum(mask, COVERED), bool(np.count_nonzero(mask > COVERED / 2) >= LEAST))
+        mask = np.minimum(mask, COVERED)
+        if real:
+            marks = [np.full((SIDE, SIDE), UNKNOWN if i in chosen else 0, np.uint8) for i in range(count**2)]
+            mask = laid(marks, cv2.INTER_NEAREST)
+        seen = camera(rng, np.clip(picture * tone[..., None], 0, 255).astype(np.uint8))
+        return Example(seen, mask, real or bool(np.count_nonzero(mask > COVERED / 2) >= LEAST))
+
+    def surface(self, rng: Rng) -> np.ndarray:
+        """A picture of the class without cracks at another scale, sometimes rougher: (SIDE, SIDE, 3) float32."""
+        surface = zoomed(rng, turned(rng, self.picture(rng, PLAIN)))
+        return surface * rough(rng)[..., None] if rng.random() < ROUGH else surface.astype(np.float32)
 
     def picture(self, rng: Rng, label: int) -> np.ndarray:
-        """A training picture of a class, (SIDE, SIDE, 3) uint8."""
-        pixels = self.pixels[rng.choice(self.where[label])]
-        return cv2.resize(pixels.permute(1, 2, 0).numpy(), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+        """A training picture of a class, (SIDE, SIDE, 3) uint8; of large plain ones a part, at their own scale."""
+        pixels = self.pixels[rng.choice(self.where[label])].permute(1, 2, 0).numpy()
+        if label == PLAIN and len(pixels) > SIDE:
+            y, x = rng.integers(0, len(pixels) - SIDE + 1, 2)
+            return pixels[y : y + SIDE, x : x + SIDE]
+        return cv2.resize(
+            pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA if len(pixels) > SIDE else cv2.INTER_LINEAR
+        )
 
 
 def part(rng: Rng, example: Example, size: int) -> Example:
@@ -188,9 +198,9 @@ class Blended(torch.utils.data.Dataset):
         return picture, int(label), mask
 
 
-def mixed_pixels(split: Pixels, seed: int) -> Pixels:
+def mixed_pixels(split: Pixels, seed: int, size: int) -> Pixels:
     """As many examples as a split has pictures, to choose epochs by and calibrate on."""
-    examples = Mixed(split, seed, split.pixels.shape[-1])
+    examples = Mixed(split, seed, size)
     made = [examples[index][:2] for index in range(len(examples))]
     return Pixels(
         torch.stack([picture for picture, _ in made]), torch.tensor([label for _, label in made]), split.paths
@@ -229,6 +239,53 @@ def rough(rng: Rng) -> np.ndarray:
         field /= field.std()
     sharpness = rng.uniform(0.7, 1.6)
     return np.clip(1 + rng.uniform(0.02, 0.16) * np.sign(field) * np.abs(field) ** sharpness, 0.1, 2).astype(np.float32)
+
+
+def courses(rng: Rng, tone: np.ndarray, light: float) -> np.ndarray:
+    """Masonry, tiles or boards: joints in rows, and across them in each row or in none."""
+    high, ratio = np.exp(rng.uniform(np.log(14), np.log(90))), rng.uniform(1, 4)
+    width = max(1.0, rng.uniform(0.01, 0.12) * high)
+    y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
+    angle = rng.choice([0, np.pi / 2]) + rng.normal(0, 0.06) + (np.pi / 4 if rng.random() < 0.1 else 0)
+    ragged = rng.uniform(0, 0.5) * width
+    along = np.cos(angle) * x + np.sin(angle) * y + rng.uniform(0, 500) + ragged * sample.clouds(rng, 20, 0.7)
+    over = -np.sin(angle) * x + np.cos(angle) * y + rng.uniform(500, 999) + ragged * sample.clouds(rng, 20, 0.7)
+    row = np.floor(over / high)
+    edge = np.abs(over / high - row - 0.5) * high
+    cover = np.clip(edge - high / 2 + width / 2 + 0.5, 0, 1)
+    if rng.random() < 0.7:
+        along = along + row * rng.choice([0.0, 0.5, 0.37]) * high * ratio
+        edge = np.abs(along / (high * ratio) % 1 - 0.5) * high * ratio
+        cover = np.maximum(cover, np.clip(edge - high * ratio / 2 + width / 2 + 0.5, 0, 1))
+    shades = 1 + rng.uniform(0, 0.15) * np.sin(row * 7.3 + rng.uniform(0, 9))  # no course is quite like the next
+    cover = cv2.GaussianBlur(cover.astype(np.float32), (0, 0), rng.uniform(0.4, 1.5))
+    return (tone * shades * (1 - rng.uniform(-0.25, 0.75) * cover)).astype(np.float32)
+
+
+def moulding(rng: Rng, tone: np.ndarray, light: float) -> np.ndarray:
+    """An edge, a ledge or an ornament: smooth parallel lines, straight or round, some dark, some lit."""
+    y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
+    angle = rng.choice([0, np.pi / 2, rng.uniform(0, np.pi)], p=[0.35, 0.35, 0.3])
+    radius = np.exp(rng.uniform(np.log(25), np.log(400))) if rng.random() < 0.5 else 1e5
+    cx, cy = rng.uniform(0, SIDE, 2) - radius * np.array([np.cos(angle), np.sin(angle)])
+    distance = np.hypot(x - cx, y - cy) - radius
+    for _ in range(int(rng.integers(1, 5))):
+        at, soft = rng.uniform(-50, 50), rng.uniform(0.5, 4)
+        profile = np.exp(-(((distance - at) / soft) ** 2))
+        tone = tone * (1 - rng.uniform(-0.4, 0.75) * profile)
+    if rng.random() < 0.5:  # beyond it lies something else
+        tone = tone * (1 + rng.uniform(-0.5, 0.4) / (1 + np.exp(-np.clip(distance, -30, 30) / rng.uniform(0.5, 2))))
+    return tone.astype(np.float32)
+
+
+def peeling(rng: Rng, tone: np.ndarray, light: float) -> np.ndarray:
+    """Paint that comes off: ragged patches, lighter or darker, with a thin shadow along their edges."""
+    patch = sample.blotch(rng, rng.uniform(0.05, 0.5))
+    edge = np.clip(4 * patch * (1 - patch), 0, 1)
+    rim = rng.uniform(0, 0.4) * np.roll(
+        edge, (int(np.rint(2 * np.sin(light))), int(np.rint(2 * np.cos(light)))), (0, 1)
+    )
+    return (tone * (1 + rng.uniform(-0.35, 0.6) * patch) * (1 - rim)).astype(np.float32)
 
 
 # -- cracks ----------------------------------------------------------------------------------------------------------
@@ -282,7 +339,8 @@ def camera(rng: Rng, picture: np.ndarray) -> np.ndarray:
     mean = values.mean()
     exposure = np.clip(mean + rng.normal(0, 0.13), 0.15, 0.85)
     values = (values - mean) * np.float32(np.exp(rng.normal(0, 0.35))) + np.float32(exposure)
-    values *= (1 + rng.normal(0, 0.06, 3)).astype(np.float32)
+    tint = 0.06 if rng.random() < 0.75 else 0.18  # the second of painted walls
+    values *= np.exp(rng.normal(0, tint, 3)).astype(np.float32)
     values *= (sample.illumination(rng) * sample.illumination(rng)).astype(np.float32)[..., None]
     values += np.float32(rng.uniform(0, 0.05)) * rng.standard_normal(values.shape, np.float32)
     taken = np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)

@@ -655,8 +655,10 @@ def write_training(
     sizes = [thumbnail(picture, MAP_SIDE).shape[:2] for picture in pictures]
     maps = {
         name: [
-            explaining.small_map(heat, size, card.geometry, name != EVIDENCE)
-            for heat, size in zip(of_method, sizes, strict=True)
+            explaining.small_map(
+                explaining.unmirrored(heat, picture.shape, card.geometry), size, card.geometry, name != EVIDENCE
+            )
+            for heat, picture, size in zip(of_method, pictures, sizes, strict=True)
         ]
         for name, of_method in heats.items()
     }

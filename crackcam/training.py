@@ -72,7 +72,6 @@ class Recipe:
 def recipe_for(
     from_random: bool, pictures: int, image_size: int, epochs: int | None, lr: float | None,
     takes: Callable[[int], bool] = lambda size: True, multiscale: bool = False, fresh_head: bool = True,
-    made_for: int | None = None,
     **rest: Any,
 ) -> Recipe:  # fmt: skip
     """The default recipe, changed where ``epochs`` or ``lr`` is given.
@@ -84,9 +83,8 @@ def recipe_for(
 
     Args:
         takes: whether the network takes pictures of a size; those that it does not are replaced by the full size.
-        multiscale: the head is one; it keeps what it learned on pictures of the size that the architecture is made for.
+        multiscale: the head is one.
         fresh_head: nothing has taught the head yet.
-        made_for: that size.
     """
     many = min(30, max(3, round(280 / pictures**0.5)))
     if multiscale and fresh_head and not from_random:
@@ -95,10 +93,7 @@ def recipe_for(
         )
     if from_random:
         epochs = many if epochs is None else epochs
-        if multiscale and made_for and image_size > made_for:
-            small, medium = round(made_for * 4 / 7), made_for
-        else:
-            small, medium = round(image_size * 4 / 7), round(image_size * 5 / 7)
+        small, medium = round(image_size * 4 / 7), round(image_size * 5 / 7)
         first, second = round(epochs * 0.6), round(epochs * 0.8)
         sizes = [small if e < first else medium if e < second else image_size for e in range(epochs)]
         return Recipe(tuple(size if takes(size) else image_size for size in sizes), lr or 1e-3, strong=True, **rest)
@@ -267,11 +262,17 @@ class Epoch:
     best: bool
 
 
-def is_better(candidate: Epoch, history: list[Epoch]) -> bool:
-    """Whether an epoch beats all before it: higher balanced accuracy, then lower loss, on the validation split."""
-    return all(
-        (candidate.val_balanced_accuracy, -candidate.val_loss) > (e.val_balanced_accuracy, -e.val_loss) for e in history
-    )
+def is_better(candidate: Epoch, history: list[Epoch], by_loss: bool = False) -> bool:
+    """Whether an epoch beats all before it: higher balanced accuracy, then lower loss, on the validation split.
+
+    Args:
+        by_loss: the loss alone, where validation pictures are made to be hard, so that accuracy is a matter of a few.
+    """
+
+    def merit(epoch: Epoch) -> tuple[float, ...]:
+        return (-epoch.val_loss,) if by_loss else (epoch.val_balanced_accuracy, -epoch.val_loss)
+
+    return all(merit(candidate) > merit(epoch) for epoch in history)
 
 
 def fit(
@@ -309,7 +310,7 @@ def fit(
         scores = evaluate(model, machine, val, recipe.batch_size)
         rate = float(schedule.get_last_lr()[0])
         done = Epoch(epoch, loss, accuracy, *scores[1:], lr=rate, size=size, best=False)
-        done.best = is_better(done, history)
+        done.best = is_better(done, history, by_loss=recipe.mix > 0)
         history.append(done)
         on_epoch(done)
         state.write(parts, history)

@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance
 
 from crackcam import dataset, duplicates, sample
 from crackcam.dataset import Pixels
-from crackcam.images import files_below, fit
+from crackcam.images import Geometry, files_below, fit
 
 SIZE = 96
 
@@ -120,6 +120,6 @@ def test_concrete_holds_the_same_photographs_twice(real_data):
     splits = {}
     for name in ("train", "val", "test"):
         files = {c: files_below(root / name / c) for c in classes}
-        splits[name] = dataset.load_pixels(name, classes, files, 64, 2)
+        splits[name] = dataset.load_pixels(name, classes, files, Geometry(64), 2)
     assert duplicates.warn_of_duplicates(splits) == {"val": 5, "test": 58}
     assert min(pair.correlation for pair in duplicates.near_duplicates(splits)["test"]) > 0.995

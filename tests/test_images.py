@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crackcam import images
+from crackcam import dataset, images
 
 
 @pytest.fixture
@@ -151,3 +151,50 @@ def test_sample_leaves_out_what_cannot_be_read(tmp_path, rgb):
     pictures, unreadable = images.sample(paths, 9, seed=0)
     assert {p.path for p in pictures} == {*paths} - {paths[2]}
     assert [(u.path, u.reason) for u in unreadable] == [(Path(paths[2]), "empty file")]
+
+
+def test_small_pictures_are_not_enlarged_but_mirrored():
+    picture = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
+    geometry = images.Geometry(64, max_scale=1.0)
+    square = geometry.apply(picture)
+    rows, columns = geometry.inside(30, 50)
+    assert square.shape == (64, 64, 3)
+    assert (rows, columns) == (slice(17, 47), slice(7, 57))
+    assert (square[rows, columns] == picture).all()
+    assert (square[16, columns] == picture[0]).all()  # its mirror image begins with its border
+    assert (square[15, columns] == picture[1]).all()
+    assert (square[0, columns] == picture[16]).all()
+    assert (square[rows, 6] == picture[:, 0]).all()
+
+
+def test_tiny_pictures_are_mirrored_many_times():
+    picture = np.arange(3, dtype=np.uint8)[None, :, None].repeat(3, axis=2)
+    square = images.Geometry(9, max_scale=1.0).apply(picture)
+    assert square[4, :, 0].tolist() == [2, 1, 0, 0, 1, 2, 2, 1, 0]
+    assert (square == square[0]).all()
+
+
+def test_large_pictures_keep_their_proportions():
+    picture = np.zeros((100, 400, 3), np.uint8)
+    geometry = images.Geometry(64, max_scale=1.0)
+    assert geometry.inside(100, 400) == (slice(24, 40), slice(0, 64))
+    assert geometry.apply(picture).shape == (64, 64, 3)
+    assert geometry.seen(100, 400) == (slice(0, 100), slice(0, 400))
+
+
+def test_twice_the_size_enlarges_twice():
+    geometry = images.Geometry(64, max_scale=1.0).times(2)
+    assert geometry.inside(30, 50) == (slice(34, 94), slice(14, 114))
+    picture = np.full((30, 50, 3), 7, np.uint8)
+    assert (geometry.apply(picture) == 7).all()
+
+
+@pytest.mark.parametrize(("largest", "side"), [((40, 90), 96), ((300, 20), 128), ((30, 20), 64)])
+def test_training_goes_by_the_largest_picture(tmp_path, largest, side):
+    for index, size in enumerate(((20, 20), largest)):
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(tmp_path / f"{index}.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    files = {"a": sorted(tmp_path.iterdir())}
+    geometry = images.Geometry(128, max_scale=1.0)
+    assert dataset.own_geometry(files, geometry, 64) == images.Geometry(side, max_scale=1.0)
+    assert dataset.own_geometry(files, images.Geometry(128), 64) == images.Geometry(128)

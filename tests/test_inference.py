@@ -183,7 +183,7 @@ def test_same_input_as_in_training(trained):
     from crackcam.checkpoint import Card
 
     files = {"Positive": sorted((trained.root / "data/test/Positive").iterdir())[:2]}
-    in_training = dataset.load_pixels("test", ["Positive"], files, 64, 1).pixels
+    in_training = dataset.load_pixels("test", ["Positive"], files, images.Geometry(64), 1).pixels
     network = predicting.Network(None, Card("resnet18", ["Positive"], 64), None, Path())
     in_inference = predicting.to_pixels(network, [images.load(p) for p in files["Positive"]])
     assert np.array_equal(in_training, in_inference)

@@ -31,7 +31,7 @@ def test_same_seed_same_examples(split):
 
 
 def test_masks_agree_with_labels(split):
-    examples = [Mixed(split, seed, size)[index] for seed, size in enumerate((227, 128, 300)) for index in range(16)]
+    examples = [Mixed(split, seed, size)[index] for seed, size in enumerate((227, 128, 300)) for index in range(8)]
     assert {label for _, label, _ in examples} == {PLAIN, CRACKED}
     for picture, label, mask in examples:
         assert picture.shape == (3, *mask.shape)
@@ -45,27 +45,54 @@ def test_masks_agree_with_labels(split):
             assert len(known) < mask.numel() or (known > 0).any()
 
 
-def test_cracks_darken_where_their_mask_says(split):
+def test_cracks_darken_where_their_mask_says(split, monkeypatch):
+    monkeypatch.setattr(mixing, "DISTRACTING", 0)
+    monkeypatch.setattr(mixing, "REAL", 0)
     mixed = Mixed(split, 0, 227)
     darker = []
-    for index in range(40):
-        rng = np.random.default_rng([1, index])
-        field = mixed.field(rng, cracked=True)
-        if (field.mask == UNKNOWN).any():
-            continue
-        crack = field.mask > 0
+    for index in range(30):
+        example = mixed.example(np.random.default_rng([1, index]), cracked=True)
+        assert example.cracked
+        crack = example.mask > 0
         around = cv2.dilate(crack.astype(np.uint8), np.ones((15, 15), np.uint8)).astype(bool) & ~crack
-        darker.append(field.picture[crack].mean() < field.picture[around].mean())
-    assert len(darker) > 15
+        darker.append(example.picture[crack].mean() < example.picture[around].mean())
     assert np.mean(darker) > 0.9
+
+
+def test_hairlines_keep_their_width_in_mosaics(split, monkeypatch):
+    """They are drawn over the fields, not made smaller with them."""
+    monkeypatch.setattr(mixing, "DISTRACTING", 0)
+    monkeypatch.setattr(mixing, "REAL", 0)
+    monkeypatch.setattr(mixing, "camera", lambda rng, picture: picture)
+    monkeypatch.setattr(mixing, "WIDTHS", (2.0, 2.0))
+    covered = {}
+    for fields in (1, 3):
+        monkeypatch.setattr(mixing, "FIELDS", (fields, fields, fields))
+        mixed = Mixed(split, 0, 227)
+        masks = [mixed.example(np.random.default_rng([4, index]), cracked=True).mask for index in range(12)]
+        assert all(cv2.distanceTransform((m > 0).astype(np.uint8), cv2.DIST_L2, 5).max() >= 1 for m in masks)
+        covered[fields] = np.mean([(m > 0).mean() for m in masks])
+    assert 0.5 < covered[3] / covered[1] < 2
 
 
 def test_real_cracks_are_among_them_with_unknown_places(split):
     mixed = Mixed(split, 0, 227)
-    fields = [mixed.field(np.random.default_rng([2, i]), cracked=True) for i in range(40)]
-    real = [field for field in fields if (field.mask == UNKNOWN).all()]
+    examples = [mixed.example(np.random.default_rng([2, i]), cracked=True) for i in range(40)]
+    real = [example for example in examples if (example.mask == UNKNOWN).any()]
     assert 5 < len(real) < 25
-    assert all(field.cracked for field in real)
+    assert all(example.cracked for example in real)
+    assert all(set(np.unique(example.mask)) <= {0, UNKNOWN} for example in real)
+
+
+@pytest.mark.parametrize("distractor", [mixing.courses, mixing.moulding, mixing.peeling])
+def test_distractors_change_the_light_alone(distractor):
+    for seed in range(8):
+        tone = distractor(np.random.default_rng(seed), np.ones((sample.SIDE, sample.SIDE), np.float32), 1.0)
+        assert tone.shape == (sample.SIDE, sample.SIDE)
+        assert tone.dtype == np.float32
+        assert np.isfinite(tone).all()
+        assert tone.std() > 1e-3
+        assert -0.1 < tone.min() <= tone.max() < 4
 
 
 @pytest.mark.parametrize("scale", [0.33, 1.0, 2.2])

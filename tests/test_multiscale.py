@@ -1,6 +1,8 @@
 """The head whose logits are sums of maps."""
 
+import csv
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +10,14 @@ import pytest
 import torch
 from torch import nn
 
+import inference
 import train
 import xai
-from crackcam import checkpoint, images
+from crackcam import checkpoint, explaining, images
 from crackcam import model as m
 from crackcam.console import UserError
 from crackcam.multiscale import Multiscale
+from crackcam.predicting import Network, to_pixels
 
 CPU = torch.device("cpu")
 
@@ -177,3 +181,37 @@ def test_training_and_explaining_one(fresh, capsys):
     assert xai.main(["--method", "evidence", "--scales", "1,2", "--num", "2"]) == 0
     assert xai.main(["--method", "evidence", "--aug-smooth"]) == 2
     assert "is the decision itself" in capsys.readouterr().err
+
+
+def test_small_pictures_are_scored_as_inference_sees_them(fresh):
+    """They are trained on at their own size, and mirrored to fill the network's."""
+    arguments = ["--pretrained", "none", "--arch", "squeezenet1_1", "--epochs", "1", "--workers", "0"]
+    flags = ["--image-size", "288", "--head", "multiscale", "--mix-sample", "0", "--precision", "fp32"]
+    assert train.main([*arguments, *flags]) == 0
+    _, card = checkpoint.load(fresh.root / "weights/model.safetensors", CPU)
+    assert (card.image_size, card.max_scale) == (288, 1.0)
+    assert {row["size"] for row in csv.DictReader(Path("outputs/training.csv").open())} == {"128"}  # 4/7 of 224
+    assert inference.main(["--all", "--precision", "fp32"]) == 0
+    rows = list(csv.DictReader(Path("outputs/inference_all.csv").open()))
+    losses = [-math.log(float(row[f"p_{row['true']}"])) for row in rows]
+    assert np.mean(losses) == pytest.approx(card.metrics["test"]["loss"], abs=2e-4)
+
+
+def test_map_of_a_small_picture_lies_on_it(tmp_path, monkeypatch):
+    """What speaks is one corner of the picture, not of the mirror images about it."""
+    model = untouched(Multiscale(TwoStages(), {"fine": 3, "coarse": 3}, classes=1))
+    with torch.no_grad():
+        model.maps[0][1].weight.copy_(torch.tensor([9.0, 0, 0]).view(1, 3, 1, 1))
+        model.maps[1][1].weight.zero_()
+    card = checkpoint.Card("resnet18", ["a"], 64, [0.0] * 3, [1.0] * 3, max_scale=1.0, head="multiscale")
+    network = Network(model, card, m.Machine(CPU, torch.float32, card.mean, card.std), None)
+    picture = np.zeros((30, 50, 3), np.uint8)
+    picture[:10, 40:] = 255
+    pixels = to_pixels(network, [picture])
+    for scales in ([1], [1, 2.0], ["own"], [1, "own"]):
+        (heat,) = explaining.merged_maps(network, "evidence", [], pixels, [picture], [0], scales)
+        whole = explaining.at_picture_size(heat, picture, card.geometry)
+        assert whole.shape == (30, 50)
+        assert whole[:8, 42:].min() > 0.9
+        assert whole[13:].max() < 0.1
+        assert whole[:, :37].max() < 0.1

@@ -627,7 +627,9 @@ def trained_page(place):
     path = Path("weights/model.safetensors")
     model, card = checkpoint.load(path, torch.device("cpu"))
     plan = dataset.plan_training(Path("data"), 0.15, 0)
-    splits = {name: dataset.load_pixels(name, plan.classes, files, 64, 2) for name, files in plan.files.items()}
+    splits = {
+        name: dataset.load_pixels(name, plan.classes, files, Geometry(64), 2) for name, files in plan.files.items()
+    }
     machine = Machine(torch.device("cpu"), torch.float32, card.mean, card.std)
     result = training.final_report(model, machine, splits["test"], plan.classes, 8, 1.0)
     with Path("outputs/training.csv").open() as file:

@@ -23,6 +23,7 @@ import train
 from crackcam import checkpoint, dataset, training
 from crackcam.console import UserError
 from crackcam.dataset import Pixels
+from crackcam.images import Geometry
 from crackcam.model import Machine
 
 FIGURES = {"outputs/training_curves.png", "outputs/confusion_matrix.png", "outputs/reliability.png"}
@@ -93,7 +94,7 @@ def test_the_kept_epoch_is_the_best_one_on_validation(fresh):
     model, card = checkpoint.load(Path("weights/model.safetensors"), CPU)
     assert card.metrics["best_epoch"] == int(best["epoch"])
     plan = dataset.plan_training(Path("data"), 0.15, 0)
-    val = dataset.load_pixels("val", plan.classes, plan.files["val"], 64, 2)
+    val = dataset.load_pixels("val", plan.classes, plan.files["val"], Geometry(64), 2)
     from crackcam.console import choose_precision
     from crackcam.model import Machine
 
@@ -112,7 +113,7 @@ def test_probabilities_are_calibrated_on_validation_and_reported_on_test(trained
     machine = Machine(CPU, choose_precision("auto", CPU)[0])
     logits = {}
     for name in ("val", "test"):
-        split = dataset.load_pixels(name, plan.classes, plan.files[name], 64, 2)
+        split = dataset.load_pixels(name, plan.classes, plan.files[name], Geometry(64), 2)
         logits[name] = training.forward(model, machine, split, 8, ""), split.labels
     temperature = card.metrics["temperature"]
     before, labels = logits["val"][0] * temperature, logits["val"][1]
@@ -221,7 +222,7 @@ def test_probe_equals_logistic_regression_by_hand(fresh):
     from crackcam import model as m
 
     plan = dataset.plan_training(Path("data"), 0.25, 0)
-    train_split, val = (dataset.load_pixels(s, plan.classes, plan.files[s], 64, 2) for s in ("train", "val"))
+    train_split, val = (dataset.load_pixels(s, plan.classes, plan.files[s], Geometry(64), 2) for s in ("train", "val"))
     torch.manual_seed(0)
     network = m.build("squeezenet1_1", 2)
     machine = m.Machine(CPU, torch.float32)
@@ -275,6 +276,8 @@ def test_better_is_balanced_accuracy_then_loss():
     assert training.is_better(epoch(0.9, 0.6), [epoch(0.8, 0.1)])
     assert training.is_better(epoch(0.9, 0.4), [epoch(0.9, 0.5)])
     assert not training.is_better(epoch(0.9, 0.5), [epoch(0.9, 0.5)])
+    assert training.is_better(epoch(0.8, 0.4), [epoch(0.9, 0.5)], by_loss=True)
+    assert not training.is_better(epoch(0.9, 0.5), [epoch(0.8, 0.5)], by_loss=True)
 
 
 def test_patience_stops(fresh, capsys):
