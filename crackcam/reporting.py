@@ -32,7 +32,7 @@ from PIL import Image
 from crackcam import images
 from crackcam.console import UserError, counted, note, write_atomically
 from crackcam.figures import MASKED, chance, outlined, percent, thumbnail
-from crackcam.methods import EVIDENCE
+from crackcam.methods import EVIDENCE, NAMED
 
 if TYPE_CHECKING:
     from crackcam.dataset import Pixels
@@ -312,7 +312,9 @@ def _legend(colours: Colormap) -> str:
 
 
 def ends(method: str) -> tuple[str, str]:
-    """What the first and the last colour of a map mean."""
+    """What the first and the last colour of a map mean; of a method that makes pictures, ("", what they show)."""
+    if method in NAMED and NAMED[method].picture:
+        return "", f"{NAMED[method].shows}; grey: none. A picture of its own, not a heat map."
     if method == EVIDENCE:
         return "0 %", "100 %: how probably a place is of that class"
     return "cold", "hot, relative to each picture’s own maximum"
