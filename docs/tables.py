@@ -59,8 +59,8 @@ def filled(text: str) -> str:
         ValueError: the page lacks the marks of a table.
     """
     for name, table in TABLES.items():
-        marks = rf"(<!-- table: {name} -->\n).*?(\n<!-- end -->)"
-        text, count = re.subn(marks, lambda found, table=table: found[1] + table() + found[2], text, flags=re.DOTALL)
+        marks = rf"(<!-- table: {name} -->\n)[^\0]*?(<!-- end -->)"
+        text, count = re.subn(marks, lambda found, table=table: f"{found[1]}{table()}\n{found[2]}", text)
         if count != 1:
             raise ValueError(f"{count} places for the table of {name}")
     return text
