@@ -636,9 +636,15 @@ def test_no_barriers(opened, page_file, trained_page, scheme):
             assert [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")] == []
 
 
-@pytest.fixture
-def trained_page(place):
+@pytest.fixture(scope="module")
+def trained_page(trained, tmp_path_factory):
     """A report of a training that is not run again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(trained.root)
+        return report_of_training(tmp_path_factory.mktemp("report") / "training.html")
+
+
+def report_of_training(page):
     from crackcam import checkpoint, training
     from crackcam.model import Machine
     from crackcam.predicting import Network
@@ -652,7 +658,6 @@ def trained_page(place):
     with Path("outputs/training.csv").open() as file:
         log = [{k: json.loads(v.lower()) if v else None for k, v in r.items()} for r in csv.DictReader(file)]
     history = [training.Epoch(**epoch) for epoch in log]
-    page = Path("outputs/training.html").absolute()
     reporting.write_training(page, Network(model, card, machine, path), splits, "test", result, history)
     return page
 
