@@ -214,6 +214,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.policies["json.dumps_kwargs"] = {}  # in the order of the run, not of the alphabet
     templates.filters |= {"percent": percent, "chance": chance, "number": as_text, "label": as_label}
     style, script = ((folder / name).read_text("utf-8") for name in ("report.css", "report.js"))
     methods = list(document.get("methods", {}))
