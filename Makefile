@@ -2,6 +2,7 @@
 # make test    fresh machine: environment and development tools, then the tests
 # make check   linters and types
 # make torture long tests
+# make tables  the tables of README.md, from the code
 # make bench   measurements (docs/benchmarks.md says what they print)
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ QUIET_THREADS := OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 CLASSES := Positive Negative
 METHODS := gradcam layercam
 
-.PHONY: demo test check torture bench clean
+.PHONY: demo test check torture tables bench clean
 
 demo: .venv/.runtime
 	$(BIN)/python train.py --sample
@@ -31,6 +32,9 @@ check: .venv/.development
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+tables: .venv/.runtime
+	$(BIN)/python docs/tables.py
 
 bench: .venv/.development
 	$(BIN)/python benchmarks/cam_speed.py --arch resnet18 --batch 9

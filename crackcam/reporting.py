@@ -31,8 +31,9 @@ from PIL import Image
 
 from crackcam import images
 from crackcam.console import UserError, counted, note, write_atomically
+from crackcam.dataset import SPLITS
 from crackcam.figures import MASKED, chance, outlined, percent, thumbnail
-from crackcam.methods import EVIDENCE
+from crackcam.methods import EVIDENCE, NAMED
 
 if TYPE_CHECKING:
     from crackcam.dataset import Pixels
@@ -109,10 +110,9 @@ class Entry(NamedTuple):
         return {layer.method: layer.numbers for layer in self.layers}
 
     @property
-    def empty(self) -> bool:
-        """Whether no method found anything that speaks for the class."""
-        maps = self.row.get("maps", {}).values()
-        return bool(maps) and not any(of_method.get("max", 1) for of_method in maps)
+    def empty(self) -> list[str]:
+        """The methods that found nothing which speaks for the class."""
+        return [name for name, of_method in self.row.get("maps", {}).items() if of_method.get("max", 1) <= 0]
 
 
 class Table(NamedTuple):
@@ -141,7 +141,7 @@ class Chart(NamedTuple):
         lines: drawn, in order.
         x, y: ticks, as places and texts.
         label: below the horizontal axis.
-        bars: (left, top, width, height, what it says).
+        bars: (left, top, width, height, how opaque, what it says).
     """
 
     title: str
@@ -150,7 +150,7 @@ class Chart(NamedTuple):
     x: list[tuple[float, str]]
     y: list[tuple[float, str]]
     label: str
-    bars: Sequence[tuple[float, float, float, float, str]] = ()
+    bars: Sequence[tuple[float, float, float, float, float, str]] = ()
 
 
 # -- pages -----------------------------------------------------------------------------------------------------------
@@ -214,6 +214,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.policies["json.dumps_kwargs"] = {}  # in the order of the run, not of the alphabet
     templates.filters |= {"percent": percent, "chance": chance, "number": as_text, "label": as_label}
     style, script = ((folder / name).read_text("utf-8") for name in ("report.css", "report.js"))
     methods = list(document.get("methods", {}))
@@ -312,7 +313,9 @@ def _legend(colours: Colormap) -> str:
 
 
 def ends(method: str) -> tuple[str, str]:
-    """What the first and the last colour of a map mean."""
+    """What the first and the last colour of a map mean; of a method that makes pictures, ("", what they show)."""
+    if method in NAMED and NAMED[method].picture:
+        return "", f"{NAMED[method].shows}; grey: none. A picture of its own, not a heat map."
     if method == EVIDENCE:
         return "0 %", "100 %: how probably a place is of that class"
     return "cold", "hot, relative to each picture’s own maximum"
@@ -412,9 +415,11 @@ def key_figures(document: dict, rows: list[dict]) -> list[tuple[str, str, str]]:
         figures.append(("mean confidence", chance(float(np.mean(sure))), f"least {chance(min(sure))}"))
     if document.get("unreadable"):
         figures.append(("not readable", f"{len(document['unreadable']):,}", "listed below"))
-    best = next((row for row in document.get("scores", []) if not row["baseline"]), None)
+    scores = document.get("scores", [])  # the best ones first
+    best, blind = (next((row for row in scores if row["baseline"] is kind), None) for kind in (False, True))
     if best:
-        figures.append(("best average precision", f"{best['ap']:.3f}", best["method"]))
+        rival = f"; {blind['method']}, which knows no network, {blind['ap']:.3f}" if blind else ""
+        figures.append(("best average precision", f"{best['ap']:.3f}", best["method"] + rival))
     return figures
 
 
@@ -472,7 +477,8 @@ def tables(document: dict) -> list[Table]:
         if len(document["classes"]) > MATRIX:
             found.append(_confusions(document))
         found += _data_tables(document["summary"])
-        alike = [[split, f"{count:,}"] for split, count in document["near_duplicates"].items()]
+        shared = document["near_duplicates"]
+        alike = [[split, f"{shared[split]:,}"] for split in SPLITS if split in shared]
         found.append(Table("Near-duplicates of training pictures", ["split", "pictures"], alike))
     if unreadable := document.get("unreadable"):
         found.append(Table("Not readable", ["file", "why"], [[row["file"], row["error"]] for row in unreadable]))
@@ -502,7 +508,7 @@ def _confusions(document: dict, most: int = 20) -> Table:
 
 
 def _data_tables(summary: dict) -> list[Table]:
-    splits = list(summary["pictures"])
+    splits = sorted(summary["pictures"], key=SPLITS.index)
     names = list(next(iter(summary["pictures"].values())))
     counts = [[name, *(f"{summary['pictures'][split][name]:,}" for split in splits)] for name in names]
     sizes = [[f"{width} x {height}", f"{count:,}"] for width, height, count in summary["sizes"]]
@@ -586,10 +592,10 @@ def _reliability_chart(reliability: dict[str, list], error: float) -> Chart:
         {"perfect": [(0, 0), (1, 1)], "observed": [(sure, right) for sure, right, count in bins if count]},
         (0, 1), (0, 1), "confidence",
     )  # fmt: skip
-    step = WIDTH / len(bins)
+    step, most = WIDTH / len(bins), max(reliability["count"])
     bars = [
         (round(LEFT + i * step + 1, 1), round(TOP + (1 - right) * HEIGHT, 1), round(step - 2, 1),
-         round(right * HEIGHT, 1),
+         round(right * HEIGHT, 1), round(0.2 + 0.8 * count / most, 2),
          f"{counted(count, 'picture')} with a confidence of about {percent(sure)}: {percent(right)} right")
         for i, (sure, right, count) in enumerate(bins) if count
     ]  # fmt: skip

@@ -10,6 +10,7 @@ import torch
 import torchvision
 from conftest import ROOT
 from PIL import Image
+from torch import nn
 
 import xai
 from crackcam import checkpoint, explaining, predicting
@@ -46,18 +47,25 @@ def test_steps_lead_to_grad_cam(place):
     assert torch.allclose(steps.signed, (steps.weights[:, None, None] * steps.activations).sum(dim=0), atol=1e-6)
 
 
+class Slim(torchvision.models.VGG):
+    """VGG's convolutions; a classifier of a fiftieth of its weights, which take seconds to draw."""
+
+    def __init__(self, features, num_classes=1000, **others):
+        nn.Module.__init__(self)
+        self.features, self.avgpool = features, nn.AdaptiveAvgPool2d(7)
+        self.classifier = nn.Sequential(nn.Linear(512 * 49, 64), nn.ReLU(), nn.Linear(64, num_classes))
+
+
 @pytest.fixture(scope="module")
 def page():
     """What the Python blocks of docs/how-grad-cam-works.md compute, with random weights."""
-    original = torchvision.models.vgg16
-    torchvision.models.vgg16 = lambda weights: original(weights=None)
-    names = {}
+    original, names = torchvision.models.vgg16, {}
     torch.manual_seed(0)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torchvision.models.vgg, "VGG", Slim)
+        patch.setattr(torchvision.models, "vgg16", lambda weights: original(weights=None))
         for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs/how-grad-cam-works.md").read_text(), re.DOTALL):
             exec(block, names)
-    finally:
-        torchvision.models.vgg16 = original
     return names
 
 
@@ -73,6 +81,7 @@ def test_the_page_computes_grad_cam(page):
 def test_vgg_before_an_in_place_relu(page, monkeypatch, tmp_path, capsys):
     """xai.py at features.28, which an in-place ReLU follows, against the page's plain hooks."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torchvision.models.vgg, "VGG", Slim)
     state = page["model"].state_dict()
     monkeypatch.setattr(m, "imagenet_state", lambda arch: state)
     rng = np.random.default_rng(0)

@@ -189,8 +189,9 @@ np.save("map.npy", cam(job["picture"], [FasterRCNNBoxScoreTarget(job["labels"].t
 def test_faster_rcnn_maps_are_those_of_the_package(tmp_path):
     torch.manual_seed(0)
     model = fasterrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, min_size=160, max_size=256, box_score_thresh=0.0112
-    ).eval()
+        weights=None, weights_backbone=None, min_size=160, max_size=256, box_score_thresh=0.0112,
+        rpn_pre_nms_top_n_test=60, rpn_post_nms_top_n_test=20,
+    ).eval()  # fmt: skip
     picture = torch.rand(1, 3, 120, 200)
     with torch.no_grad():
         (found,) = model(picture)

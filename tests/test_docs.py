@@ -1,6 +1,7 @@
 """The documents say what the code does."""
 
 import re
+import runpy
 import shlex
 
 import pytest
@@ -34,8 +35,21 @@ def test_there_are_commands():
     assert len(list(commands())) >= 15
 
 
-def test_readme_has_the_table_of_methods():
-    assert markdown_table() in (ROOT / "README.md").read_text()
+def test_the_tables_of_the_readme_are_those_of_the_code():
+    """Mended by make tables."""
+    filled = runpy.run_path(str(ROOT / "docs/tables.py"))["filled"]
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert markdown_table() in text
+    assert filled(text) == text
+    assert filled(text.replace("| `--json` |", "| `--xml` |")) == text
+    for flag in ("--data DIR", "--resume", "--all", "--save-maps DIR"):
+        assert f"\n| `{flag}` | " in text
+
+
+def test_the_readme_shows_small_pictures():
+    shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (ROOT / "README.md").read_text("utf-8"))
+    assert len(shown) >= 5
+    assert all((ROOT / picture).stat().st_size < 300_000 for picture in shown)
 
 
 def test_the_methods_say_of_themselves_what_the_table_says():

@@ -134,6 +134,9 @@ def test_probabilities_are_not_stretched(tmp_path):
     legends = re.findall(
         r'<p class="legend" data-method="(\w+)"( hidden)?>.*?</b> (.*?) <img[^>]*> (.*?)</p>', html.read_text()
     )
+    page = written(tmp_path, [row("a.jpg", "cat", "cat", 0.9)], {"guidedbackprop": [np.zeros((20, 30, 3), np.uint8)]})
+    assert "grey: none. A picture of its own, not a heat map." in page.read_text()
+    assert "cold" not in page.read_text()
     assert legends == [
         ("evidence", "", "0 %", "100 %: how probably a place is of that class"),
         ("gradcam", " hidden", "cold", "hot, relative to each picture’s own maximum"),
@@ -177,6 +180,22 @@ def test_scores_that_nobody_has_are_left_out():
             [["layercam", "0.125", "0.750"]],
         ),
     ]
+
+
+def test_a_method_that_loses_to_no_network_is_said_to(tmp_path):
+    scores = [{"method": name, "baseline": name == "dark", "ap": ap} for name, ap in [("gradcam", 0.25), ("dark", 0.5)]]
+    rows = [row("a.jpg", "cat", "cat", 0.9)]
+    assert reporting.key_figures(document(rows, scores=scores), rows)[-1] == (
+        "best average precision", "0.250", "gradcam; dark, which knows no network, 0.500",
+    )  # fmt: skip
+
+
+def test_an_empty_map_is_explained_where_it_is_shown(tmp_path):
+    """Of the method that is shown, whatever others found."""
+    rows = [row("a.jpg", "cat", "cat", 0.9, maps={"gradcam": {"max": 0.0}, "eigencam": {"max": 1.0}})]
+    html = written(tmp_path, rows, {"gradcam": [peak(0, 0) * 0], "eigencam": [peak(0, 0)]}).read_text()
+    notes = re.findall(r'<p class="remark" data-method="(\w+)"( hidden)?>(.*?)</p>', html)
+    assert notes == [("gradcam", "", "nothing speaks for cat here")]
 
 
 def test_what_is_not_a_number_is_null(tmp_path):
@@ -257,7 +276,7 @@ def test_reliability_is_drawn_where_there_are_predictions():
     found = {"confidence": [nan, nan, 0.75], "accuracy": [nan, nan, 1.0], "count": [0, 0, 3]}
     chart = reporting._reliability_chart(found, 0.25)
     assert chart.says == "share right by confidence: expected calibration error 25.0 %"
-    assert chart.bars == [(219, 8, 88, 144, "3 pictures with a confidence of about 75.0 %: 100.0 % right")]
+    assert chart.bars == [(219, 8, 88, 144, 1.0, "3 pictures with a confidence of about 75.0 %: 100.0 % right")]
     assert [(line.name, line.points) for line in chart.lines] == [
         ("perfect", [(38, 152), (308, 8)]), ("observed", [(240.5, 8)]),
     ]  # fmt: skip
@@ -567,7 +586,7 @@ def test_markup_in_names_stays_text(opened, tmp_path):
     page = opened(written(tmp_path, rows, {"gradcam": [peak(0, 0)] * 2}))
     assert shown(page) == [name, name]
     page.get_by_label("Class").select_option(EVIL)
-    assert page.locator(".card .verdict").first.text_content() == f"✗ cat is {EVIL}"
+    assert page.locator(".card .verdict").first.text_content() == f"✗ cat, is {EVIL}"
     page.locator(".card .stage").first.click()
     assert page.get_by_role("dialog").locator("h2").text_content() == f"data/{name}"
     assert page.locator("script").count() == 2
@@ -617,9 +636,15 @@ def test_no_barriers(opened, page_file, trained_page, scheme):
             assert [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")] == []
 
 
-@pytest.fixture
-def trained_page(place):
+@pytest.fixture(scope="module")
+def trained_page(trained, tmp_path_factory):
     """A report of a training that is not run again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(trained.root)
+        return report_of_training(tmp_path_factory.mktemp("report") / "training.html")
+
+
+def report_of_training(page):
     from crackcam import checkpoint, training
     from crackcam.model import Machine
     from crackcam.predicting import Network
@@ -635,7 +660,6 @@ def trained_page(place):
     with Path("outputs/training.csv").open() as file:
         log = [{k: json.loads(v.lower()) if v else None for k, v in r.items()} for r in csv.DictReader(file)]
     history = [training.Epoch(**epoch) for epoch in log]
-    page = Path("outputs/training.html").absolute()
     reporting.write_training(page, Network(model, card, machine, path), splits, "test", result, history)
     return page
 

@@ -27,6 +27,9 @@ one("#theme").addEventListener("click", () => {
   keep(root.dataset.theme);
 });
 
+// Pictures before particulars on a small screen.
+if (innerWidth < 480) one(".made").open = false;
+
 // -- what the controls say
 
 function setOpacity(percent) {
@@ -99,7 +102,7 @@ if (controls) {
 
 let current = null;
 
-function figure(photo, layers, name, numbers) {
+function figure(photo, layers, name, notes = []) {
   const made = document.createElement("figure");
   const stack = document.createElement("div");
   stack.className = "stage";
@@ -112,8 +115,8 @@ function figure(photo, layers, name, numbers) {
   const caption = document.createElement("figcaption");
   caption.textContent = name;
   made.append(stack, caption);
-  if (numbers) {
-    const copy = numbers.cloneNode(true);
+  for (const note of notes) {
+    const copy = note.cloneNode(true);
     copy.hidden = false;
     made.append(copy);
   }
@@ -128,13 +131,13 @@ function enlarge(card) {
   one(".verdict", large).replaceChildren(...one(".verdict", card).cloneNode(true).childNodes);
   const figures = all(".heat", card).map((heat) => {
     const { method } = heat.dataset;
-    const numbers = all(".numbers[data-method]", card).find((list) => list.dataset.method === method);
-    return figure(photo, [heat, ...outline], method, numbers);
+    const notes = all(".says [data-method]", card).filter((note) => note.dataset.method === method);
+    return figure(photo, [heat, ...outline], method, notes);
   });
   one(".beside", large).replaceChildren(figure(photo, [], "picture"), ...figures);
   large.classList.toggle("wrong", card.classList.contains("wrong"));
   one(".more", large).replaceChildren(
-    ...all(".bars, .numbers:not([data-method]), .remark", card).map((part) => part.cloneNode(true)),
+    ...all(".bars, .numbers:not([data-method])", card).map((part) => part.cloneNode(true)),
   );
   if (!large.open) large.showModal();
 }

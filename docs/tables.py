@@ -1,0 +1,71 @@
+"""Write the tables of README.md from the code that they describe, between their marks: make tables.
+
+A test says when that is due. Tables: the methods, from crackcam/methods.py; the flags, from the parsers of the scripts.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import inference  # noqa: E402
+import train  # noqa: E402
+import xai  # noqa: E402
+from crackcam.methods import NAMED, markdown_table  # noqa: E402
+
+SCRIPTS = {"train.py": train, "inference.py": inference, "xai.py": xai}
+
+
+def flags() -> str:
+    """A table of all flags, those that several scripts share once."""
+    parsers = {name: script.build_parser() for name, script in SCRIPTS.items()}
+    users: dict[tuple[str, str], list[str]] = {}
+    for name, parser in parsers.items():
+        for row in _rows(parser):
+            users.setdefault(row, []).append(name)
+    groups: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    for row, names in users.items():
+        groups.setdefault(tuple(names), []).append(row)
+    lines = ["| flag | what it does |", "|---|---|"]
+    for names in sorted(groups, key=lambda names: (-len(names), [*SCRIPTS].index(names[0]))):
+        lines += [f"| **{', '.join(names)}** | |", *(f"| `{flag}` | {text} |" for flag, text in groups[names])]
+    return "\n".join(lines)
+
+
+def _rows(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
+    """Flag with its values, and its help."""
+    for action in parser._actions:
+        if isinstance(action, argparse._HelpAction):
+            continue
+        values = (
+            "" if action.nargs == 0 else action.metavar or "|".join(map(str, action.choices or [action.dest.upper()]))
+        )
+        values = {"?": f"[{values}]", "+": f"{values} ..."}.get(str(action.nargs), values)
+        text = (action.help or "").replace(f"of these: {', '.join(NAMED)}", "of the methods above")
+        yield (f"{action.option_strings[0]} {values}".strip().replace("|", "\\|"), text)
+
+
+TABLES = {"methods": markdown_table, "flags": flags}
+
+
+def filled(text: str) -> str:
+    """A page with its tables as they should be.
+
+    Raises:
+        ValueError: the page lacks the marks of a table.
+    """
+    for name, table in TABLES.items():
+        marks = rf"(<!-- table: {name} -->\n)[^\0]*?(<!-- end -->)"
+        text, count = re.subn(marks, lambda found, table=table: f"{found[1]}{table()}\n{found[2]}", text)
+        if count != 1:
+            raise ValueError(f"{count} places for the table of {name}")
+    return text
+
+
+if __name__ == "__main__":
+    page = ROOT / "README.md"
+    page.write_text(filled(page.read_text("utf-8")), "utf-8")
