@@ -217,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         splits |= {name: load(name, geometry) for name in splits if name != "train"}
         val = dataset.joined(splits["val"], mixing.mixed_pixels(val, args.seed, size)) if mix else splits["val"]
     name = "test" if len(splits.get("test", ())) else "val"
-    temperature = training.calibrate(network, machine, val, args.batch_size)
+    temperature = training.calibrate(network, machine, splits["val"], args.batch_size)
     result = training.final_report(network, machine, splits[name], plan.classes, args.batch_size, temperature)
     trained = Network(network, card, machine, args.output)
     card.thresholds = finding.of_evidence(trained, val.pixels, val.labels, args.batch_size)

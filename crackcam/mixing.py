@@ -194,6 +194,8 @@ class Blended(torch.utils.data.Dataset):
         if self.taken[index]:
             return self.mixed[index]
         picture, label = self.pictures[index]
+        if label == PLAIN:
+            picture = shifted(picture)
         mask = torch.full(picture.shape[1:], 0 if label == PLAIN else UNKNOWN, dtype=torch.uint8)
         return picture, int(label), mask
 
@@ -205,6 +207,14 @@ def mixed_pixels(split: Pixels, seed: int, size: int) -> Pixels:
     return Pixels(
         torch.stack([picture for picture, _ in made]), torch.tensor([label for _, label in made]), split.paths
     )
+
+
+def shifted(picture: torch.Tensor) -> torch.Tensor:
+    """The picture (3, size, size) moved by up to half its size, its mirror image beside it, as inference shows it."""
+    from torchvision.transforms import v2
+
+    high, wide = picture.shape[1:]
+    return v2.RandomCrop((high, wide), padding=(wide // 2, high // 2), padding_mode="symmetric")(picture)
 
 
 # -- surfaces --------------------------------------------------------------------------------------------------------
