@@ -115,33 +115,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     log, curves, matrix, diagram = outputs = [OUTPUTS / name for name in names]
     console.check_writable(args.output, *outputs, args.report)
     if args.sample:
-        from crackcam import sample
+        from crackcam import distributed, sample
 
-        sample.write_where_there_is_none(args.data)
+        if distributed.is_main():
+            sample.write_where_there_is_none(args.data)
 
     import torch
 
-    from crackcam import checkpoint, dataset, duplicates, figures, finding, mixing, reporting, training
+    from crackcam import (
+        checkpoint,
+        dataset,
+        distributed,
+        duplicates,
+        figures,
+        finding,
+        mixing,
+        reporting,
+        resuming,
+        training,
+    )
     from crackcam import model as m
     from crackcam.multiscale import Multiscale
     from crackcam.predicting import Network
 
     device = console.choose_device(args.device)
     dtype, reason = console.choose_precision(args.precision, device)
+    distributed.start(device)
     made_for = m.recipe(args.arch)
     machine = m.Machine(device, dtype, made_for.mean, made_for.std)
     size = args.image_size or made_for.size
     plan = dataset.plan_training(args.data, args.val_fraction, args.seed, args.group_by)
-    state_file = args.output.with_suffix(".resume")
-    resuming = args.resume and state_file.exists()
-    if args.resume and not resuming:
+    state_file = resuming.state_path(args.output)
+    before = distributed.from_main(lambda: resuming.read_state(state_file)) if args.resume else None
+    if args.resume and not before:
         note(f"note: nothing to resume at {state_file}; starting afresh")
     torch.manual_seed(args.seed)
-    if resuming:  # its weights come from the state
-        network, pretrained = (
-            m.build(args.arch, len(plan.classes)),
-            training.read_state(state_file)["run"]["pretrained"],
-        )
+    if before:  # its weights come from the state
+        network, pretrained = m.build(args.arch, len(plan.classes)), before["run"]["pretrained"]
     else:
         network, pretrained = m.from_weights(args.arch, args.pretrained, len(plan.classes))
     mix = mixing.share(args.mix_sample, plan.classes, args.head == "multiscale")
@@ -189,40 +199,44 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def record(epoch: training.Epoch) -> None:
         """Says how an epoch went; keeps the network where it is the best one so far."""
-        console.write_csv(log, [vars(e) for e in history])
         trained = f"train loss {epoch.train_loss:.4f} accuracy {epoch.train_accuracy:.4f}, " if epoch.epoch else ""
         what = f"epoch {epoch.epoch}/{len(recipe.sizes)}" if epoch.epoch else "linear probe"
         chosen = f"val loss {epoch.val_loss:.4f} accuracy {epoch.val_accuracy:.4f}{' *' if epoch.best else ''}"
         note(f"{what}: {trained}{chosen}")
+        if not distributed.is_main():
+            return
+        console.write_csv(log, [vars(e) for e in history])
         if epoch.best:
-            card.metrics = {"best_epoch": epoch.epoch, "val": {"accuracy": epoch.val_accuracy, "loss": epoch.val_loss}}
+            card.metrics = epoch.as_best()
             checkpoint.save(args.output, network, card)
 
-    run = {**card.training, "pretrained": pretrained, "classes": plan.classes, "pictures": len(train)}
+    run = {**card.training, "pretrained": pretrained, "classes": plan.classes, "files": resuming.fingerprint(plan)}
     for free in ("data", "resume", "json", "sample", "workers", "output", "device", "report", "command"):
         del run[free]
-    state = training.StateFile(state_file, run)
+    state = resuming.StateFile(state_file, run)
     try:
-        if not resuming and args.head == "linear" and (args.epochs == 0 or not from_random):
-            history.append(training.linear_probe(network, machine, train, val, args.batch_size))
+        if not before and args.head == "linear" and (args.epochs == 0 or not from_random):
+            kept = args.output.with_suffix(".features")
+            history.append(training.linear_probe(network, machine, train, val, args.batch_size, kept))
             record(history[0])
-        training.fit(network, machine, recipe, train, val, history, state, resuming, record)
+        best_epoch = training.fit(network, machine, recipe, train, val, history, state, before, record)
     except KeyboardInterrupt:
         best = max((e.epoch for e in history if e.best), default=None)
         if best is not None:
             note(f"kept the best epoch so far, {best}, in {args.output}; go on with --resume")
         raise
 
-    network, card = checkpoint.load(args.output, device)
     name = "test" if len(splits.get("test", ())) else "val"
     temperature = training.calibrate(network, machine, val, args.batch_size)
     result = training.final_report(network, machine, splits[name], plan.classes, args.batch_size, temperature)
+    if not distributed.is_main():
+        return 0
     trained = Network(network, card, machine, args.output)
     card.thresholds = finding.of_evidence(trained, val.pixels, val.labels, args.batch_size)
-    card.metrics |= {"temperature": temperature, "near_duplicates": shared, name: result.metrics}
+    card.metrics = {**best_epoch.as_best(), "temperature": temperature, "near_duplicates": shared, name: result.metrics}
     checkpoint.save(args.output, network, card, args.half)
-    state_file.unlink(missing_ok=True)
 
+    console.write_csv(log, [vars(e) for e in history])
     figures.training_curves(curves, [vars(e) for e in history], f"{args.arch}, {pretrained.split(':')[0]}")
     figures.confusion_matrix(
         matrix, result.confusion, plan.classes, f"{name} split, accuracy {figures.percent(result.metrics['accuracy'])}"
@@ -230,7 +244,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     said = "accuracy {accuracy:.4f}, ECE {ece:.4f} ({ece_before:.4f} before calibration)".format_map(result.metrics)
     figures.reliability(diagram, result.reliability, len(plan.classes), f"{name} split, {said}")
     if args.report:
+        from crackcam import reporting
+
         reporting.write_training(args.report, trained, splits, name, result, history)
+    state.remove()  # last: killed before it, all of this comes again
     written = [str(path) for path in (args.output, *outputs, args.report) if path]
     if args.json:
         document = {"split": name, **card.metrics, "classes": plan.classes, "pretrained": pretrained, "files": written}

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+from crackcam import distributed
 from crackcam.methods import OWN
 
 if TYPE_CHECKING:
@@ -87,8 +88,9 @@ def command(main: Main) -> Main:
 
 
 def note(message: str) -> None:
-    """One line on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """One line on stderr; of several processes the main one speaks."""
+    if distributed.is_main():
+        print(message, file=sys.stderr, flush=True)
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
@@ -197,14 +199,14 @@ def add_report_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of ``--device``; raises UserError where it is unknown or absent."""
+    """The device of ``--device``, of several processes a GPU each; raises UserError where it is unknown or absent."""
     import torch
 
     if name == "auto":
         has_mps = torch.backends.mps.is_available()
         name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     try:
-        device = torch.device(name)
+        device = distributed.own_device(torch.device(name))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"--device {name} is not available here: {str(error).splitlines()[0]}") from None

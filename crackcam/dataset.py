@@ -300,17 +300,26 @@ def augmentation(size: int, strong: bool) -> Callable[[torch.Tensor], torch.Tens
 
 
 class Augmented(torch.utils.data.Dataset):
-    """Pixels seen through an augmentation, for a DataLoader."""
+    """Pixels seen through an augmentation, for a DataLoader.
 
-    def __init__(self, split: Pixels, transform: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        self.split = split
-        self.transform = transform
+    Each picture draws from a generator of its own, so that nobody who computes it, nor when, changes what is drawn.
+
+    Args:
+        split: what to look at.
+        transform: see :func:`augmentation`; draws from torch's generator.
+        seed: same seed, same pictures.
+    """
+
+    def __init__(self, split: Pixels, transform: Callable[[torch.Tensor], torch.Tensor], seed: int) -> None:
+        self.split, self.transform, self.seed = split, transform, seed
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.transform(self.split.pixels[index]), self.split.labels[index]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0]))
+            return self.transform(self.split.pixels[index]), self.split.labels[index]
 
 
 def describe(files: Files) -> str:
