@@ -12,7 +12,7 @@ epoch; the test split is scored once, at the end.
 
 Writes weights/model.safetensors (network, classes, preprocessing, split, metrics) and, into outputs/, training.csv,
 training_curves.png, confusion_matrix.png and reliability.png. Probabilities are calibrated on the validation split.
-Ctrl-C keeps the best epoch so far; --resume goes on after a kill.
+Ctrl-C keeps the best epoch so far; --resume goes on after a kill. torchrun starts one process a GPU: docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="multiscale: the logit is the sum of a map, which xai.py shows (default: linear)",
     )  # fmt: skip
     network.add_argument("--half", action="store_true", help="write weights in half precision: half the size")
+    network.add_argument("--export", choices=("onnx",), help="also as weights/model.onnx, for other runtimes")
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument(
         "--epochs",
@@ -115,25 +116,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     log, curves, matrix, diagram = outputs = [OUTPUTS / name for name in names]
     console.check_writable(args.output, *outputs, args.report)
     if args.sample:
-        from crackcam import distributed, sample
+        from crackcam import sample
 
-        if distributed.is_main():
-            sample.write_where_there_is_none(args.data)
+        sample.write_where_there_is_none(args.data)
 
     import torch
 
-    from crackcam import (
-        checkpoint,
-        dataset,
-        distributed,
-        duplicates,
-        figures,
-        finding,
-        mixing,
-        reporting,
-        resuming,
-        training,
-    )
+    from crackcam import checkpoint, dataset, distributed, duplicates, figures, finding, mixing, resuming, training
     from crackcam import model as m
     from crackcam.multiscale import Multiscale
     from crackcam.predicting import Network
@@ -199,10 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def record(epoch: training.Epoch) -> None:
         """Says how an epoch went; keeps the network where it is the best one so far."""
-        trained = f"train loss {epoch.train_loss:.4f} accuracy {epoch.train_accuracy:.4f}, " if epoch.epoch else ""
-        what = f"epoch {epoch.epoch}/{len(recipe.sizes)}" if epoch.epoch else "linear probe"
-        chosen = f"val loss {epoch.val_loss:.4f} accuracy {epoch.val_accuracy:.4f}{' *' if epoch.best else ''}"
-        note(f"{what}: {trained}{chosen}")
+        note(epoch.says(len(recipe.sizes)))
         if not distributed.is_main():
             return
         console.write_csv(log, [vars(e) for e in history])
@@ -210,10 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             card.metrics = epoch.as_best()
             checkpoint.save(args.output, network, card)
 
-    run = {**card.training, "pretrained": pretrained, "classes": plan.classes, "files": resuming.fingerprint(plan)}
-    for free in ("data", "resume", "json", "sample", "workers", "output", "device", "report", "command"):
-        del run[free]
-    state = resuming.StateFile(state_file, run)
+    state = resuming.StateFile(state_file, resuming.what_must_agree(card, plan))
     try:
         if not before and args.head == "linear" and (args.epochs == 0 or not from_random):
             kept = args.output.with_suffix(".features")
@@ -221,8 +204,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             record(history[0])
         best_epoch = training.fit(network, machine, recipe, train, val, history, state, before, record)
     except KeyboardInterrupt:
-        best = max((e.epoch for e in history if e.best), default=None)
-        if best is not None:
+        if history:
+            best = training.best_of(history).epoch
             note(f"kept the best epoch so far, {best}, in {args.output}; go on with --resume")
         raise
 
@@ -235,7 +218,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     card.thresholds = finding.of_evidence(trained, val.pixels, val.labels, args.batch_size)
     card.metrics = {**best_epoch.as_best(), "temperature": temperature, "near_duplicates": shared, name: result.metrics}
     checkpoint.save(args.output, network, card, args.half)
+    if args.export:
+        from crackcam import exporting
 
+        outputs.append(args.output.with_suffix(".onnx"))
+        exporting.export(outputs[-1], network, card, machine, val.pixels[: args.batch_size])
     console.write_csv(log, [vars(e) for e in history])
     figures.training_curves(curves, [vars(e) for e in history], f"{args.arch}, {pretrained.split(':')[0]}")
     figures.confusion_matrix(

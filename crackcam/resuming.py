@@ -18,9 +18,11 @@ from typing import Protocol
 
 import torch
 
+from crackcam.checkpoint import Card
 from crackcam.console import UserError, counted, note, write_atomically
 from crackcam.dataset import Plan
 
+FREE = {"data", "resume", "json", "sample", "workers", "output", "device", "report", "command", "export"}
 PARTS = {"run", "history", "best", "model", "optimizer", "schedule"}
 
 
@@ -44,6 +46,12 @@ def fingerprint(plan: Plan) -> str:
             count += len(paths)
             digest.update("".join(f"{split}/{name}/{p.name} {p.stat().st_size}\n" for p in paths).encode())
     return f"{counted(count, 'file')}, {digest.hexdigest()[:16]}"
+
+
+def what_must_agree(card: Card, plan: Plan) -> dict:
+    """What a run and its resumption have in common: arguments, but those that change no result; classes, files."""
+    run = {**card.training, "pretrained": card.pretrained, "classes": card.classes, "files": fingerprint(plan)}
+    return {name: value for name, value in run.items() if name not in FREE}
 
 
 @dataclass(frozen=True)

@@ -273,6 +273,14 @@ class Epoch:
     size: int
     best: bool
 
+    def says(self, epochs: int) -> str:
+        """'epoch 1/2: train loss ..., val loss ... *', with the star of the best one so far."""
+        trained = f"train loss {self.train_loss:.4f} accuracy {self.train_accuracy:.4f}, " if self.epoch else ""
+        what = f"epoch {self.epoch}/{epochs}" if self.epoch else "linear probe"
+        return (
+            f"{what}: {trained}val loss {self.val_loss:.4f} accuracy {self.val_accuracy:.4f}{' *' if self.best else ''}"
+        )
+
     def as_best(self) -> dict:
         """What a checkpoint of this epoch says of it."""
         return {"best_epoch": self.epoch, "val": {"accuracy": self.val_accuracy, "loss": self.val_loss}}
