@@ -28,6 +28,7 @@ import torch
 from tqdm import tqdm
 
 from crackcam.console import UserError, counted, note
+from crackcam.distributed import no_bar
 from crackcam.images import Unreadable, files_below, fit, read_all, size_of
 
 SPLITS = ("train", "val", "test")
@@ -259,7 +260,9 @@ def load_pixels(name: str, classes: list[str], files: Files, size: int, threads:
     array = _pixel_array(len(paths), size)
     good: list[int] = []
     reading = read_all(paths, lambda picture: fit(picture, size), threads)
-    for i, item in enumerate(tqdm(reading, f"reading {name}", len(paths), leave=False, disable=None, unit="picture")):
+    for i, item in enumerate(
+        tqdm(reading, f"reading {name}", len(paths), leave=False, disable=no_bar(), unit="picture")
+    ):
         if isinstance(item, Unreadable):
             note(f"warning: skipped {item.path}: {item.reason}")
             continue

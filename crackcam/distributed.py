@@ -115,11 +115,3 @@ def summed(values: torch.Tensor) -> torch.Tensor:
 
         dist.all_reduce(values)
     return values
-
-
-def wait() -> None:
-    """Until all processes are here."""
-    if world_size() > 1:
-        import torch.distributed as dist
-
-        dist.barrier()

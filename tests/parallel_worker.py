@@ -25,7 +25,8 @@ class Mixture(nn.Module):
         super().__init__()
         from torchvision.ops import StochasticDepth
 
-        self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1, stride=4), nn.BatchNorm2d(8)
+        # A bias before batch norm has no gradient but rounding, which Adam would make steps of.
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1, stride=4, bias=False), nn.BatchNorm2d(8)
         self.more, self.depth = nn.Conv2d(8, 8, 1), StochasticDepth(0.3, "row")
         self.dropout, self.fc = nn.Dropout(0.4), nn.Linear(8, 3)
 
