@@ -66,17 +66,17 @@ def command(main: Main) -> Main:
         try:
             return main(argv)
         except UserError as error:
-            note(f"error: {' '.join(str(error).split())}")
+            _complain(" ".join(str(error).split()))
             return 2
         except OSError as error:
             if error.strerror is None:
                 raise
-            note(f"error: {error.strerror}{f': {error.filename}' if error.filename else ''}")
+            _complain(f"{error.strerror}{f': {error.filename}' if error.filename else ''}")
             return 2
         except ImportError as error:
             if ".so" not in str(error):
                 raise
-            note(f"error: a system library is missing ({error}); on Debian: apt-get install {SYSTEM_LIBRARIES}")
+            _complain(f"a system library is missing ({error}); on Debian: apt-get install {SYSTEM_LIBRARIES}")
             return 2
         except KeyboardInterrupt:
             note("interrupted")
@@ -91,6 +91,12 @@ def note(message: str) -> None:
     """One line on stderr; of several processes the main one speaks."""
     if distributed.is_main():
         print(message, file=sys.stderr, flush=True)
+
+
+def _complain(what: str) -> None:
+    """Any process may be the one that has something to say."""
+    who = "error" if distributed.is_main() else f"error in process {distributed.rank()}"
+    print(f"{who}: {what}", file=sys.stderr, flush=True)
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

@@ -95,3 +95,5 @@ def test_one_process_is_told_nothing_of_others(capsys, monkeypatch):
         monkeypatch.setenv(name, value)
     note("not said")
     assert capsys.readouterr().err == ""
+    assert train.main(["--epochs", "-1"]) == 2
+    assert capsys.readouterr().err.startswith("error in process 1: argument --epochs: ")
