@@ -82,7 +82,8 @@ def read(file: Path, key: str) -> dict[str, torch.Tensor] | None:
     try:
         with safe_open(file, framework="pt") as kept:
             if (kept.metadata() or {}).get("key") == key:
-                return {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118
+                # Copied to where torch's own tensors begin: sums are rounded by how their numbers lie in memory.
+                return {name: kept.get_tensor(name).clone() for name in kept.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
         pass
     return None
