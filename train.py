@@ -12,7 +12,7 @@ epoch; the test split is scored once, at the end.
 
 Writes weights/model.safetensors (network, classes, preprocessing, split, metrics) and, into outputs/, training.csv,
 training_curves.png, confusion_matrix.png and reliability.png. Probabilities are calibrated on the validation split.
-Ctrl-C keeps the best epoch so far; --resume goes on after a kill.
+Ctrl-C keeps the best epoch so far; --resume goes on after a kill. torchrun starts one process a GPU: docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="multiscale: the logit is the sum of a map, which xai.py shows (default: linear)",
     )  # fmt: skip
     network.add_argument("--half", action="store_true", help="write weights in half precision: half the size")
+    network.add_argument("--export", choices=("onnx",), help="also as weights/model.onnx, for other runtimes")
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument(
         "--epochs",
@@ -121,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import torch
 
-    from crackcam import checkpoint, dataset, duplicates, figures, finding, mixing, reporting, training
+    from crackcam import checkpoint, dataset, distributed, duplicates, figures, finding, mixing, resuming, training
     from crackcam import model as m
     from crackcam.images import Geometry
     from crackcam.multiscale import Multiscale
@@ -129,20 +130,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     device = console.choose_device(args.device)
     dtype, reason = console.choose_precision(args.precision, device)
+    distributed.start(device)
     made_for = m.recipe(args.arch)
     machine = m.Machine(device, dtype, made_for.mean, made_for.std)
     size = args.image_size or made_for.size
     plan = dataset.plan_training(args.data, args.val_fraction, args.seed, args.group_by)
-    state_file = args.output.with_suffix(".resume")
-    resuming = args.resume and state_file.exists()
-    if args.resume and not resuming:
+    state_file = resuming.state_path(args.output)
+    before = distributed.from_main(lambda: resuming.read_state(state_file)) if args.resume else None
+    if args.resume and not before:
         note(f"note: nothing to resume at {state_file}; starting afresh")
     torch.manual_seed(args.seed)
-    if resuming:  # its weights come from the state
-        network, pretrained = (
-            m.build(args.arch, len(plan.classes)),
-            training.read_state(state_file)["run"]["pretrained"],
-        )
+    if before:  # its weights come from the state
+        network, pretrained = m.build(args.arch, len(plan.classes)), before["run"]["pretrained"]
     else:
         network, pretrained = m.from_weights(args.arch, args.pretrained, len(plan.classes))
     mix = mixing.share(args.mix_sample, plan.classes, args.head == "multiscale")
@@ -159,14 +158,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     note(f"machine: {console.describe_machine(device, dtype, reason)}")
     geometry = Geometry(size, max_scale=1.0 if args.head == "multiscale" else None)
     small = dataset.own_geometry(plan.files["train"], geometry, made_for.size)
-
-    def load(name: str, geometry: Geometry) -> dataset.Pixels:
-        return dataset.load_pixels(name, plan.classes, plan.files[name], geometry, max(2, args.workers))
-
-    splits = {name: load(name, small) for name in plan.files}
-    for name, files in plan.files.items():
-        held = " (held out of the training folder)" if name in plan.held_out else ""
-        note(f"{name}: {dataset.describe(files)}{held}")
+    splits = dataset.load_splits(plan, small, args.workers)
+    for said in plan.says():
+        note(said)
     shared = duplicates.warn_of_duplicates(splits)
     train, val = splits["train"], splits["val"]
     if mix:
@@ -188,43 +182,45 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def record(epoch: training.Epoch) -> None:
         """Says how an epoch went; keeps the network where it is the best one so far."""
+        note(epoch.says(len(recipe.sizes)))
+        if not distributed.is_main():
+            return
         console.write_csv(log, [vars(e) for e in history])
-        trained = f"train loss {epoch.train_loss:.4f} accuracy {epoch.train_accuracy:.4f}, " if epoch.epoch else ""
-        what = f"epoch {epoch.epoch}/{len(recipe.sizes)}" if epoch.epoch else "linear probe"
-        chosen = f"val loss {epoch.val_loss:.4f} accuracy {epoch.val_accuracy:.4f}{' *' if epoch.best else ''}"
-        note(f"{what}: {trained}{chosen}")
         if epoch.best:
-            card.metrics = {"best_epoch": epoch.epoch, "val": {"accuracy": epoch.val_accuracy, "loss": epoch.val_loss}}
+            card.metrics = epoch.as_best()
             checkpoint.save(args.output, network, card)
 
-    run = {**card.training, "pretrained": pretrained, "classes": plan.classes, "pictures": len(train)}
-    for free in ("data", "resume", "json", "sample", "workers", "output", "device", "report", "command"):
-        del run[free]
-    state = training.StateFile(state_file, run)
+    state = resuming.StateFile(state_file, resuming.what_must_agree(card, plan))
     try:
-        if not resuming and args.head == "linear" and (args.epochs == 0 or not from_random):
-            history.append(training.linear_probe(network, machine, train, val, args.batch_size))
+        if not before and args.head == "linear" and (args.epochs == 0 or not from_random):
+            kept = args.output.with_suffix(".features")
+            history.append(training.linear_probe(network, machine, train, val, args.batch_size, kept))
             record(history[0])
-        training.fit(network, machine, recipe, train, val, history, state, resuming, record)
+        best_epoch = training.fit(network, machine, recipe, train, val, history, state, before, record)
     except KeyboardInterrupt:
-        best = max((e.epoch for e in history if e.best), default=None)
-        if best is not None:
+        if history:
+            best = training.best_of(history).epoch
             note(f"kept the best epoch so far, {best}, in {args.output}; go on with --resume")
         raise
 
-    network, card = checkpoint.load(args.output, device)
     if small != geometry:  # scored as inference will see them
-        splits |= {name: load(name, geometry) for name in splits if name != "train"}
+        splits |= dataset.load_splits(plan, geometry, args.workers, ("val", "test"))
         val = dataset.joined(splits["val"], mixing.mixed_pixels(val, args.seed, size)) if mix else splits["val"]
     name = "test" if len(splits.get("test", ())) else "val"
     temperature = training.calibrate(network, machine, splits["val"], args.batch_size)
     result = training.final_report(network, machine, splits[name], plan.classes, args.batch_size, temperature)
+    if not distributed.is_main():
+        return 0
     trained = Network(network, card, machine, args.output)
     card.thresholds = finding.of_evidence(trained, val.pixels, val.labels, args.batch_size)
-    card.metrics |= {"temperature": temperature, "near_duplicates": shared, name: result.metrics}
+    card.metrics = {**best_epoch.as_best(), "temperature": temperature, "near_duplicates": shared, name: result.metrics}
     checkpoint.save(args.output, network, card, args.half)
-    state_file.unlink(missing_ok=True)
+    if args.export:
+        from crackcam import exporting
 
+        outputs.append(args.output.with_suffix(".onnx"))
+        exporting.export(outputs[-1], network, card, machine, val.pixels[: args.batch_size])
+    console.write_csv(log, [vars(e) for e in history])
     figures.training_curves(curves, [vars(e) for e in history], f"{args.arch}, {pretrained.split(':')[0]}")
     figures.confusion_matrix(
         matrix, result.confusion, plan.classes, f"{name} split, accuracy {figures.percent(result.metrics['accuracy'])}"
@@ -232,7 +228,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     said = "accuracy {accuracy:.4f}, ECE {ece:.4f} ({ece_before:.4f} before calibration)".format_map(result.metrics)
     figures.reliability(diagram, result.reliability, len(plan.classes), f"{name} split, {said}")
     if args.report:
+        from crackcam import reporting
+
         reporting.write_training(args.report, trained, splits, name, result, history)
+    state.remove()  # last: killed before it, all of this comes again
     written = [str(path) for path in (args.output, *outputs, args.report) if path]
     if args.json:
         document = {"split": name, **card.metrics, "classes": plan.classes, "pretrained": pretrained, "files": written}

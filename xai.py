@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     style = figures.choose_style(args.style, args.colormap)
     if detecting.is_detector(args.arch):
         return report(detecting.explain(args, style), args)
-    network = predicting.open_network(args)
+    network = predicting.open_network(args, layers=True)
     size = network.card.image_size
     if args.list_layers:
         found, default = m.grid_layers(

@@ -185,8 +185,11 @@ def _read_card(path: Path) -> Card | None:
         return None
     with safe_open(path, framework="pt") as file:
         text = (file.metadata() or {}).get(KEY)
-    if text is None:
-        return None
+    return None if text is None else card_of(text, path)
+
+
+def card_of(text: str, path: Path) -> Card:
+    """The card that JSON describes; raises UserError, with the file's name, where it is damaged or too new."""
     try:
         document = json.loads(text)
         schema = document.pop("schema")

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+from crackcam import distributed
 from crackcam.methods import OWN
 
 if TYPE_CHECKING:
@@ -65,17 +66,17 @@ def command(main: Main) -> Main:
         try:
             return main(argv)
         except UserError as error:
-            note(f"error: {' '.join(str(error).split())}")
+            _complain(" ".join(str(error).split()))
             return 2
         except OSError as error:
             if error.strerror is None:
                 raise
-            note(f"error: {error.strerror}{f': {error.filename}' if error.filename else ''}")
+            _complain(f"{error.strerror}{f': {error.filename}' if error.filename else ''}")
             return 2
         except ImportError as error:
             if ".so" not in str(error):
                 raise
-            note(f"error: a system library is missing ({error}); on Debian: apt-get install {SYSTEM_LIBRARIES}")
+            _complain(f"a system library is missing ({error}); on Debian: apt-get install {SYSTEM_LIBRARIES}")
             return 2
         except KeyboardInterrupt:
             note("interrupted")
@@ -87,8 +88,15 @@ def command(main: Main) -> Main:
 
 
 def note(message: str) -> None:
-    """One line on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """One line on stderr; of several processes the main one speaks."""
+    if distributed.is_main():
+        print(message, file=sys.stderr, flush=True)
+
+
+def _complain(what: str) -> None:
+    """Any process may be the one that has something to say."""
+    who = "error" if distributed.is_main() else f"error in process {distributed.rank()}"
+    print(f"{who}: {what}", file=sys.stderr, flush=True)
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
@@ -197,14 +205,14 @@ def add_report_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of ``--device``; raises UserError where it is unknown or absent."""
+    """The device of ``--device``, of several processes a GPU each; raises UserError where it is unknown or absent."""
     import torch
 
     if name == "auto":
         has_mps = torch.backends.mps.is_available()
         name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     try:
-        device = torch.device(name)
+        device = distributed.own_device(torch.device(name))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"--device {name} is not available here: {str(error).splitlines()[0]}") from None

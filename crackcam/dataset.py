@@ -29,6 +29,7 @@ import torch
 from tqdm import tqdm
 
 from crackcam.console import UserError, counted, note
+from crackcam.distributed import no_bar
 from crackcam.images import Geometry, Unreadable, files_below, read_all, size_of
 
 SPLITS = ("train", "val", "test")
@@ -51,6 +52,13 @@ class Plan:
     classes: list[str]
     files: dict[str, Files]
     held_out: dict[str, list[str]]
+
+    def says(self) -> list[str]:
+        """How many pictures of each class there are in each split, and which splits were held out."""
+        return [
+            f"{split}: {describe(files)}" + " (held out of the training folder)" * (split in self.held_out)
+            for split, files in self.files.items()
+        ]
 
 
 def class_folders(root: Path) -> dict[str, dict[str, Path]]:
@@ -249,6 +257,15 @@ def joined(*splits: Pixels) -> Pixels:
     return Pixels(torch.cat(pixels), torch.cat(labels), [path for of_one in paths for path in of_one])
 
 
+def load_splits(plan: Plan, geometry: Geometry, workers: int, names: tuple[str, ...] = SPLITS) -> dict[str, Pixels]:
+    """:func:`load_pixels` of each split of those names that there is, by name."""
+    return {
+        name: load_pixels(name, plan.classes, files, geometry, max(2, workers))
+        for name, files in plan.files.items()
+        if name in names
+    }
+
+
 def load_pixels(name: str, classes: list[str], files: Files, geometry: Geometry, threads: int) -> Pixels:
     """Decode a split once. Unreadable files are named and left out; large splits lie in a temporary file.
 
@@ -260,7 +277,9 @@ def load_pixels(name: str, classes: list[str], files: Files, geometry: Geometry,
     array = _pixel_array(len(paths), geometry.size)
     good: list[int] = []
     reading = read_all(paths, geometry.apply, threads)
-    for i, item in enumerate(tqdm(reading, f"reading {name}", len(paths), leave=False, disable=None, unit="picture")):
+    for i, item in enumerate(
+        tqdm(reading, f"reading {name}", len(paths), leave=False, disable=no_bar(), unit="picture")
+    ):
         if isinstance(item, Unreadable):
             note(f"warning: skipped {item.path}: {item.reason}")
             continue
@@ -318,17 +337,26 @@ def augmentation(size: int, strong: bool) -> Callable[[torch.Tensor], torch.Tens
 
 
 class Augmented(torch.utils.data.Dataset):
-    """Pixels seen through an augmentation, for a DataLoader."""
+    """Pixels seen through an augmentation, for a DataLoader.
 
-    def __init__(self, split: Pixels, transform: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        self.split = split
-        self.transform = transform
+    Each picture draws from a generator of its own, so that nobody who computes it, nor when, changes what is drawn.
+
+    Args:
+        split: what to look at.
+        transform: see :func:`augmentation`; draws from torch's generator.
+        seed: same seed, same pictures.
+    """
+
+    def __init__(self, split: Pixels, transform: Callable[[torch.Tensor], torch.Tensor], seed: int) -> None:
+        self.split, self.transform, self.seed = split, transform, seed
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.transform(self.split.pixels[index]), self.split.labels[index]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0]))
+            return self.transform(self.split.pixels[index]), self.split.labels[index]
 
 
 def describe(files: Files) -> str:

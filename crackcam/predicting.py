@@ -59,10 +59,18 @@ class Selection(NamedTuple):
     files: Files
 
 
-def open_network(args: argparse.Namespace) -> Network:
-    """The checkpoint of ``--weights``, or the ImageNet network of ``--arch`` alone; says what was taken from it."""
-    device = choose_device(args.device)
+def open_network(args: argparse.Namespace, layers: bool = False) -> Network:
+    """The checkpoint of ``--weights``, or the ImageNet network of ``--arch`` alone; says what was taken from it.
+
+    Args:
+        layers: whether its layers are looked into, which an ONNX file has not.
+    """
     path = None if args.arch and not args.weights and not args.classes else args.weights or WEIGHTS
+    if path and path.suffix == ".onnx":
+        if layers:
+            raise UserError(f"{path} has no layers to look into: explain the checkpoint that it was exported from")
+        return _open_onnx(args, path)
+    device = choose_device(args.device)
     if path is None:
         model, card = checkpoint.load_imagenet(args.arch, device, random=args.pretrained == "none")
     elif args.pretrained == "none":
@@ -70,10 +78,30 @@ def open_network(args: argparse.Namespace) -> Network:
     else:
         model, card = checkpoint.load(path, device, args.arch, args.classes)
     dtype, reason = choose_precision(args.precision, device)
+    return _said(Network(model, card, Machine(device, dtype, card.mean, card.std), path), reason)
+
+
+def _open_onnx(args: argparse.Namespace, path: Path) -> Network:
+    from crackcam import exporting
+
+    if not path.exists():
+        raise UserError(f"no ONNX file at {path}: make one with python train.py --export onnx")
+    if args.arch or args.classes or args.pretrained == "none":
+        raise UserError(f"{path} says itself what it is: leave --arch, --classes and --pretrained out")
+    name, dtype, reason = exporting.device_and_dtype(args.device, args.precision)
+    device = choose_device(name)
+    model = exporting.OnnxNetwork(path, device)
+    card = model.card(path)
+    return _said(Network(model, card, Machine(device, dtype, card.mean, card.std), path), reason)
+
+
+def _said(network: Network, reason: str) -> Network:
+    """The network; says what it is, and why it computes as it does."""
+    _, card, machine, path = network
     classes = ", ".join(card.classes) if len(card.classes) <= MANY else counted(len(card.classes), "class", "classes")
     note(f"network: {card.arch}, {classes}, {card.image_size} px, from {path or card.pretrained}")
-    note(f"machine: {describe_machine(device, dtype, reason)}")
-    return Network(model, card, Machine(device, dtype, card.mean, card.std), path)
+    note(f"machine: {describe_machine(machine.device, machine.dtype, reason)}")
+    return network
 
 
 def class_index(card: Card, text: str) -> int:

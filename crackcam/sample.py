@@ -18,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from crackcam import distributed
 from crackcam.console import UserError, counted, note
 
 SIDE = 227  # pixels, as in the METU concrete set
@@ -32,6 +33,8 @@ def write_where_there_is_none(root: Path) -> None:
     """Write the sample data set below ``root``, unless there are class folders already; says what it did."""
     from crackcam.dataset import class_folders
 
+    if not distributed.is_main():  # the others meet it later
+        return
     try:
         class_folders(root)
     except UserError:

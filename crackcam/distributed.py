@@ -1,0 +1,117 @@
+"""Several processes at one work, as torchrun starts them: who am I, what is my share, and what did the others find.
+
+    torchrun --nproc_per_node=4 train.py --arch resnet50
+
+Everything here does the obvious in a single process, so that no caller asks how many there are. Messages and files come
+from one process, the main one. NCCL carries tensors between GPUs, one for each process, gloo between processors.
+Imports torch only where there is work for it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+
+def world_size() -> int:
+    """How many processes torchrun started; 1 without it."""
+    return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() else 1
+
+
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return int(os.environ["RANK"]) if world_size() > 1 else 0
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes files and messages."""
+    return rank() == 0
+
+
+def no_bar() -> bool | None:
+    """What tqdm's ``disable`` should be: bars at a terminal only, and of the main process only."""
+    return None if is_main() else True
+
+
+def own_device(device: torch.device) -> torch.device:
+    """The GPU of this process among those of its machine, where the device is a GPU without a number."""
+    import torch
+
+    if device.type == "cuda" and device.index is None and world_size() > 1:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device
+
+
+def start(device: torch.device) -> None:
+    """Meet the other processes; waits until all are there, and says goodbye at exit."""
+    import torch.distributed as dist
+
+    if world_size() == 1 or dist.is_initialized():
+        return
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    atexit.register(stop)
+
+
+def stop() -> None:
+    """Leave the other processes."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def share(count: int) -> slice:
+    """The indices of 0..count that are this process's: a run of them, as long as any other's or one less or more."""
+    mine, all_ = rank(), world_size()
+    return slice(mine * count // all_, (mine + 1) * count // all_)
+
+
+def gathered(part: T) -> list[T]:
+    """What each process has, in the order of their ranks, in every process."""
+    if world_size() == 1:
+        return [part]
+    import torch.distributed as dist
+
+    parts: list = [None] * world_size()
+    dist.all_gather_object(parts, part)
+    return parts
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """What the main process makes, in every process; also the UserError that it meets, so that none waits for it."""
+    if world_size() == 1:
+        return make()
+    import torch.distributed as dist
+
+    from crackcam.console import UserError
+
+    made: list = [None, None]
+    if is_main():
+        try:
+            made[0] = make()
+        except UserError as error:
+            made[1] = str(error)
+    dist.broadcast_object_list(made)
+    if made[1] is not None:
+        raise UserError(made[1])
+    return made[0]
+
+
+def summed(values: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes, in place; no gradient flows through it."""
+    if world_size() > 1:
+        import torch.distributed as dist
+
+        dist.all_reduce(values)
+    return values

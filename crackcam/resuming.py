@@ -1,0 +1,126 @@
+"""What a killed run of training goes on from: everything that the next epoch depends on, after every epoch.
+
+    weights/model.resume             after the last epoch: network, optimizer, schedule, history, and the best network
+    weights/model.resume.previous    after the epoch before, should the last one be damaged
+
+Both are written under another name and renamed, so that a kill leaves whole files whenever it comes. The best network
+is part of the state: no kill between two files can part them. What is drawn by chance needs no keeping, for every epoch
+draws from generators seeded with its own number, every picture from one seeded with its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from crackcam.checkpoint import Card
+from crackcam.console import UserError, counted, note, write_atomically
+from crackcam.dataset import Plan
+
+FREE = {"data", "resume", "json", "sample", "workers", "output", "device", "report", "command", "export"}
+PARTS = {"run", "history", "best", "model", "optimizer", "schedule"}
+
+
+class Stateful(Protocol):
+    """A model, an optimizer, a schedule."""
+
+    def state_dict(self) -> dict: ...
+    def load_state_dict(self, state_dict: dict) -> object: ...
+
+
+def state_path(weights: Path) -> Path:
+    """The state file that belongs to a checkpoint."""
+    return weights.with_suffix(".resume")
+
+
+def fingerprint(plan: Plan) -> str:
+    """'3,500 files, 5e1f...': equal for the same files, by split, class, name and size."""
+    digest, count = hashlib.sha256(), 0
+    for split, files in plan.files.items():
+        for name, paths in files.items():
+            count += len(paths)
+            digest.update("".join(f"{split}/{name}/{p.name} {p.stat().st_size}\n" for p in paths).encode())
+    return f"{counted(count, 'file')}, {digest.hexdigest()[:16]}"
+
+
+def what_must_agree(card: Card, plan: Plan) -> dict:
+    """What a run and its resumption have in common: arguments, but those that change no result; classes, files."""
+    run = {**card.training, "pretrained": card.pretrained, "classes": card.classes, "files": fingerprint(plan)}
+    return {name: value for name, value in run.items() if name not in FREE}
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """The state of one run.
+
+    Attributes:
+        path: the file.
+        run: what must agree between a run and its resumption.
+    """
+
+    path: Path
+    run: dict
+
+    @property
+    def previous(self) -> Path:
+        """The state before."""
+        return _previous(self.path)
+
+    def write(self, parts: Mapping[str, Stateful], history: list[dict], best: dict[str, torch.Tensor]) -> None:
+        """Atomically; what was there becomes the previous state."""
+        document: dict[str, object] = {name: part.state_dict() for name, part in parts.items()}
+        # OneCycleLR keeps a function among its settings, which are given anew anyway.
+        settings = parts["schedule"].state_dict()
+        document["schedule"] = {name: value for name, value in settings.items() if not callable(value)}
+        document |= {"run": self.run, "history": history, "best": best}
+
+        def write(temporary: Path) -> None:
+            torch.save(document, temporary)
+            if self.path.exists():
+                self.path.replace(self.previous)
+
+        write_atomically(self.path, write)
+
+    def check(self, document: dict) -> None:
+        """Raises UserError where a state belongs to another run."""
+        before = document["run"]
+        for name, value in self.run.items():
+            if before.get(name) != value:
+                raise UserError(
+                    f"{self.path} belongs to a run with {name} {before.get(name)}, not {value}: give the same arguments"
+                )
+
+    def remove(self) -> None:
+        """The run is over; also what kills left half written."""
+        hidden = self.path.parent.glob(f".{self.path.stem}.[0-9]*.*")  # see console.write_atomically
+        for file in (self.path, self.previous, *hidden):
+            file.unlink(missing_ok=True)
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f"{path.name}.previous")
+
+
+def read_state(path: Path) -> dict | None:
+    """The last whole state; None where there is none.
+
+    Raises:
+        UserError: there are only damaged ones.
+    """
+    there = [file for file in (path, _previous(path)) if file.exists()]
+    for file in there:
+        try:
+            document = torch.load(file, map_location="cpu", weights_only=True)
+            if document.keys() >= PARTS:
+                return document
+        except Exception:  # noqa: S110 - whatever a damaged file makes the reader raise
+            pass
+        note(f"warning: the state in {file} is damaged")
+    if there:
+        raise UserError(f"the state in {path} is damaged: train without --resume")
+    return None

@@ -1,0 +1,73 @@
+"""One of several processes that train a small network together: what each of them ends with goes into a file.
+
+torchrun --nproc_per_node=2 tests/parallel_worker.py FOLDER
+"""
+
+import random
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from crackcam import distributed, resuming, training
+from crackcam.console import UserError
+from crackcam.dataset import Pixels
+from crackcam.model import Machine
+
+
+class Mixture(nn.Module):
+    """All layers that look at whole batches or draw by chance: batch norm, dropout, stochastic depth."""
+
+    def __init__(self):
+        super().__init__()
+        from torchvision.ops import StochasticDepth
+
+        # A bias before batch norm has no gradient but rounding, which Adam would make steps of.
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1, stride=4, bias=False), nn.BatchNorm2d(8)
+        self.more, self.depth = nn.Conv2d(8, 8, 1), StochasticDepth(0.3, "row")
+        self.dropout, self.fc = nn.Dropout(0.4), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.conv(x)))
+        x = self.dropout(x + self.depth(self.more(x)))
+        return self.fc(x.mean(dim=(2, 3)))
+
+
+def split(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    return Pixels(pixels, torch.arange(count) % 3, [])
+
+
+def train(folder):
+    """Two epochs on 23 pictures, 7 a step: shares of unequal length, classes of unequal weight."""
+    torch.set_num_threads(1)
+    machine = Machine(torch.device("cpu"), torch.float32)
+    torch.manual_seed(5)
+    model = Mixture()
+    recipe = training.Recipe((32, 32), 1e-2, batch_size=7, strong=True, patience=0, seed=1, workers=0)
+    history = []
+    state = resuming.StateFile(folder / "state", {})
+    training.fit(model, machine, recipe, split(23, 0), split(5, 1), history, state, None, lambda epoch: None)
+    logits = training.forward(model, machine, split(5, 1), 2, "")
+    return {"history": [vars(e) for e in history], "model": model.state_dict(), "logits": logits}
+
+
+def refused():
+    raise UserError("of the main process")
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    distributed.start(torch.device("cpu"))
+    found = train(folder)
+    found["gathered"] = distributed.gathered(distributed.rank())
+    found["from_main"] = distributed.from_main(lambda: random.Random(distributed.rank()).random())
+    try:
+        distributed.from_main(refused)
+    except UserError as error:
+        found["error"] = str(error)
+    torch.save(found, folder / f"{distributed.rank()}.pt")
