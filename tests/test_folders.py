@@ -200,20 +200,26 @@ def test_flags_of_all_alone(flight, capsys):
         assert "must end in .csv or .jsonl" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", [name for name, m in NAMED.items() if m.passes == "1" and name != "evidence"])
-def test_one_run_predicts_and_explains_as_two_do(flight, method):
-    args = xai.build_parser().parse_args(["--method", method])
-    network = predicting.open_network(args)
-    names = ["features.7", "features.12"] if method == "refinecam" else ["features.7"]
-    layers = model.find_target_layers(network.model, 64, names)
+@pytest.mark.parametrize("method", [name for name, m in NAMED.items() if m.passes == "1"])
+def test_one_run_predicts_and_explains_as_two_do(method):
+    torch.manual_seed(0)
+    built, names = model.build("resnet18", 2).eval(), ["layer2"]
+    if method == "evidence":
+        built = model.multiscale(built, 2, 64).eval()
+    if method in ("refinecam", "cam"):
+        names = ["layer4"] if method == "cam" else ["layer2", "layer3"]
+    machine = model.Machine(torch.device("cpu"), torch.float32)
+    network = predicting.Network(built, checkpoint.Card("resnet18", ["no", "yes"], 64), machine, None)
+    layers = model.find_target_layers(built, 64, names)
     pixels = torch.randint(0, 256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    chances, targets, heats = explaining.explained(args, network, network, method, layers, pixels, [], None)
-    expected = predicting.predict(network, pixels, 3)
-    assert np.allclose(chances, expected, atol=1e-6)
-    assert targets == expected.argmax(axis=1).tolist()
-    assert torch.allclose(
-        torch.stack(heats), explaining.heat_maps(network, method, layers, pixels, targets), rtol=1e-4, atol=1e-6
-    )
+    for wanted in (None, 1):
+        args = xai.build_parser().parse_args(["--method", method])
+        chances, targets, heats = explaining.explained(args, network, network, method, layers, pixels, [], wanted)
+        expected = predicting.predict(network, pixels, 3)
+        assert np.allclose(chances, expected, atol=1e-6)
+        assert targets == (expected.argmax(axis=1).tolist() if wanted is None else [1] * 3)
+        two = explaining.heat_maps(network, method, layers, pixels, targets)
+        assert torch.allclose(torch.stack(heats), two, rtol=1e-4, atol=1e-6)
 
 
 def test_reading_ahead_is_bounded_and_threads_stay_as_they_were(flight):
