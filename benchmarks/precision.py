@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import inference  # noqa: E402
+import inference
 
 
 def compare(one: list[dict[str, str]], other: list[dict[str, str]]) -> tuple[int, int, float]:

@@ -4,10 +4,10 @@
     python benchmarks/throughput.py --precision bf16
     python benchmarks/throughput.py --pictures 200 --rounds 1 --memory 100 200        to try it
 
-Contenders take turns, each in a process of its own: ``bare``, the network alone on a batch that lies ready; inference.py
---all; xai.py --all --method gradcam, overlays written; and ``plain``, a DataLoader and torchvision's ResNet as tutorials
-write it. Rates count from the imports on. Same network, batch, precision (but plain: fp32) and number of threads. Medians
-over the rounds, in brackets the range.
+Contenders take turns, each in a process of its own: ``bare``, the network alone on a batch that lies ready;
+inference.py --all; xai.py --all --method gradcam, overlays written; and ``plain``, a DataLoader and torchvision's ResNet
+as tutorials write it. Rates count from the imports on. Same network, batch, number of threads, and precision (but plain:
+fp32). Medians over the rounds, in brackets the range.
 """
 
 from __future__ import annotations
@@ -196,7 +196,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     base = starts["+ weights, one forward pass"]
     for name, seconds in starts.items():
         print(
-            f"| {name} | {spread([s / b for s, b in zip(seconds, base, strict=True)], '.2f')} | {spread(seconds, '.2f')} |"
+            f"| {name} | {spread([mine / b for mine, b in zip(seconds, base, strict=True)], '.2f')} |"
+            f" {spread(seconds, '.2f')} |"
         )
     few, many = args.memory
     print(f"\n| peak memory | {many:,} of {few:,} pictures | MB |\n|---|---|---|")
