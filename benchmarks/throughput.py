@@ -5,9 +5,9 @@
     python benchmarks/throughput.py --pictures 200 --rounds 1 --memory 100 200        to try it
 
 Contenders take turns, each in a process of its own: ``bare``, the network alone on a batch that lies ready;
-inference.py --all; xai.py --all --method gradcam, overlays written; and ``plain``, a DataLoader and torchvision's ResNet
-as tutorials write it. Rates count from the imports on. Same network, batch, number of threads, and precision (but plain:
-fp32). Medians over the rounds, in brackets the range.
+inference.py --all; xai.py --all --method gradcam, overlays written; and ``plain``, a DataLoader and torchvision's
+ResNet as tutorials write it. Rates count from the imports on. Same network, batch, number of threads, and precision
+(but plain: fp32). Medians over the rounds, in brackets the range.
 """
 
 from __future__ import annotations
