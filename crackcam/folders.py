@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from crackcam.figures import Style
 
 SHARD = 1000  # pictures in a folder of overlays or maps: file managers and network drives choke on more
+STEM = 50  # characters of a picture's name in the names of its overlay and map: file systems take 255 bytes
 OVERLAY_SIDE = 1024  # pixels of the longer side; smaller pictures keep their size
 QUALITY = 90  # of JPEG
 NAMED_ERRORS = 10  # more unreadable files are counted, and stand in the table
@@ -139,7 +140,7 @@ def explain(
         return [partial(finish, *of_one) for of_one in zip(items, chances, targets, heats, strict=True)]
 
     def finish(item: Item, chances: np.ndarray, target: int, heat: torch.Tensor) -> Row:
-        shard, name = f"{item.place // SHARD:05d}", f"{item.place:07d}_{item.path.stem}"
+        shard, name = f"{item.place // SHARD:05d}", f"{item.place:07d}_{item.path.stem[:STEM]}"
         maps = args.save_maps and args.save_maps / shard
         there = argparse.Namespace(**{**vars(args), "save_maps": maps})
         picture = images.Picture(Path(f"{name}.jpg"), item.prepared[1])

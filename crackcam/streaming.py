@@ -40,6 +40,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 BEHIND = 2  # batches that wait to be finished while the network works on the next
+TEMPORARY = f"{'[0-9]' * 5}/.{'[0-9]' * 7}_*"  # names, in folders of shards, of what write_atomically was at
 LONGEST_WAIT = timedelta(days=7)  # of one process for another: torchrun ends all where one dies
 
 Row = dict[str, Any]
@@ -113,7 +114,7 @@ def stream(
     with _journal(run) as journal:
         done = _cut_to_whole_batches(journal, [len(batch) for batch in own] if going_on else [])
         if process() == 0:
-            for leftover in (path for folder in folders for path in folder.glob("*/.*")):
+            for leftover in (path for folder in folders for path in folder.glob(TEMPORARY)):
                 leftover.unlink()
         meet()  # no journal holds anything of another run
         if process() == 0:

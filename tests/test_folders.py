@@ -272,6 +272,10 @@ def test_torn_lines_are_cut_off(flight, capsys, monkeypatch, script):
     assert 4 <= len(lines) < 40
     assert len(lines) % 4 == 0
     journal.write_text("\n".join(lines) + "\n" + lines[0] + "\n" + lines[1][:30])
+    if script == "xai.py":
+        Path("outputs/xai_images_gradcam/00000/.0000039_half.77.jpg").write_bytes(b"half")
+        Path("outputs/xai_images_gradcam/00000/.keep").touch()  # none of ours
+        whole["outputs/xai_images_gradcam/00000/.keep"] = b""
     monkeypatch.setattr(images.Geometry, "apply", real)
     code, _, err = run(capsys, script, "--resume")
     assert code == 0
