@@ -358,7 +358,6 @@ def killed_and_resumed(script, moments, seed):
         process.join()
         kills += process.exitcode == -9
     assert kills >= moments / 2  # a run that was done before its moment came has nothing to kill
-    assert not TABLES[script].exists() or kills < moments
     finish(start(script, "--resume"))
     assert written() == whole
 
