@@ -39,6 +39,7 @@ tables: .venv/.runtime
 bench: .venv/.development
 	$(BIN)/python benchmarks/cam_speed.py --arch resnet18 --batch 9
 	$(BIN)/python benchmarks/sample_realism.py
+	$(BIN)/python benchmarks/throughput.py
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache

@@ -4,25 +4,26 @@
     python inference.py --type Negative --seed 7           nine others
     python inference.py --image bridge.jpg photos/         pictures of your own
     python inference.py --all                              every picture of the test split, as a table
+    python inference.py --image flight/ --all --resume     of a folder tree; goes on where it was killed
+    torchrun --nproc_per_node=4 inference.py --image flight/ --all       shared by four processes, on a GPU each
     python inference.py --image street.jpg --arch fasterrcnn_resnet50_fpn --score-threshold 0.9     boxes of a detector
 
 Everything about the network comes from the checkpoint that train.py wrote. Writes outputs/inference_<type>.png with a
 .json beside it; with --all, outputs/predictions_<type>.csv: file, true, predicted, one probability a class, and what is
-wrong with files that cannot be read. A detector's boxes also go into outputs/inference_images_coco.json, as COCO has
-them.
+wrong with files that cannot be read; or the same as .jsonl, where --output ends so. A detector's boxes also go into
+outputs/inference_images_coco.json, as COCO has them.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crackcam import console
-from crackcam.console import OUTPUTS, UserError, counted, note
+from crackcam.console import OUTPUTS, UserError, counted
 
 if TYPE_CHECKING:
     from crackcam.predicting import Network, Selection
@@ -31,12 +32,10 @@ if TYPE_CHECKING:
 def build_parser() -> argparse.ArgumentParser:
     parser = console.Parser(__doc__)
     console.add_picture_flags(parser)
-    parser.add_argument(
-        "--all", action="store_true", help="score every picture (of --type, else of all classes) into a CSV"
-    )
+    console.add_stream_flags(parser, "a table of predictions")
     console.add_machine_flags(parser, precision="auto")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="the .png, or with --all the .csv (default: in outputs/)"
+        "--output", type=Path, metavar="FILE", help="the .png; with --all the .csv or .jsonl (default: in outputs/)"
     )
     console.add_report_flag(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -46,20 +45,20 @@ def build_parser() -> argparse.ArgumentParser:
 @console.command
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    suffix = ".csv" if args.all else ".png"
-    if args.output and args.output.suffix.lower() != suffix:
-        raise UserError(f"--output {args.output} must end in {suffix}")
+    console.check_stream_flags(args)
 
-    from crackcam import detecting, predicting
+    from crackcam import detecting, folders, predicting
 
     if detecting.is_detector(args.arch):
         return draw_boxes(args)
     network = predicting.open_network(args)
     selection = predicting.select(args, network.card, every_class=args.all)
     kind = "predictions" if args.all else "inference"
-    args.output = args.output or OUTPUTS / f"{kind}_{selection.name}{suffix}"
+    args.output = args.output or OUTPUTS / f"{kind}_{selection.name}{'.csv' if args.all else '.png'}"
     console.check_writable(args.output, args.report)
-    return score_all(args, network, selection) if args.all else draw_grid(args, network, selection)
+    if args.all:
+        return folders.conclude(args, folders.predict(args, network, selection))
+    return draw_grid(args, network, selection)
 
 
 def draw_grid(args: argparse.Namespace, network: Network, selection: Selection) -> int:
@@ -129,68 +128,6 @@ def draw_boxes(args: argparse.Namespace) -> int:
         best = ", ".join(f"{d.name} {figures.percent(d.score)}" for d in boxes[:5]) or "nothing found"
         print(f"{item.path}  {best}{f', and {len(boxes) - 5} more' if len(boxes) > 5 else ''}")
     print(f"wrote {picture}, {picture.with_suffix('.json')}, {coco}")
-    return 0
-
-
-def score_all(args: argparse.Namespace, network: Network, selection: Selection) -> int:
-    """Every picture into a CSV, read while the network computes; memory does not grow with their number."""
-    from itertools import islice
-
-    from tqdm import tqdm
-
-    from crackcam import images, predicting, reporting
-
-    classes = network.card.classes
-    queue = [(name, path) for name, found in selection.files.items() for path in found]
-    right = unreadable = 0
-    rows: list[dict] = []  # for the report; else memory does not grow
-    broken: list[dict] = []
-
-    def write(temporary: Path) -> None:
-        nonlocal right, unreadable
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["file", "true", "predicted", *(f"p_{name}" for name in classes), "error"])
-            reading = images.read_all([path for _, path in queue], network.card.geometry.apply)
-            items = iter(zip(tqdm(reading, "predicting", len(queue), disable=None, unit="picture"), queue, strict=True))
-            while batch := list(islice(items, args.batch_size)):
-                readable = [item.pixels for item, _ in batch if isinstance(item, images.Picture)]
-                found = iter(
-                    predicting.predict(network, predicting.stacked(readable), args.batch_size) if readable else ()
-                )
-                for item, (true, path) in batch:
-                    if isinstance(item, images.Unreadable):
-                        unreadable += 1
-                        note(f"warning: {path}: {item.reason}")
-                        broken.append({"file": str(path), "error": item.reason})
-                        writer.writerow([path, true, "", *[""] * len(classes), item.reason])
-                        continue
-                    row = next(found)
-                    predicted = classes[int(row.argmax())]
-                    right += predicted == true
-                    writer.writerow([path, true, predicted, *(f"{share:.6f}" for share in row), ""])
-                    if args.report:
-                        chances = predicting.by_class(network, row, args.top_k)
-                        rows.append(
-                            {"file": str(path), "true": true or None, "predicted": predicted, "probabilities": chances}
-                        )
-        if unreadable == len(queue):
-            raise UserError(f"none of {counted(unreadable, 'file')} can be read as a picture")
-
-    console.write_atomically(args.output, write)
-    if args.report:
-        reporting.write(args.report, {**predicting.manifest(network, args, selection, rows), "unreadable": broken})
-    scored = len(queue) - unreadable
-    accuracy = None if args.image else right / scored
-    if args.json:
-        summary = {"type": selection.name, "split": selection.split, "pictures": scored, "unreadable": unreadable}
-        print(json.dumps({**summary, "accuracy": accuracy, "table": str(args.output)}, indent=2))
-        return 0
-    said = "" if accuracy is None else f", accuracy {accuracy:.4f}"
-    print(
-        f"{counted(scored, 'picture')}{said}" + (f", {counted(unreadable, 'file')} not readable" if unreadable else "")
-    )
-    print(f"wrote {args.output}" + (f", {args.report}" if args.report else ""))
     return 0
 
 

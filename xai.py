@@ -13,6 +13,7 @@
     python xai.py --type Positive --metrics                how far the network itself bears each map out
     python xai.py --type Positive --style mask --refine guided      what was found: share, length, width in pixels
     python xai.py --image crack.jpg --anatomy              how Grad-CAM comes about on that picture, step by step
+    python xai.py --image flight/ --all                    a map of every picture of a folder tree; see inference.py
     python xai.py --num 200 --report                       also as one web page to look at and to mail
     python xai.py --list-layers                            where else a map can be made: --layer layer3
 
@@ -22,20 +23,19 @@ each map as <stem>.npy (several methods: <stem>_<method>.npy): float32 (H, W) at
 method's own unit, so that pictures can be compared. --masks DIR (<stem>.png, white on what is to be found) scores the
 maps, beside maps that know no network: a table, outputs/xai_<type>_scores.csv, and a figure of the first nine pictures;
 --metrics scores them against the network: a table, and ..._metrics.csv. --style mask shows what was found above the
-checkpoint's threshold, and writes share, length and width into the .json and ..._found.csv.
+checkpoint's threshold, and writes share, length and width into the .json and ..._found.csv. --all writes overlays and
+saved maps in folders of 1,000 pictures, outputs/xai_<type>_<method>/00000/, and a table of them beside.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from crackcam import console
 from crackcam.console import OUTPUTS, UserError, note
-from crackcam.methods import BEST, BEST_OF_ENGINE, EVIDENCE, NAMED, REFINEMENTS, STYLES, method_class, named_methods
+from crackcam.methods import BEST, BEST_OF_ENGINE, EVIDENCE, NAMED, REFINEMENTS, STYLES, named_methods
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -95,7 +95,10 @@ def build_parser() -> argparse.ArgumentParser:
     console.add_picture_flags(parser)
     # Maps are compared and scored by their values: exact by default, where predictions may be fast.
     console.add_machine_flags(parser, precision="fp32")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the .png (default: in outputs/)")
+    console.add_stream_flags(parser, "overlays in folders of 1,000, and a table of them")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="the .png; with --all the .csv or .jsonl (default: in outputs/)"
+    )
     console.add_report_flag(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
@@ -104,9 +107,8 @@ def build_parser() -> argparse.ArgumentParser:
 @console.command
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    if args.output and args.output.suffix.lower() != ".png":
-        raise UserError(f"--output {args.output} must end in .png")
-    asked = args.method[0]
+    console.check_stream_flags(args)
+    asked, several = args.method[0], len(args.method) > 1
     if args.method == [BEST] and (args.anatomy or args.verify):
         args.method = ["gradcam"]
     more = args.masks or args.metrics or args.scales or args.fuse or args.report or args.style == "mask"
@@ -117,15 +119,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("--anatomy and --verify are about maps as the method makes them: leave --refine out")
     if args.verify and (args.aug_smooth or args.eigen_smooth or args.scales or args.fuse):
         raise UserError("--verify compares plain maps: leave --aug-smooth, --eigen-smooth, --scales and --fuse out")
-    if args.threshold is not None and (len(args.method) > 1 or (args.style != "mask" and not args.masks)):
+    if args.threshold is not None and (several or (args.style != "mask" and not args.masks)):
         raise UserError("--threshold cuts the maps of one --method, for --style mask or --masks")
 
-    from crackcam import detecting, explaining, figures, finding, predicting, scoring, showing, verifying
+    if args.all and (args.masks or args.metrics or args.verify or args.anatomy or args.report or several):
+        flags = "--masks, --metrics, --verify, --anatomy and --report"
+        raise UserError(f"--all draws picture after picture, by one --method: leave {flags} out")
+
+    from crackcam import detecting, explaining, figures, finding, folders, predicting, scoring, showing, verifying
     from crackcam import model as m
 
     style = figures.choose_style(args.style, args.colormap)
     if detecting.is_detector(args.arch):
-        return report(detecting.explain(args, style), args)
+        return showing.conclude(detecting.explain(args, style), args)
     network = predicting.open_network(args, layers=True)
     size = network.card.image_size
     if args.list_layers:
@@ -142,49 +148,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         name: m.find_target_layers(network.model, size, args.layer, NAMED[name].stages or bool(args.fuse), finer.model)
         for name in args.method
     }
-    selection = predicting.select(args, network.card)
-    true = next(iter(selection.files)) or None
+    selection = predicting.select(args, network.card, every_class=args.all)
+    true = (next(iter(selection.files)) or None) if len(selection.files) == 1 else None
     target = args.target or true or "predicted"
     classes = network.card.classes
     wanted = None if target == "predicted" else predicting.class_index(network.card, target)
     target = target if wanted is None else classes[wanted]
 
-    several = len(args.method) > 1
     suffix = "anatomy" if args.anatomy else "scores" if args.masks else "compared" if several else asked
-    grid = args.output or OUTPUTS / f"xai_{selection.name}_{suffix}.png"
+    grid = args.output or OUTPUTS / f"xai_{selection.name}_{suffix}.{'csv' if args.all else 'png'}"
     console.check_writable(grid, args.report)
+    if args.all:
+        args.output = grid
+        return folders.conclude(args, folders.explain(args, network, finer, layers, style, selection, wanted))
     pictures = predicting.read_selection(args, selection)
     masks = scoring.read_masks(args.masks, pictures) if args.masks else []
     if args.save_maps:
         explaining.check_names([item.path for item in pictures])
     pixels = predicting.to_pixels(network, [item.pixels for item in pictures])
-    probabilities = predicting.predict(network, pixels, args.batch_size)
-    targets = [int(row.argmax()) if wanted is None else wanted for row in probabilities]
-
     if args.anatomy:
-        document = showing.anatomy(args, grid, finer, style, layers["gradcam"][0], selection, pictures[0],
-                                   pixels[:1], probabilities[0], targets[0])  # fmt: skip
-        return report({**document, "stride": args.stride}, args)
+        chances = predicting.predict(network, pixels[:1], 1)[0]
+        document = showing.anatomy(args, grid, finer, style, layers["gradcam"][0], selection, pictures[0], pixels[:1],
+                                   chances, int(chances.argmax()) if wanted is None else wanted)  # fmt: skip
+        return showing.conclude({**document, "stride": args.stride}, args)
 
-    settings = {"batch_size": args.batch_size, "aug_smooth": args.aug_smooth, "eigen_smooth": args.eigen_smooth}
-    heats, seconds = {}, {}
-    for method in args.method:
-        note(f"{method} at {', '.join(layer.name for layer in layers[method])}, explaining {target}")
-        if method != EVIDENCE:
-            method_class(method)  # imported now: its time is not the method's
-        start = time.perf_counter()
-        try:
-            heats[method] = explaining.merged_maps(
-                finer, method, layers[method], pixels, [item.pixels for item in pictures], targets, args.scales,
-                args.fuse, **settings,
-            )  # fmt: skip
-        except UserError as error:
-            if not several:
-                raise
-            note(f"warning: left out {error}")
-        seconds[method] = time.perf_counter() - start
-    if not heats:
-        raise UserError("none of these methods can explain this network")
+    probabilities, targets, heats, seconds = explaining.by_methods(
+        args, network, finer, layers, pixels, [item.pixels for item in pictures], wanted, target
+    )
     compared = verifying.verify(finer, layers, pixels, targets, heats, seconds) if args.verify else []
 
     known = {method: finding.known_thresholds(args, network.card, method, targets) for method in heats}
@@ -210,38 +200,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         tables.append(scoring.table(document["scores"]))
     if args.metrics:
         note("scoring the maps, and those that know no network, against it: a hundred forward passes each")
+        settings = {"batch_size": args.batch_size, "aug_smooth": args.aug_smooth, "eigen_smooth": args.eigen_smooth}
         explains = {m: explaining.explainer(finer, m, layers[m], args.refine, **settings) for m in heats}
         document["metrics"] = scoring.compared_by_network(finer, explains, pixels, targets, args.batch_size)
-        document["metrics_table"] = console.write_csv(beside(grid, "metrics"), document["metrics"])
+        document["metrics_table"] = console.write_csv(showing.beside(grid, "metrics"), document["metrics"])
         tables.append(scoring.network_table(document["metrics"]))
     if args.verify:
         document["verified"] = [comparison._asdict() for comparison in compared]
         tables.append(verifying.table(compared))
     if args.report:
         showing.report(args, document, style, shown, pictures, masks)
-    return report(document, args, tables)
-
-
-def beside(picture: Path, what: str) -> Path:
-    """The name of a table beside a picture."""
-    return picture.with_name(f"{picture.stem}_{what}.csv")
-
-
-def report(document: dict, args: argparse.Namespace, tables: Sequence[str] = ()) -> int:
-    """Write the JSON file beside the picture, and the table of what was found; print tables; say what was written."""
-    from crackcam import finding
-
-    picture = Path(document["picture"])
-    if args.style == "mask":
-        document["found_table"] = console.write_csv(beside(picture, "found"), finding.table(document["pictures"]))
-    console.write_json(picture.with_suffix(".json"), document)
-    if args.json:
-        print(json.dumps(document, indent=2))
-        return 0
-    written = [name for key, name in document.items() if key.endswith(("table", "report"))]
-    also = f", and maps in {args.save_maps}" if args.save_maps and not args.anatomy else ""
-    print(*tables, f"wrote {', '.join([str(picture), str(picture.with_suffix('.json')), *written])}{also}", sep="\n")
-    return 0
+    return showing.conclude(document, args, tables)
 
 
 if __name__ == "__main__":

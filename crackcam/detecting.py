@@ -257,7 +257,7 @@ def explain(args: argparse.Namespace, style: Style) -> dict:
     if EVIDENCE in args.method:
         raise UserError(f"--method {EVIDENCE} shows what --head multiscale decides by, and {args.arch} is a detector")
     for flag in ("anatomy", "verify", "list_layers", "aug_smooth", "masks", "metrics", "stride", "scales", "fuse",
-                 "report"):  # fmt: skip
+                 "report", "all"):  # fmt: skip
         if getattr(args, flag):
             raise UserError(f"--{flag.replace('_', '-')} is for classifiers; {args.arch} is a detector")
     network = open_detector(args)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -49,17 +50,23 @@ def own_device(device: torch.device) -> torch.device:
     return device
 
 
-def start(device: torch.device) -> None:
-    """Meet the other processes; waits until all are there, and says goodbye at exit."""
+def start(device: torch.device | None, longest_wait: timedelta | None = None) -> None:
+    """Find the other processes; waits until all are there, and says goodbye at exit.
+
+    Args:
+        device: where the tensors are that will be exchanged; None: none will.
+        longest_wait: of one for another, where torch's half hour is too short.
+    """
     import torch.distributed as dist
 
     if world_size() == 1 or dist.is_initialized():
         return
-    if device.type == "cuda":
+    on_gpu = device is not None and device.type == "cuda"
+    if on_gpu:
         import torch
 
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=longest_wait)
     atexit.register(stop)
 
 
@@ -69,6 +76,14 @@ def stop() -> None:
 
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def meet() -> None:
+    """Wait until all processes are here."""
+    if world_size() > 1:
+        import torch.distributed as dist
+
+        dist.barrier()
 
 
 def share(count: int) -> slice:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from crackcam.methods import (
 )
 from crackcam.model import TargetLayer, can_dilate, find_target_layers, takes_size
 from crackcam.multiscale import Multiscale
-from crackcam.predicting import Network, stacked
+from crackcam.predicting import Network, predict, stacked
 from crackcam.refining import refine
 from pytorch_grad_cam.sess import starts
 from pytorch_grad_cam.utils.maps import resize
@@ -83,6 +84,115 @@ def heat_maps(
     return torch.cat(maps)
 
 
+class Explained(NamedTuple):
+    """Pictures as the methods see them.
+
+    Attributes:
+        probabilities: (N, classes) float32.
+        targets: class index that each map explains.
+        heats: maps by method, see :func:`merged_maps`.
+        seconds: by method.
+    """
+
+    probabilities: np.ndarray
+    targets: list[int]
+    heats: dict[str, list[torch.Tensor]]
+    seconds: dict[str, float]
+
+
+def by_methods(
+    args: argparse.Namespace, network: Network, finer: Network, layers: dict[str, list[TargetLayer]],
+    pixels: torch.Tensor, pictures: list[np.ndarray], wanted: int | None, named: str,
+) -> Explained:  # fmt: skip
+    """Predict pictures, and explain them by all methods asked for; where there are several, those that can.
+
+    Args:
+        layers: target layers by method.
+        named: class to explain, in words.
+
+    The others are those of :func:`explained`.
+
+    Raises:
+        UserError: none can explain this network.
+    """
+    one_run = len(args.method) == 1 and not args.verify  # which compares times of the method alone
+    found = Explained(np.empty(0), [], {}, {})
+    if not one_run:
+        chances = predict(network, pixels, args.batch_size)
+        found = found._replace(
+            probabilities=chances, targets=[int(row.argmax()) if wanted is None else wanted for row in chances]
+        )
+    for method in args.method:
+        note(f"{method} at {', '.join(layer.name for layer in layers[method])}, explaining {named}")
+        if method != EVIDENCE:
+            method_class(method)  # imported now: its time is not the method's
+        start = time.perf_counter()
+        try:
+            if one_run:
+                chances, targets, heats = explained(
+                    args, network, finer, method, layers[method], pixels, pictures, wanted
+                )
+                found = found._replace(probabilities=chances, targets=targets)
+            else:
+                heats = merged_maps(
+                    finer, method, layers[method], pixels, pictures, found.targets, args.scales, args.fuse,
+                    batch_size=args.batch_size, aug_smooth=args.aug_smooth, eigen_smooth=args.eigen_smooth,
+                )  # fmt: skip
+            found.heats[method] = heats
+        except UserError as error:
+            if len(args.method) == 1:
+                raise
+            note(f"warning: left out {error}")
+        found.seconds[method] = time.perf_counter() - start
+    if not found.heats:
+        raise UserError("none of these methods can explain this network")
+    return found
+
+
+def explained(
+    args: argparse.Namespace, network: Network, finer: Network, method: str, layers: list[TargetLayer],
+    pixels: torch.Tensor, pictures: list[np.ndarray], wanted: int | None,
+) -> tuple[np.ndarray, list[int], list[torch.Tensor]]:  # fmt: skip
+    """What the network says of a batch, and maps of it: from one run of the network where the method makes do with one.
+
+    Args:
+        network: what predicts.
+        finer: what is explained: the same, or dilated.
+        pixels: (N, 3, size, size) uint8.
+        pictures: (H, W, 3) uint8 each, what they were made from; for ``--scales``.
+        wanted: class to explain; None: the one predicted.
+
+    Returns:
+        Probabilities (N, classes) float32; the class that each map explains; the maps, see :func:`heat_maps`.
+    """
+    smoothing = {"aug_smooth": args.aug_smooth, "eigen_smooth": args.eigen_smooth}
+    plain = finer is network and not args.fuse and (args.scales or [1]) == [1] and not args.aug_smooth
+    if plain and NAMED[method].passes == "1" and not NAMED[method].picture and len(pixels) <= args.batch_size:
+        chances, made = _in_one_run(network, method, layers, pixels, wanted, args.eigen_smooth)
+        return chances, [int(row.argmax()) if wanted is None else wanted for row in chances], list(made)
+    chances = predict(network, pixels, args.batch_size)
+    targets = [int(row.argmax()) if wanted is None else wanted for row in chances]
+    heats = merged_maps(
+        finer, method, layers, pixels, pictures, targets, args.scales, args.fuse, batch_size=args.batch_size,
+        **smoothing,
+    )  # fmt: skip
+    return chances, targets, heats
+
+
+def _in_one_run(
+    network: Network, method: str, layers: list[TargetLayer], pixels: torch.Tensor, wanted: int | None,
+    eigen_smooth: bool,
+) -> tuple[np.ndarray, torch.Tensor]:  # fmt: skip
+    """Probabilities and maps of one batch."""
+    if method == EVIDENCE:
+        return _evidence_in_one_run(network, pixels, wanted, eigen_smooth)
+    explain = _method(network, method, layers)
+    chosen = None if wanted is None else [wanted] * len(pixels)
+    with of_engine(method), network.machine.autocast():
+        heats = explain.maps(network.machine.input(pixels), chosen, eigen_smooth=eigen_smooth, normalize=False)
+    return explain.outputs.float().softmax(1).cpu().numpy(), heats
+
+
 def settle_best(args: argparse.Namespace, network: Network) -> None:
     """Puts what ``--method best`` means for a network into the flags, and says it.
 
@@ -115,18 +225,39 @@ def evidence_maps(network: Network, pixels: torch.Tensor, targets: list[int], ba
     Raises:
         UserError: the network has another head.
     """
+    maps = []
+    for start in range(0, len(pixels), batch_size):
+        evidence, _ = _evidence(network, pixels[start : start + batch_size])
+        maps.append(_evidence_for(network, evidence, targets[start : start + batch_size], pixels))
+    return torch.cat(maps)
+
+
+def _evidence_in_one_run(
+    network: Network, pixels: torch.Tensor, wanted: int | None, eigen_smooth: bool
+) -> tuple[np.ndarray, torch.Tensor]:
+    if eigen_smooth:
+        raise UserError(f"{EVIDENCE} is the decision itself: leave --aug-smooth and --eigen-smooth out")
+    evidence, logits = _evidence(network, pixels)
+    chances = logits.float().softmax(1).cpu().numpy()
+    targets = [int(row.argmax()) if wanted is None else wanted for row in chances]
+    return chances, _evidence_for(network, evidence, targets, pixels)
+
+
+def _evidence(network: Network, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of a batch: evidence (N, classes, h, w), and the logits that are made of it."""
     model = network.model
     if not isinstance(model, Multiscale):
         raise UserError(f"--method {EVIDENCE} shows what --head multiscale decides by: train with it")
-    maps = []
+    with torch.inference_mode(), network.machine.autocast():
+        evidence = model.evidence(network.machine.input(pixels))
+        return evidence, model.pool(evidence)
+
+
+def _evidence_for(network: Network, evidence: torch.Tensor, targets: list[int], pixels: torch.Tensor) -> torch.Tensor:
+    """The map of each picture's target, (N, size, size)."""
     with torch.inference_mode():
-        for start in range(0, len(pixels), batch_size):
-            with network.machine.autocast():
-                evidence = model.evidence(network.machine.input(pixels[start : start + batch_size]))
-            chosen = targets[start : start + batch_size]
-            heat = evidence[range(len(chosen)), chosen].sigmoid() * model.speaking[chosen, None, None]
-            maps.append(resize(heat, tuple(pixels.shape[2:])))
-    return torch.cat(maps)
+        speaking = cast(Multiscale, network.model).speaking[targets, None, None]
+        return resize(evidence[range(len(targets)), targets].sigmoid() * speaking, tuple(pixels.shape[2:]))
 
 
 def merged_maps(

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -176,9 +176,11 @@ def fit(picture: np.ndarray, size: int) -> np.ndarray:
 
 
 def read_all(
-    paths: Iterable[Path], prepare: Callable[[np.ndarray], np.ndarray] = lambda picture: picture, threads: int = 4
-) -> Iterator[Picture | Unreadable]:
-    """Decode many pictures, in order, a few ahead of their use; ``prepare`` runs in the decoding threads."""
+    paths: Iterable[Path], prepare: Callable[[np.ndarray], Any] = lambda picture: picture, threads: int = 4,
+    ahead: int | None = None,
+) -> Iterator[Picture | Unreadable]:  # fmt: skip
+    """Decode many pictures, in order, ``ahead`` of their use; ``prepare`` runs in the decoding threads."""
+    most = ahead or 8 * threads
 
     def read(path: Path) -> Picture | Unreadable:
         try:
@@ -186,14 +188,14 @@ def read_all(
         except PictureError as error:
             return Unreadable(path, str(error))
 
-    ahead: deque[Future[Picture | Unreadable]] = deque()
+    begun: deque[Future[Picture | Unreadable]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for path in paths:
-            ahead.append(pool.submit(read, path))
-            if len(ahead) > 8 * threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+            begun.append(pool.submit(read, path))
+            if len(begun) > most:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
 
 
 def files_below(folder: Path) -> list[Path]:

@@ -657,9 +657,10 @@ class Machine:
 
     def input(self, pixels: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W) uint8 -> normalised float32 on the device, channels last."""
-        scaled = pixels.to(self.device).float() / 255
+        # bytes travel to the device; in place: batches are large, and each copy is a pass through memory
+        scaled = pixels.to(self.device).contiguous(memory_format=torch.channels_last).float().div_(255)
         mean, std = (torch.tensor(values, device=self.device).view(1, 3, 1, 1) for values in (self.mean, self.std))
-        return ((scaled - mean) / std).contiguous(memory_format=torch.channels_last)
+        return scaled.sub_(mean).div_(std)
 
     def pixels(self, inputs: torch.Tensor) -> torch.Tensor:
         """The inverse of :meth:`input`: the picture (N, 3, H, W) uint8 that comes closest."""

@@ -212,11 +212,13 @@ def stacked(fitted: list[np.ndarray]) -> torch.Tensor:
 
 def predict(network: Network, pixels: torch.Tensor, batch_size: int) -> np.ndarray:
     """Probabilities, (N, classes) float32."""
+    return torch.cat([probabilities(network, part).cpu() for part in pixels.split(batch_size)]).numpy()
+
+
+def probabilities(network: Network, pixels: torch.Tensor) -> torch.Tensor:
+    """Of one batch, (N, 3, size, size) uint8: (N, classes) float32 on the device, which may still be computing them."""
     with torch.inference_mode(), network.machine.autocast():
-        parts = [
-            network.model(network.machine.input(part)).float().softmax(1).cpu() for part in pixels.split(batch_size)
-        ]
-    return torch.cat(parts).numpy()
+        return network.model(network.machine.input(pixels)).float().softmax(1)
 
 
 def by_class(network: Network, probabilities: np.ndarray, top_k: int | None = None) -> dict[str, float]:

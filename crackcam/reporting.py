@@ -23,8 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib.colors import Colormap
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
@@ -206,6 +204,9 @@ def render(
         colours: of the maps.
         date: when the run ended; default: now.
     """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # slow to import, and only of use here
+    from markupsafe import Markup
+
     folder = Path(__file__).parent / "templates"
     templates = Environment(
         loader=FileSystemLoader(folder),

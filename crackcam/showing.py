@@ -6,7 +6,8 @@ One picture is worked on at a time: maps at the size of large pictures are large
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 
-from crackcam import explaining, figures, finding, predicting, reporting, scoring
+from crackcam import console, explaining, figures, finding, predicting, reporting, scoring
 from crackcam.figures import SHOWN_SIDE, Style, Tile
 from crackcam.images import Geometry, Picture
 from crackcam.methods import EVIDENCE, NAMED
@@ -222,3 +223,23 @@ def anatomy(
         "target": explained, "weights": [round(float(weight), 8) for weight in steps.weights],
     }  # fmt: skip
     return {**predicting.manifest(network, args, selection, [row]), "layer": layer.name, "picture": str(path)}
+
+
+def beside(picture: Path, what: str) -> Path:
+    """The name of a table beside a picture."""
+    return picture.with_name(f"{picture.stem}_{what}.csv")
+
+
+def conclude(document: dict, args: argparse.Namespace, tables: Sequence[str] = ()) -> int:
+    """Write the JSON file beside the picture, and the table of what was found; print tables; say what was written."""
+    picture = Path(document["picture"])
+    if args.style == "mask":
+        document["found_table"] = console.write_csv(beside(picture, "found"), finding.table(document["pictures"]))
+    console.write_json(picture.with_suffix(".json"), document)
+    if args.json:
+        print(json.dumps(document, indent=2))
+        return 0
+    written = [name for key, name in document.items() if key.endswith(("table", "report"))]
+    also = f", and maps in {args.save_maps}" if args.save_maps and not args.anatomy else ""
+    print(*tables, f"wrote {', '.join([str(picture), str(picture.with_suffix('.json')), *written])}{also}", sep="\n")
+    return 0

@@ -1,0 +1,217 @@
+"""Whole folders: pictures a second beside the bare forward pass, memory, and what starting costs.
+
+    python benchmarks/throughput.py                        5,000 generated pictures, resnet18, fp32: half an hour
+    python benchmarks/throughput.py --precision bf16
+    python benchmarks/throughput.py --pictures 200 --rounds 1 --memory 100 200        to try it
+
+Contenders take turns, each in a process of its own: ``bare``, the network alone on a batch that lies ready;
+inference.py --all; xai.py --all --method gradcam, overlays written; and ``plain``, a DataLoader and torchvision's
+ResNet as tutorials write it. Rates count from the imports on. Same network, batch, number of threads, and precision
+(but plain: fp32). Medians over the rounds, in brackets the range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from crackcam import console  # noqa: E402
+
+SIDE, DISTINCT = 224, 1000  # more pictures are links to these
+START = {
+    "import torch, torchvision": "import torch, torchvision",
+    "+ weights, one forward pass": """
+import torch, torchvision
+from safetensors.torch import load_file
+model = torchvision.models.get_model("{arch}", num_classes=2)
+model.load_state_dict(load_file("weights/model.safetensors"))
+with torch.inference_mode():
+    model.eval()(torch.zeros(9, 3, 224, 224))
+""",
+}
+
+
+# -- in a process of its own, in the workplace -------------------------------------------------------------------------
+
+
+def bare(args: argparse.Namespace) -> None:
+    import torch
+
+    from crackcam import checkpoint, console, model
+
+    device = console.choose_device("auto")
+    network, card = checkpoint.load(Path("weights/model.safetensors"), device)
+    machine = model.Machine(device, console.choose_precision(args.precision, device)[0], card.mean, card.std)
+    ready = machine.input(torch.zeros(args.batch_size, 3, SIDE, SIDE, dtype=torch.uint8))
+    with torch.inference_mode(), machine.autocast():
+        for _ in range(args.pictures // args.batch_size):
+            network(ready)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def ours(args: argparse.Namespace) -> None:
+    import inference
+    import xai
+
+    script, more = (inference, []) if args.worker == "inference" else (xai, ["--method", "gradcam"])
+    flags = ["--image", f"flight{args.pictures}", "--all", "--batch-size", str(args.batch_size)]
+    if script.main([*flags, *more, "--precision", args.precision]):
+        raise SystemExit(f"{args.worker} failed")
+
+
+def plain(args: argparse.Namespace) -> None:
+    import torch
+    from PIL import Image
+    from safetensors.torch import load_file
+    from torch.utils.data import DataLoader, Dataset
+    from torchvision import models, transforms
+
+    class Flight(Dataset):
+        def __init__(self):
+            self.files = sorted(Path(f"flight{args.pictures}").iterdir())
+            normalise = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+            self.transform = transforms.Compose([transforms.Resize((SIDE, SIDE)), transforms.ToTensor(), normalise])
+
+        def __len__(self):
+            return len(self.files)
+
+        def __getitem__(self, index):
+            return self.transform(Image.open(self.files[index]).convert("RGB"))
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = models.get_model(args.arch, num_classes=2)
+    network.load_state_dict(load_file("weights/model.safetensors"))
+    network.eval().to(device)
+    with torch.no_grad():
+        for batch in DataLoader(Flight(), batch_size=args.batch_size, num_workers=2):
+            network(batch.to(device)).softmax(1).tolist()
+
+
+WORKERS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "bare": bare, "inference": ours, "xai": ours, "plain": plain,
+}  # fmt: skip
+
+
+def work(args: argparse.Namespace) -> None:
+    import cv2  # noqa: F401
+    import matplotlib.figure  # noqa: F401
+    import torch
+    import torchvision  # noqa: F401
+
+    torch.manual_seed(0)
+    start = time.perf_counter()
+    WORKERS[args.worker](args)
+    seconds = time.perf_counter() - start
+    print(json.dumps({"rate": args.pictures / seconds, "peak": peak_memory()}))
+
+
+def peak_memory() -> float:
+    """MB; of this process alone, where getrusage counts what its parent held when it was started."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
+
+
+# -- the rounds --------------------------------------------------------------------------------------------------------
+
+
+def prepare(args: argparse.Namespace, place: Path) -> None:
+    """Pictures, and weights at random."""
+    import torch
+
+    from crackcam import checkpoint, model, sample
+
+    distinct = min(DISTINCT, max(args.pictures, *args.memory, 18))
+    sample.write_sample(place / "data", counts={"test": (distinct + 1) // 2})
+    made = sorted((place / "data/test").rglob("*.jpg"))
+    for count in {args.pictures, *args.memory}:
+        folder = place / f"flight{count}"
+        folder.mkdir()
+        for i in range(count):
+            (folder / f"{i:06d}.jpg").hardlink_to(made[i % len(made)])
+    torch.manual_seed(0)
+    network = model.build(args.arch, 2)
+    checkpoint.save(
+        place / "weights/model.safetensors", network, checkpoint.Card(args.arch, ["Negative", "Positive"], SIDE)
+    )
+
+
+def called(args: argparse.Namespace, place: Path, worker: str, pictures: int) -> dict:
+    flags = ["--worker", worker, "--pictures", str(pictures), "--batch-size", str(args.batch_size), "--arch", args.arch]
+    command = [sys.executable, str(Path(__file__).resolve()), *flags, "--precision", args.precision]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{worker}: {done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def spread(values: list[float], form: str = ".1f") -> str:
+    return f"{statistics.median(values):{form}} [{min(values):{form}}-{max(values):{form}}]"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="resnet18")
+    parser.add_argument("--pictures", type=console.positive_int, default=5000, metavar="N")
+    parser.add_argument("--batch-size", type=console.positive_int, default=32, metavar="N")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "auto"), default="fp32")
+    parser.add_argument("--rounds", type=console.positive_int, default=5, metavar="N")
+    parser.add_argument("--memory", type=console.positive_int, nargs=2, default=[2000, 20000], metavar="N")
+    parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.worker:
+        work(args)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        prepare(args, place)
+        rates: dict[str, list[float]] = {name: [] for name in WORKERS}
+        starts: dict[str, list[float]] = {name: [] for name in [*START, "xai.py, a grid of nine", "inference.py, nine"]}
+        commands = {
+            **{name: [sys.executable, "-c", code.replace("{arch}", args.arch)] for name, code in START.items()},
+            "xai.py, a grid of nine": [sys.executable, str(ROOT / "xai.py"), "--method", "gradcam"],
+            "inference.py, nine": [sys.executable, str(ROOT / "inference.py"), "--precision", "fp32"],
+        }
+        for _ in range(args.rounds):
+            for name, rate in rates.items():
+                rate.append(called(args, place, name, args.pictures)["rate"])
+            for name, command in commands.items():
+                start = time.perf_counter()
+                subprocess.run(command, cwd=place, capture_output=True, check=True)
+                starts[name].append(time.perf_counter() - start)
+        peaks = {
+            name: [called(args, place, name, count)["peak"] for count in args.memory] for name in ("inference", "xai")
+        }
+    print(f"{args.pictures:,} pictures, {args.arch}, {args.precision}, batches of {args.batch_size}\n")
+    print("| contender | of the bare forward pass | pictures a second |\n|---|---|---|")
+    for name, rate in rates.items():
+        ratio = [100 * mine / alone for mine, alone in zip(rate, rates["bare"], strict=True)]
+        print(f"| {name} | {spread(ratio, '.0f')} % | {spread(rate)} |")
+    print("\n| whole process | of weights and one forward pass | seconds |\n|---|---|---|")
+    base = starts["+ weights, one forward pass"]
+    for name, seconds in starts.items():
+        print(
+            f"| {name} | {spread([mine / b for mine, b in zip(seconds, base, strict=True)], '.2f')} |"
+            f" {spread(seconds, '.2f')} |"
+        )
+    few, many = args.memory
+    print(f"\n| peak memory | {many:,} of {few:,} pictures | MB |\n|---|---|---|")
+    for name, (small, large) in peaks.items():
+        print(f"| {name} | {large / small:.3f} | {small:.0f}, {large:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
