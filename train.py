@@ -205,7 +205,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if small != geometry:  # scored as inference will see them
         splits |= dataset.load_splits(plan, geometry, args.workers, ("val", "test"))
-        val = dataset.joined(splits["val"], mixing.mixed_pixels(val, args.seed, size)) if mix else splits["val"]
     name = "test" if len(splits.get("test", ())) else "val"
     temperature = training.calibrate(network, machine, splits["val"], args.batch_size)
     result = training.final_report(network, machine, splits[name], plan.classes, args.batch_size, temperature)

@@ -172,8 +172,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                                    chances, int(chances.argmax()) if wanted is None else wanted)  # fmt: skip
         return showing.conclude({**document, "stride": args.stride}, args)
 
+    originals = [item.pixels for item in pictures]
     probabilities, targets, heats, seconds = explaining.by_methods(
-        args, network, finer, layers, pixels, [item.pixels for item in pictures], wanted, target
+        args, network, finer, layers, pixels, originals, wanted, target
     )
     compared = verifying.verify(finer, layers, pixels, targets, heats, seconds) if args.verify else []
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
 DATA, WEIGHTS, OUTPUTS = Path("data"), Path("weights/model.safetensors"), Path("outputs")
+SHIPPED = Path(__file__).parents[1] / "weights" / "crack_resnet18.safetensors"  # trained by us; see weights/README.md
 SYSTEM_LIBRARIES = "libgl1 libglib2.0-0"  # what OpenCV's wheel expects, by Debian's names
 
 
@@ -180,7 +181,12 @@ def add_picture_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--image", type=Path, nargs="+", metavar="PATH", help="these pictures, folders, globs instead")
     group.add_argument("--num", type=positive_int, default=9, metavar="N", help="pictures to draw (default: 9)")
     group.add_argument("--seed", type=whole_number, default=0, help="chooses the pictures (default: 0)")
-    group.add_argument("--weights", type=Path, metavar="FILE", help=f"checkpoint (default: {WEIGHTS})")
+    group.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help=f"checkpoint (default: {WEIGHTS}, else the one for cracks that comes along)",
+    )
     group.add_argument(
         "--arch", help="the ImageNet network or detector of that name; with --weights FILE.pth, what it holds"
     )

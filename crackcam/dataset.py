@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from crackcam.console import UserError, counted, note
 from crackcam.distributed import no_bar
-from crackcam.images import Geometry, Unreadable, files_below, read_all, size_of
+from crackcam.images import GREY, Geometry, Unreadable, files_below, read_all, size_of
 
 SPLITS = ("train", "val", "test")
 BLOCKS = 20  # a class is cut into about this many blocks of neighbours
@@ -330,7 +330,7 @@ def augmentation(size: int, strong: bool) -> Callable[[torch.Tensor], torch.Tens
     mirror = v2.RandomHorizontalFlip()
     if not strong:
         return v2.Compose([resize, mirror, v2.ColorJitter(brightness=0.1, contrast=0.1)])
-    grey = [124, 116, 104]  # the mean of ImageNet: corners that a rotation bares carry no signal
+    grey = list(GREY)  # corners that a rotation bares carry no signal
     turn = v2.RandomAffine(15, scale=(0.9, 1.2), interpolation=v2.InterpolationMode.BILINEAR, fill=grey)
     blur = v2.RandomApply([v2.GaussianBlur(5, (0.3, 1.5))], p=0.2)
     return v2.Compose([resize, mirror, v2.RandomVerticalFlip(), turn, v2.ColorJitter(0.3, 0.3, 0.2), blur])

@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from crackcam.console import UserError, note, write_atomically
-from crackcam.images import Geometry, mirrored
+from crackcam.images import Geometry, framed
 from crackcam.methods import (
     BEST,
     BEST_FUSE,
@@ -163,13 +163,15 @@ def explained(
         wanted: class to explain; None: the one predicted.
 
     Returns:
-        Probabilities (N, classes) float32; the class that each map explains; the maps, see :func:`heat_maps`.
+        Probabilities (N, classes) float32; the class that each map explains; the maps, as :func:`merged_maps` returns
+        them.
     """
     smoothing = {"aug_smooth": args.aug_smooth, "eigen_smooth": args.eigen_smooth}
     plain = finer is network and not args.fuse and (args.scales or [1]) == [1] and not args.aug_smooth
     if plain and NAMED[method].passes == "1" and not NAMED[method].picture and len(pixels) <= args.batch_size:
         chances, made = _in_one_run(network, method, layers, pixels, wanted, args.eigen_smooth)
-        return chances, [int(row.argmax()) if wanted is None else wanted for row in chances], list(made)
+        targets = [int(row.argmax()) if wanted is None else wanted for row in chances]
+        return chances, targets, _unframed(made, pictures, network.card.geometry)
     chances = predict(network, pixels, args.batch_size)
     targets = [int(row.argmax()) if wanted is None else wanted for row in chances]
     heats = merged_maps(
@@ -274,7 +276,7 @@ def merged_maps(
         settings: of :func:`heat_maps`, as are the other arguments.
 
     Returns:
-        For each picture a map (h, w) of what the network sees of it, without mirror images, of the largest scale.
+        For each picture a map (h, w) of what the network sees of it, without a frame, of the largest scale.
         In the unit of the network's own size, whatever the scale; of several layers in [0, 1].
 
     Raises:
@@ -283,7 +285,7 @@ def merged_maps(
     size, geometry = network.card.image_size, network.card.geometry
     if not fuse and (scales or [1]) == [1]:
         maps = heat_maps(network, method, layers, pixels, targets, **settings)
-        return [unmirrored(heat, picture.shape, geometry) for heat, picture in zip(maps, pictures, strict=True)]
+        return _unframed(maps, pictures, geometry)
     if NAMED[method].picture:
         raise UserError(f"{method} makes pictures, not maps: leave --scales and --fuse out")
     if fuse and NAMED[method].stages:
@@ -313,7 +315,7 @@ def merged_maps(
             of_scale = _scaled_maps(network, method, layers, pixels, pictures, targets, scale, **settings)
         for total, heat, picture in zip(merged, of_scale, pictures, strict=True):
             if scale != OWN:
-                heat = unmirrored(heat, picture.shape, geometry)
+                heat = unframed(heat, picture.shape, geometry)
             total += resize(heat[None].cpu(), tuple(total.shape))[0] / len(scales)
     return merged
 
@@ -343,7 +345,7 @@ def tiled_maps(
 
     Yields:
         (H, W) float32 on the CPU, of what the network sees of the picture. Sides shorter than the network's size are
-        enlarged to it first, or mirrored where the network's pictures are.
+        enlarged to it first, or framed where the network's pictures are.
     """
     if method in STRETCHED:
         raise UserError(f"{method} stretches every map to [0, 1], so that tiles do not fit together: no --scales {OWN}")
@@ -353,7 +355,7 @@ def tiled_maps(
         height, width = (max(size, side) for side in seen.shape[:2])
         large = seen
         if network.card.max_scale:
-            large = mirrored(seen, height, width)
+            large = framed(seen, height, width)
         elif large.shape[:2] != (height, width):
             large = np.asarray(Image.fromarray(seen).resize((width, height), Image.Resampling.BILINEAR))
         high, wide = min(2 * size, height), min(2 * size, width)
@@ -542,7 +544,11 @@ def at_picture_size(heat: torch.Tensor, picture: np.ndarray, geometry: Geometry)
     return seen
 
 
-def unmirrored(heat: torch.Tensor, size: tuple[int, ...], geometry: Geometry) -> torch.Tensor:
+def _unframed(maps: Iterable[torch.Tensor], pictures: list[np.ndarray], geometry: Geometry) -> list[torch.Tensor]:
+    return [unframed(heat, picture.shape, geometry) for heat, picture in zip(maps, pictures, strict=True)]
+
+
+def unframed(heat: torch.Tensor, size: tuple[int, ...], geometry: Geometry) -> torch.Tensor:
     """Of a map (..., side, side) of the network's input, at whatever scale, what lies on a picture (H, W, ...)."""
     scaled = geometry.times(heat.shape[-1] / geometry.size)
     return heat[..., *scaled.inside(*size[:2])]

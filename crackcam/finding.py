@@ -38,7 +38,7 @@ from crackcam.multiscale import Multiscale
 from crackcam.predicting import Network
 
 SMALLEST = 2e-4  # share of the picture: parts with fewer pixels are specks; 40 pixels of 448 x 448
-QUANTILE = 0.999  # of the pixels where there is nothing to find lie below the threshold
+QUANTILE = 0.995  # of the pixels where there is nothing to find lie below the threshold
 LOOKED_AT = 200  # maps that a calibration makes in all, shared among the classes, but at least
 AT_LEAST = 20  # of each
 
@@ -167,7 +167,7 @@ def _branch(ways: np.ndarray, tip: Pixel, longest: float) -> tuple[list[Pixel], 
 
 
 def calibrate(heats: torch.Tensor | np.ndarray) -> float:
-    """The threshold of a class, without any mask: where there is nothing to find, 0.1 % of the pixels exceed it.
+    """The threshold of a class, without any mask: where there is nothing to find, 0.5 % of the pixels exceed it.
 
     Args:
         heats: (N, H, W) maps of the class, in their raw unit, over pictures of other classes.

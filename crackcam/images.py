@@ -19,6 +19,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 MAX_PIXELS = 200_000_000  # 600 MB decoded: more is an attack or a mistake
+GREY = (124, 116, 104)  # the mean of ImageNet
 
 
 class PictureError(Exception):
@@ -101,7 +102,7 @@ class Geometry(NamedTuple):
         resize: length that the shorter side is brought to before the centre is cropped, as ImageNet networks expect;
             None: the whole picture is squashed.
         interpolation: a filter of Pillow, by name.
-        max_scale: the picture keeps its proportions and is enlarged at most so much; its mirror images fill the square.
+        max_scale: the picture keeps its proportions and is enlarged at most so much; a grey frame fills the square.
             None: as ``resize`` says.
     """
 
@@ -117,7 +118,7 @@ class Geometry(NamedTuple):
             height, width = rows.stop - rows.start, columns.stop - columns.start
             if picture.shape[:2] != (height, width):
                 picture = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
-            return mirrored(picture, self.size, self.size)
+            return framed(picture, self.size, self.size)
         if self.resize is None:
             return fit(picture, self.size)
         height, width = self._resized(*picture.shape[:2])
@@ -162,10 +163,15 @@ class Geometry(NamedTuple):
         return round((height - self.size) / 2), round((width - self.size) / 2)
 
 
-def mirrored(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The picture (H, W, 3), no larger than that, in the middle of its mirror images: (height, width, 3)."""
-    room = [large - side for large, side in zip((height, width), picture.shape[:2], strict=True)]
-    return np.pad(picture, [*((free // 2, free - free // 2) for free in room), (0, 0)], mode="symmetric")
+def framed(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The picture (H, W, 3), no larger than that, in the middle of a grey frame: (height, width, 3).
+
+    Grey is the mean of ImageNet, 0 to a network: as if there were nothing, where mirror images would make new lines.
+    """
+    top, left = (height - picture.shape[0]) // 2, (width - picture.shape[1]) // 2
+    filled = np.full((height, width, 3), GREY, np.uint8)
+    filled[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return filled
 
 
 def fit(picture: np.ndarray, size: int) -> np.ndarray:

@@ -21,6 +21,7 @@ import torch
 from crackcam import sample
 from crackcam.console import UserError
 from crackcam.dataset import Pixels
+from crackcam.images import GREY
 from crackcam.sample import SIDE, Rng
 
 CLASSES = ["Negative", "Positive"]  # the sample's, in index order
@@ -210,11 +211,11 @@ def mixed_pixels(split: Pixels, seed: int, size: int) -> Pixels:
 
 
 def shifted(picture: torch.Tensor) -> torch.Tensor:
-    """The picture (3, size, size) moved by up to half its size, its mirror image beside it, as inference shows it."""
+    """The picture (3, size, size) moved by up to half its size, the frame beside it that inference may show."""
     from torchvision.transforms import v2
 
     high, wide = picture.shape[1:]
-    return v2.RandomCrop((high, wide), padding=(wide // 2, high // 2), padding_mode="symmetric")(picture)
+    return v2.RandomCrop((high, wide), padding=(wide // 2, high // 2), fill=list(GREY))(picture)
 
 
 # -- surfaces --------------------------------------------------------------------------------------------------------

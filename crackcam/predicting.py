@@ -18,6 +18,7 @@ from torch import nn
 from crackcam import checkpoint, images
 from crackcam.checkpoint import Card
 from crackcam.console import (
+    SHIPPED,
     WEIGHTS,
     UserError,
     choose_device,
@@ -66,6 +67,9 @@ def open_network(args: argparse.Namespace, layers: bool = False) -> Network:
         layers: whether its layers are looked into, which an ONNX file has not.
     """
     path = None if args.arch and not args.weights and not args.classes else args.weights or WEIGHTS
+    if path == WEIGHTS and not (args.weights or args.classes or path.exists()):
+        path = SHIPPED
+        note(f"note: no {WEIGHTS}, so the network for cracks in concrete that comes with crackcam")
     if path and path.suffix == ".onnx":
         if layers:
             raise UserError(f"{path} has no layers to look into: explain the checkpoint that it was exported from")

@@ -663,7 +663,7 @@ def write_training(
     maps = {
         name: [
             explaining.small_map(
-                explaining.unmirrored(heat, picture.shape, card.geometry), size, card.geometry, name != EVIDENCE
+                explaining.unframed(heat, picture.shape, card.geometry), size, card.geometry, name != EVIDENCE
             )
             for heat, picture, size in zip(of_method, pictures, sizes, strict=True)
         ]

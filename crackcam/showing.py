@@ -215,7 +215,8 @@ def anatomy(
     chances = predicting.by_class(network, probabilities, args.top_k)
     small, true = figures.thumbnail(picture.pixels), next(iter(selection.files)) or None
     tile, explained = Tile(small, picture.path.name, chances, true), network.card.classes[target]
-    over = explaining.drawn(steps.heat, small, network.card.geometry, style)
+    seen = explaining.unframed(steps.heat, picture.pixels.shape, network.card.geometry)
+    over = explaining.drawn(seen, small, network.card.geometry, style)
     title = f"Grad-CAM at {layer.name} of {network.card.arch}, {tile.name}: {explained}"
     figures.anatomy(path, title, tile, over, steps, explained)
     row = {

@@ -16,6 +16,7 @@ import torch
 from crackcam.console import UserError
 from crackcam.methods import NAMED
 from crackcam.model import TargetLayer
+from crackcam.multiscale import Multiscale
 from crackcam.predicting import Network
 from pytorch_grad_cam.utils.maps import normalize
 
@@ -54,8 +55,10 @@ def verify(
         seconds: what each took.
 
     Raises:
-        UserError: the package is not installed, has none of the methods, or fails.
+        UserError: the package is not installed, has none of the methods, or fails; or the head is multiscale.
     """
+    if isinstance(network.model, Multiscale):
+        raise UserError("--verify runs grad-cam in a process that knows no multiscale head: verify a linear one")
     try:
         version("grad-cam")
     except PackageNotFoundError:

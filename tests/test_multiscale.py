@@ -184,7 +184,7 @@ def test_training_and_explaining_one(fresh, capsys):
 
 
 def test_small_pictures_are_scored_as_inference_sees_them(fresh):
-    """They are trained on at their own size, and mirrored to fill the network's."""
+    """They are trained on at their own size, and framed to fill the network's."""
     arguments = ["--pretrained", "none", "--arch", "squeezenet1_1", "--epochs", "1", "--workers", "0"]
     flags = ["--image-size", "288", "--head", "multiscale", "--mix-sample", "0", "--precision", "fp32"]
     assert train.main([*arguments, *flags]) == 0
@@ -192,13 +192,13 @@ def test_small_pictures_are_scored_as_inference_sees_them(fresh):
     assert (card.image_size, card.max_scale) == (288, 1.0)
     assert {row["size"] for row in csv.DictReader(Path("outputs/training.csv").open())} == {"128"}  # 4/7 of 224
     assert inference.main(["--all", "--precision", "fp32"]) == 0
-    rows = list(csv.DictReader(Path("outputs/inference_all.csv").open()))
+    rows = list(csv.DictReader(Path("outputs/predictions_all.csv").open()))
     losses = [-math.log(float(row[f"p_{row['true']}"])) for row in rows]
     assert np.mean(losses) == pytest.approx(card.metrics["test"]["loss"], abs=2e-4)
 
 
 def test_map_of_a_small_picture_lies_on_it(tmp_path, monkeypatch):
-    """What speaks is one corner of the picture, not of the mirror images about it."""
+    """What speaks is one corner of the picture, not of the frame about it."""
     model = untouched(Multiscale(TwoStages(), {"fine": 3, "coarse": 3}, classes=1))
     with torch.no_grad():
         model.maps[0][1].weight.copy_(torch.tensor([9.0, 0, 0]).view(1, 3, 1, 1))

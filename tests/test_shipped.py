@@ -1,0 +1,104 @@
+"""The network that comes along: what a fresh clone says about a photograph, with nothing trained yet."""
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors import safe_open
+
+import inference
+import xai
+from crackcam import sample
+from crackcam.console import SHIPPED
+
+BALANCED_ELSEWHERE, ON_CONCRETE = 0.87, 0.985  # less than docs/experiments.md says: processors differ
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A folder with class folders of generated pictures, and the masks of the cracked ones."""
+    root = tmp_path_factory.mktemp("drawn")
+    masks = {}
+    for index in range(24):
+        name = "Positive" if index % 2 else "Negative"
+        picture, mask = sample.draw(np.random.default_rng([77, index]), cracked=index % 2 == 1)
+        path = root / "data/test" / name / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+        masks[str(path.relative_to(root))] = mask
+    return root, masks
+
+
+def test_it_is_small_and_names_no_place():
+    assert SHIPPED.stat().st_size <= 23e6
+    with safe_open(SHIPPED, "pt") as opened:
+        card = json.loads(opened.metadata()["crackcam"])
+        assert {str(opened.get_tensor(name).dtype) for name in opened.keys()} <= {"torch.float16", "torch.int64"}  # noqa: SIM118
+    assert card["arch"] == "resnet18"
+    assert card["classes"] == ["Negative", "Positive"]
+    assert card["pretrained"] == "weights of weights/first.safetensors"
+    texts = json.dumps(card).split('"')
+    assert not [text for text in texts if text.startswith("/")]
+
+
+def test_it_is_taken_where_there_is_no_other(drawn, monkeypatch, capsys):
+    root, masks = drawn
+    monkeypatch.chdir(root)
+    assert inference.main(["--all"]) == 0
+    assert "no weights/model.safetensors, so the network for cracks" in capsys.readouterr().err
+    rows = list(csv.DictReader(Path("outputs/predictions_all.csv").open()))
+    assert np.mean([row["predicted"] == row["true"] for row in rows]) >= 0.8
+    assert xai.main(["--type", "Positive", "--num", "12", "--save-maps", "maps"]) == 0
+    assert "no weights/model.safetensors, so the network for cracks" in capsys.readouterr().err
+    found = []
+    for row in json.loads(Path("outputs/xai_Positive_best.json").read_text())["pictures"]:
+        heat = np.load(row["maps"]["evidence"]["file"])
+        near = cv2.dilate(masks[row["file"]], np.ones((9, 9)))
+        found.append(near[np.unravel_index(heat.argmax(), heat.shape)] > 0)
+    assert len(found) == 12
+    assert np.mean(found) >= 0.75
+
+
+def test_a_checkpoint_of_ones_own_comes_first(trained, monkeypatch, capsys):
+    monkeypatch.chdir(trained.root)
+    assert inference.main(["--type", "Positive"]) == 0
+    assert "comes with crackcam" not in capsys.readouterr().err
+
+
+@pytest.mark.torture
+def test_on_photographs_from_elsewhere(real_data, tmp_path, monkeypatch, capsys):
+    """What docs/experiments.md says of it, with some room for other processors."""
+    monkeypatch.chdir(tmp_path)
+    folder = real_data / "crack_masks"
+    cracked = {
+        row["stem"]: float(row["crack_fraction"]) > 0 for row in csv.DictReader((folder / "manifest.csv").open())
+    }
+    for path in (folder / "images").iterdir():
+        place = tmp_path / "two/test" / ("Positive" if cracked[path.stem] else "Negative")
+        place.mkdir(parents=True, exist_ok=True)
+        (place / path.name).symlink_to(path)
+    assert inference.main(["--data", "two", "--all"]) == 0
+    rows = list(csv.DictReader(Path("outputs/predictions_all.csv").open()))
+    share = {c: np.mean([row["predicted"] == c for row in rows if row["true"] == c]) for c in ("Negative", "Positive")}
+    assert len(rows) == 174
+    assert np.mean(list(share.values())) >= BALANCED_ELSEWHERE
+    assert inference.main(["--data", str(real_data / "concrete"), "--split", "test", "--all"]) == 0
+    rows = list(csv.DictReader(Path("outputs/predictions_all.csv").open()))
+    assert np.mean([row["predicted"] == row["true"] for row in rows]) >= ON_CONCRETE
+
+
+def test_methods_of_the_engine_lie_on_the_picture_too(drawn, monkeypatch, capsys):
+    """The network's input has a frame, what is compared and drawn has none."""
+    root, _ = drawn
+    monkeypatch.chdir(root)
+    flags = ["--type", "Positive", "--num", "1", "--save-maps", "maps"]
+    assert xai.main([*flags, "--method", "gradcam", "--verify"]) == 2
+    assert "knows no multiscale head" in capsys.readouterr().err
+    assert xai.main([*flags, "--method", "gradcam"]) == 0
+    (row,) = json.loads(Path("outputs/xai_Positive_gradcam.json").read_text())["pictures"]
+    assert np.load(row["maps"]["gradcam"]["file"]).shape == (sample.SIDE, sample.SIDE)
+    assert xai.main(["--type", "Positive", "--num", "1", "--anatomy", "--method", "gradcam"]) == 0
