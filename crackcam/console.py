@@ -68,7 +68,7 @@ def command(main: Main) -> Main:
         try:
             return main(argv)
         except UserError as error:
-            _complain(" ".join(str(error).split()))
+            _complain(str(error))
             return 2
         except OSError as error:
             if error.strerror is None:
@@ -92,13 +92,26 @@ def command(main: Main) -> Main:
 def note(message: str) -> None:
     """One line on stderr; of several processes the main one speaks."""
     if distributed.is_main():
-        print(message, file=sys.stderr, flush=True)
+        print(visible(message), file=sys.stderr, flush=True)
+
+
+def say(line: str) -> None:
+    """One line of results on stdout."""
+    print(visible(line))
+
+
+def visible(text: str) -> str:
+    r"""One line that any terminal shows and none obeys: what is not printable comes out as Python writes it, ``\x1b``.
+
+    Names of files and what a stranger's weights say of themselves may hold anything.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _complain(what: str) -> None:
     """Any process may be the one that has something to say."""
     who = "error" if distributed.is_main() else f"error in process {distributed.rank()}"
-    print(f"{who}: {what}", file=sys.stderr, flush=True)
+    print(visible(f"{who}: {' '.join(what.split())}"), file=sys.stderr, flush=True)
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
@@ -293,12 +306,17 @@ def check_writable(*paths: Path | None) -> None:
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Calls ``write`` with a temporary name beside ``path``, then renames: a file is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f"{temporary_stem(path)}{os.getpid()}{path.suffix}")
     try:
         write(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_stem(path: Path) -> str:
+    """What the temporary names of a file begin with; no name gets longer than file systems take by it."""
+    return f".{path.stem[:50]}."
 
 
 def write_json(path: Path, document: dict | list) -> None:
@@ -310,7 +328,8 @@ def write_csv(path: Path, rows: list[dict]) -> str:
     """Rows with the same keys, which become the header; returns the file's name."""
 
     def write(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        # names of files need not be text
+        with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)

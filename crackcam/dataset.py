@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from crackcam.console import UserError, counted, note
 from crackcam.distributed import no_bar
-from crackcam.images import Geometry, Unreadable, files_below, read_all, size_of
+from crackcam.images import Geometry, PictureError, Unreadable, files_below, read_all, size_of
 
 SPLITS = ("train", "val", "test")
 BLOCKS = 20  # a class is cut into about this many blocks of neighbours
@@ -306,7 +306,7 @@ def own_geometry(files: Files, geometry: Geometry, smallest: int, multiple: int 
         return geometry
     sides = [smallest]
     for path in (path for paths in files.values() for path in paths):
-        with suppress(OSError, ValueError):  # unreadable files are named where they are decoded
+        with suppress(PictureError):  # unreadable files are named where they are decoded
             sides.append(max(size_of(path)))
     return geometry._replace(size=min(geometry.size, max(smallest, round(max(sides) / multiple) * multiple)))
 
