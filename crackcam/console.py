@@ -1,8 +1,8 @@
 """Manners that the three scripts share: flags, messages, exit codes, device and precision.
 
 Results go to stdout, notes and progress to stderr. Exit codes: 0 done; 2 the user can mend it (one line,
-``error: ...``); 130 interrupted; anything else is our fault and shows a traceback. Torch is imported only after the
-arguments are parsed.
+``error: ...``); 130 interrupted, 143 by SIGTERM; anything else is our fault and shows a traceback. Torch is imported
+only after the arguments are parsed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -29,6 +31,16 @@ if TYPE_CHECKING:
 
 DATA, WEIGHTS, OUTPUTS = Path("data"), Path("weights/model.safetensors"), Path("outputs")
 SYSTEM_LIBRARIES = "libgl1 libglib2.0-0"  # what OpenCV's wheel expects, by Debian's names
+
+
+# What libraries raise where the machine is at its limits: words of it -> what to do
+ADVICE = {
+    "OutOfMemoryError": "out of memory on the GPU: try a smaller --batch-size",
+    "MemoryError": "out of memory: try a smaller --batch-size, or smaller pictures",
+    "DefaultCPUAllocator: can't allocate memory": "out of memory: try a smaller --batch-size",
+    "DataLoader worker": "a process that augments was killed, as where memory runs out: try fewer --workers (0: none), "
+    "and --resume",
+}
 
 
 class UserError(Exception):
@@ -66,7 +78,8 @@ def command(main: Main) -> Main:
     def run(argv: Sequence[str] | None = None) -> int:
         keep_freed_memory()
         try:
-            return main(argv)
+            with _heeding_sigterm():
+                return main(argv)
         except UserError as error:
             _complain(str(error))
             return 2
@@ -85,8 +98,31 @@ def command(main: Main) -> Main:
             return 130
         except SystemExit as exit_:  # argparse: --help
             return int(exit_.code or 0)
+        except (MemoryError, RuntimeError) as error:
+            advice = next((says for words, says in ADVICE.items() if words in f"{type(error).__name__}: {error}"), None)
+            if not advice:
+                raise
+            _complain(advice)
+            return 2
 
     return run
+
+
+@contextlib.contextmanager
+def _heeding_sigterm() -> Iterator[None]:
+    """SIGTERM ends a script as Ctrl-C does, so that no half file is left; exit code 143.
+
+    Not under torchrun: a process that waits for another heeds nothing, and would be waited for.
+    """
+    at_once = threading.current_thread() is threading.main_thread() and distributed.world_size() == 1
+    if not at_once or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def note(message: str) -> None:
@@ -310,8 +346,22 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     try:
         write(temporary)
         temporary.replace(path)
+    except Exception as error:
+        if cause := _system_error(error):
+            raise OSError(cause, os.strerror(cause), str(path)) from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _system_error(error: Exception) -> int | None:
+    """The number of what the system refused, a full disk say, out of what libraries make of it."""
+    if isinstance(error, OSError) or isinstance(
+        error := error.__context__ or error, OSError
+    ):  # torch: while handling it
+        return error.errno
+    told = re.search(r"\(os error (\d+)\)", str(error))  # safetensors
+    return int(told[1]) if told else None
 
 
 def temporary_stem(path: Path) -> str:

@@ -90,6 +90,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
                 yield image
     except PictureError:
         raise
+    except MemoryError:
+        raise PictureError("not enough memory for it") from None
     except Exception as error:  # decoders raise whatever a broken file makes them raise
         raise PictureError(_reason(error)) from None
 

@@ -90,7 +90,8 @@ class StateFile:
         document |= {"run": self.run, "history": history, "best": best}
 
         def write(temporary: Path) -> None:
-            torch.save(document, temporary)
+            with temporary.open("wb") as file:  # Python's, which says what went wrong
+                torch.save(document, file)
             if self.path.exists():
                 self.path.replace(self.previous)
 
