@@ -356,10 +356,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 def _system_error(error: Exception) -> int | None:
     """The number of what the system refused, a full disk say, out of what libraries make of it."""
-    if isinstance(error, OSError) or isinstance(
-        error := error.__context__ or error, OSError
-    ):  # torch: while handling it
-        return error.errno
+    for known in (error, error.__context__):  # torch raises its own while it handles the system's
+        if isinstance(known, OSError):
+            return known.errno
     told = re.search(r"\(os error (\d+)\)", str(error))  # safetensors
     return int(told[1]) if told else None
 

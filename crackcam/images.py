@@ -70,7 +70,8 @@ def size_of(path: Path) -> tuple[int, int]:
     """Width and height of a picture, upright, from its head alone; raises PictureError as :func:`load`."""
     with opened(path) as image:
         # Of a TIFF Pillow says the upright size itself.
-        lies = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        turned = image.format != "TIFF" and Image.Image.getexif(image)  # that of a PNG would decode it
+        lies = turned and turned.get(ExifTags.Base.Orientation, 1) >= 5
         return image.size[::-1] if lies else image.size
 
 
@@ -150,8 +151,9 @@ class Geometry(NamedTuple):
         image, filter_ = Image.fromarray(picture), Image.Resampling[self.interpolation.upper()]
         top, left = self._corner(height, width)
         if max(height, width) > LONG * self.resize:  # a strip of one row would become millions of columns
-            rows, columns = self.seen(*picture.shape[:2])
-            box = (columns.start, rows.start, max(columns.stop, columns.start + 1), max(rows.stop, rows.start + 1))
+            down, across = picture.shape[0] / height, picture.shape[1] / width
+            right, bottom = min(width, left + self.size), min(height, top + self.size)
+            box = (max(0, left) * across, max(0, top) * down, right * across, bottom * down)
             return np.asarray(image.resize((self.size, self.size), filter_, box))
         image = image.resize((width, height), filter_)
         return np.asarray(image.crop((left, top, left + self.size, top + self.size)))

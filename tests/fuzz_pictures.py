@@ -7,6 +7,7 @@ takes more processor time than SECONDS or more memory than MEMORY. FOLDER/number
 is what came of them, as JSON. LOG is then said of each: a number and a reason.
 """
 
+import functools
 import io
 import json
 import random
@@ -31,6 +32,7 @@ NUMBERS = [0, 1, 2, 3, 7, 8, 15, 16, 31, 32, 64, 127, 128, 255, 256, 1000, 32767
            2**31, 2**32 - 1]  # fmt: skip
 
 
+@functools.cache
 def seeds():
     """Small whole pictures of all kinds, of all formats that are read: name -> bytes."""
     rng = np.random.default_rng(0)

@@ -69,10 +69,9 @@ def test_whole_files_of_all_kinds(tmp_path, name):
     if "alpha" in name or name == "webp_lossless" or "deflate" in name:
         opaque = plain[..., :1] / 255
         plain = plain * opaque + 255 * (1 - opaque)
-    if "grey" in name or "16" in name or "float" in name:
-        tolerance = 130  # another measure of light than the eye's, of the red channel alone
-    else:
-        tolerance = 100 if name.endswith(("_1", "group4")) else 30
+    # of the red channel alone; black and white; of few colours, one of them clear
+    few = {"16": 130, "float": 130, "grey": 130, "_1": 120, "group4": 120, "palette": 45, "transparent": 45}
+    tolerance = max((most for kind, most in few.items() if kind in name), default=30)
     assert np.abs(pixels.astype(float) - plain).mean() < tolerance
 
 
@@ -94,8 +93,9 @@ def bombs():
     struct.pack_into("<ii", bmp, 18, 60000, 60000)
     struct.pack_into(">HH", jpeg, jpeg.index(b"\xff\xc0") + 5, 60000, 60000)
     tiff = whole["tiff_16"]
-    tiff = tiff.replace(struct.pack("<HHIH", 256, 3, 1, 48), struct.pack("<HHIH", 256, 3, 1, 60000))
-    tiff = tiff.replace(struct.pack("<HHIH", 257, 3, 1, 32), struct.pack("<HHIH", 257, 3, 1, 60000))
+    for tag, side in ((256, 48), (257, 32)):
+        for kind in (3, 4):
+            tiff = tiff.replace(struct.pack("<HHII", tag, kind, 1, side), struct.pack("<HHII", tag, kind, 1, 60000))
     return {"png": png_of(60000, 60000, 50_000), "gif": gif, "bmp": bmp, "jpeg": jpeg, "tiff": tiff}
 
 
@@ -132,7 +132,7 @@ def test_strips_are_not_scaled_as_a_whole(shape):
         whole = Image.fromarray(picture).resize((256 * 300 // 7, 256), Image.Resampling.BILINEAR)
         left = round((whole.width - 224) / 2)
         expected = np.asarray(whole.crop((left, 16, left + 224, 240))).astype(int)
-        assert np.abs(square - expected).mean() < 8  # cut at whole pixels of the picture, each 37 wide here
+        assert np.abs(square - expected).max() <= 1
 
 
 # -- programs, threads, what is no file ---------------------------------------------------------------------------------
@@ -201,6 +201,7 @@ def test_what_may_not_be_read_is_named(tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     before = Path.cwd()
     os.chdir(tmp_path)
+    tmp_path.chmod(0o755)
     (tmp_path / "a").chmod(0o700)
     (tmp_path / "b/x.png").chmod(0o600)
     try:
@@ -252,7 +253,7 @@ def flight(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for name in NAMES:
         Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8)).save("in/picture.jpg")
-        os.rename(b"in/picture.jpg", b"in/" + name)
+        Path("in/picture.jpg").rename(os.fsdecode(b"in/" + name))
     Image.new("RGB", (5000, 1)).save("in/strip.png")
     Path("in/broken.jpg").symlink_to("nowhere.jpg")
     Path("in/torn.png").write_bytes(seeds()["png"][:500])
@@ -330,7 +331,7 @@ def test_files_that_go_or_change_after_they_were_listed(flight, network, capsys,
 def test_paths_that_lead_nowhere(flight, network, capsys):
     os.mkfifo("pipe.jpg")
     for path, says in (("x/" * 2047 + "xx", "ile name too long|no picture"), ("n" * 300, "ile name too long|no picture"),
-                       ("pipe.jpg", "none of 1 file"), ("in/broken.jpg", "no picture in/broken.jpg")):  # fmt: skip
+                       ("pipe.jpg", "none of 1 file"), ("in/broken.jpg", "none of 1 file")):  # fmt: skip
         assert inference.main(["--weights", network, "--image", path]) == 2
         last = capsys.readouterr().err.splitlines()[-1]
         assert last.startswith("error: ")
