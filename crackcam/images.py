@@ -24,6 +24,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 MAX_PIXELS = 178_956_970  # more is an attack or a mistake; where Pillow refuses of itself
+MAX_SIDE = 65_535  # as of JPEG and GIF; Pillow copies rows that are longer over and over, for minutes
 # Not all that Pillow knows: an EPS file is a program, which it hands to Ghostscript; others nobody photographs in.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000", "AVIF")
 LONG = 16  # a picture so many times as long as wide is not scaled as a whole to cut out its middle
@@ -88,6 +89,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
             with Image.open(file, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError
+                if max(image.size) > MAX_SIDE:
+                    raise PictureError(f"a side of more than {MAX_SIDE:,} pixels")
                 yield image
     except PictureError:
         raise

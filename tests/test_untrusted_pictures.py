@@ -113,11 +113,25 @@ def test_bombs_are_refused_before_they_take_memory(tmp_path, kind):
 
 
 def test_the_limit_is_the_one_that_is_said(tmp_path):
-    (tmp_path / "large.png").write_bytes(png_of(images.MAX_PIXELS // 1000, 1000, 1))
-    assert images.size_of(tmp_path / "large.png") == (178_956, 1000)
-    (tmp_path / "larger.png").write_bytes(png_of(images.MAX_PIXELS // 1000 + 1, 1000, 1))
-    with pytest.raises(images.PictureError, match="more than 178 megapixels"):
-        images.size_of(tmp_path / "larger.png")
+    path = tmp_path / "large.png"
+    for width, height, says in ((17_895, 10_000, None), (17_896, 10_000, "more than 178 megapixels"),
+                                (65_535, 1, None), (1, 65_536, "a side of more than 65,535 pixels")):  # fmt: skip
+        path.write_bytes(png_of(width, height, 1))
+        if says is None:
+            assert images.size_of(path) == (width, height)
+        else:
+            with pytest.raises(images.PictureError, match=says):
+                images.size_of(path)
+
+
+def test_long_rows_are_refused(tmp_path):
+    """Of 2 KB, five million pixels wide: within the megapixels, but it kept Pillow busy for minutes."""
+    webp = bytearray(seeds()["webp_animated"])
+    assert webp[12:16] == b"VP8X"
+    webp[24:30] = (5_570_607).to_bytes(3, "little") + (31).to_bytes(3, "little")
+    (tmp_path / "strip.webp").write_bytes(webp)
+    with pytest.raises(images.PictureError, match="a side of more than 65,535 pixels"):
+        images.load(tmp_path / "strip.webp")
 
 
 @pytest.mark.parametrize("shape", [(1, 60000), (60000, 1), (7, 300)])
