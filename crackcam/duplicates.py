@@ -45,19 +45,19 @@ def near_duplicates(splits: Mapping[str, Pixels], groups: Groups | None = None) 
     """
     train = splits["train"]
     thumbnails = _thumbnails(train.pixels)
-    equal: dict[Path, Path] = {}  # of any split, one of training
+    equal: dict[tuple[str, Path], Path] = {}  # of any split, one of training
     for group in equal_pictures(splits) if groups is None else groups:
         first = next((path for split, _, path in group if split == "train"), None)
-        equal |= {path: first for *_, path in group if first}
+        equal |= {(split, path): first for split, _, path in group if first}
     found: dict[str, list[Pair]] = {}
     for name in (name for name in splits if name != "train"):
         best = [(block @ thumbnails.T).max(dim=1) for block in _thumbnails(splits[name].pixels).split(BLOCK)]
         values, indices = (torch.cat(parts).tolist() for parts in zip(*best, strict=True))
         likest = zip(splits[name].paths, values, indices, strict=True)
         found[name] = [
-            Pair(path, equal.get(path, train.paths[i]), 1.0 if path in equal else value)
+            Pair(path, equal.get((name, path), train.paths[i]), 1.0 if (name, path) in equal else value)
             for path, value, i in likest
-            if value > ALIKE or path in equal
+            if value > ALIKE or (name, path) in equal
         ]
     return found
 
