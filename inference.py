@@ -92,7 +92,7 @@ def draw_grid(args: argparse.Namespace, network: Network, selection: Selection) 
         return 0
     for item, tile in zip(pictures, tiles, strict=True):
         mark = "   <- wrong" if tile.wrong else ""
-        print(f"{item.path}  {tile.predicted} {figures.chance(tile.probabilities[tile.predicted])}{mark}")
+        console.say(f"{item.path}  {tile.predicted} {figures.chance(tile.probabilities[tile.predicted])}{mark}")
     print(f"{len(tiles) - wrong} of {counted(len(tiles), 'picture')} right" if true else counted(len(tiles), "picture"))
     print(f"wrote {args.output}, {args.output.with_suffix('.json')}" + (f", {args.report}" if args.report else ""))
     return 0
@@ -126,7 +126,7 @@ def draw_boxes(args: argparse.Namespace) -> int:
         return 0
     for item, boxes in found:
         best = ", ".join(f"{d.name} {figures.percent(d.score)}" for d in boxes[:5]) or "nothing found"
-        print(f"{item.path}  {best}{f', and {len(boxes) - 5} more' if len(boxes) > 5 else ''}")
+        console.say(f"{item.path}  {best}{f', and {len(boxes) - 5} more' if len(boxes) > 5 else ''}")
     print(f"wrote {picture}, {picture.with_suffix('.json')}, {coco}")
     return 0
 

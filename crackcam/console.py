@@ -1,8 +1,8 @@
 """Manners that the three scripts share: flags, messages, exit codes, device and precision.
 
 Results go to stdout, notes and progress to stderr. Exit codes: 0 done; 2 the user can mend it (one line,
-``error: ...``); 130 interrupted; anything else is our fault and shows a traceback. Torch is imported only after the
-arguments are parsed.
+``error: ...``); 130 interrupted, 143 by SIGTERM; anything else is our fault and shows a traceback. Torch is imported
+only after the arguments are parsed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -30,6 +32,16 @@ if TYPE_CHECKING:
 DATA, WEIGHTS, OUTPUTS = Path("data"), Path("weights/model.safetensors"), Path("outputs")
 SHIPPED = Path(__file__).parents[1] / "weights" / "crack_resnet18.safetensors"  # trained by us; see weights/README.md
 SYSTEM_LIBRARIES = "libgl1 libglib2.0-0"  # what OpenCV's wheel expects, by Debian's names
+
+
+# What libraries raise where the machine is at its limits: words of it -> what to do
+ADVICE = {
+    "OutOfMemoryError": "out of memory on the GPU: try a smaller --batch-size",
+    "MemoryError": "out of memory: try a smaller --batch-size, or smaller pictures",
+    "DefaultCPUAllocator: can't allocate memory": "out of memory: try a smaller --batch-size",
+    "DataLoader worker": "a process that augments was killed, as where memory runs out: try fewer --workers (0: none), "
+    "and --resume",
+}
 
 
 class UserError(Exception):
@@ -67,9 +79,10 @@ def command(main: Main) -> Main:
     def run(argv: Sequence[str] | None = None) -> int:
         keep_freed_memory()
         try:
-            return main(argv)
+            with _heeding_sigterm():
+                return main(argv)
         except UserError as error:
-            _complain(" ".join(str(error).split()))
+            _complain(str(error))
             return 2
         except OSError as error:
             if error.strerror is None:
@@ -86,20 +99,56 @@ def command(main: Main) -> Main:
             return 130
         except SystemExit as exit_:  # argparse: --help
             return int(exit_.code or 0)
+        except (MemoryError, RuntimeError) as error:
+            advice = next((says for words, says in ADVICE.items() if words in f"{type(error).__name__}: {error}"), None)
+            if not advice:
+                raise
+            _complain(advice)
+            return 2
 
     return run
+
+
+@contextlib.contextmanager
+def _heeding_sigterm() -> Iterator[None]:
+    """SIGTERM ends a script as Ctrl-C does, so that no half file is left; exit code 143.
+
+    Not under torchrun: a process that waits for another heeds nothing, and would be waited for.
+    """
+    at_once = threading.current_thread() is threading.main_thread() and distributed.world_size() == 1
+    if not at_once or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def note(message: str) -> None:
     """One line on stderr; of several processes the main one speaks."""
     if distributed.is_main():
-        print(message, file=sys.stderr, flush=True)
+        print(visible(message), file=sys.stderr, flush=True)
+
+
+def say(line: str) -> None:
+    """One line of results on stdout."""
+    print(visible(line))
+
+
+def visible(text: str) -> str:
+    r"""One line that any terminal shows and none obeys: what is not printable comes out as Python writes it, ``\x1b``.
+
+    Names of files and what a stranger's weights say of themselves may hold anything.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _complain(what: str) -> None:
     """Any process may be the one that has something to say."""
     who = "error" if distributed.is_main() else f"error in process {distributed.rank()}"
-    print(f"{who}: {what}", file=sys.stderr, flush=True)
+    print(visible(f"{who}: {' '.join(what.split())}"), file=sys.stderr, flush=True)
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
@@ -299,12 +348,30 @@ def check_writable(*paths: Path | None) -> None:
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Calls ``write`` with a temporary name beside ``path``, then renames: a file is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f"{temporary_stem(path)}{os.getpid()}{path.suffix}")
     try:
         write(temporary)
         temporary.replace(path)
+    except Exception as error:
+        if cause := _system_error(error):
+            raise OSError(cause, os.strerror(cause), str(path)) from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _system_error(error: Exception) -> int | None:
+    """The number of what the system refused, a full disk say, out of what libraries make of it."""
+    for known in (error, error.__context__):  # torch raises its own while it handles the system's
+        if isinstance(known, OSError):
+            return known.errno
+    told = re.search(r"\(os error (\d+)\)", str(error))  # safetensors
+    return int(told[1]) if told else None
+
+
+def temporary_stem(path: Path) -> str:
+    """What the temporary names of a file begin with; no name gets longer than file systems take by it."""
+    return f".{path.stem[:50]}."
 
 
 def write_json(path: Path, document: dict | list) -> None:
@@ -316,7 +383,8 @@ def write_csv(path: Path, rows: list[dict]) -> str:
     """Rows with the same keys, which become the header; returns the file's name."""
 
     def write(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        # names of files need not be text
+        with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)

@@ -14,11 +14,14 @@ is missing or surplus in a split shifts nothing.
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 import random
 import re
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +33,7 @@ from tqdm import tqdm
 
 from crackcam.console import UserError, counted, note
 from crackcam.distributed import no_bar
-from crackcam.images import GREY, Geometry, Unreadable, files_below, read_all, size_of
+from crackcam.images import GREY, Geometry, PictureError, Unreadable, files_below, read_all, size_of
 
 SPLITS = ("train", "val", "test")
 BLOCKS = 20  # a class is cut into about this many blocks of neighbours
@@ -270,7 +273,7 @@ def load_pixels(name: str, classes: list[str], files: Files, geometry: Geometry,
     """Decode a split once. Unreadable files are named and left out; large splits lie in a temporary file.
 
     Raises:
-        UserError: no file of a training class can be read.
+        UserError: no file of a training class can be read, or none of the validation split.
     """
     paths = [path for c in classes for path in files[c]]
     labels = [index for index, c in enumerate(classes) for _ in files[c]]
@@ -291,6 +294,8 @@ def load_pixels(name: str, classes: list[str], files: Files, geometry: Geometry,
     for index, c in enumerate(classes):
         if name == "train" and not (kept == index).any():
             raise UserError(f"no picture of class {c} in the {name} split can be read")
+    if name == "val" and not good:
+        raise UserError("no picture in the val split can be read: training goes by them")
     return Pixels(torch.from_numpy(array[: len(good)]), kept, [paths[i] for i in good])
 
 
@@ -306,7 +311,7 @@ def own_geometry(files: Files, geometry: Geometry, smallest: int, multiple: int 
         return geometry
     sides = [smallest]
     for path in (path for paths in files.values() for path in paths):
-        with suppress(OSError, ValueError):  # unreadable files are named where they are decoded
+        with suppress(PictureError):  # unreadable files are named where they are decoded
             sides.append(max(size_of(path)))
     return geometry._replace(size=min(geometry.size, max(smallest, round(max(sides) / multiple) * multiple)))
 
@@ -315,7 +320,10 @@ def _pixel_array(count: int, size: int) -> np.ndarray:
     shape = (count, 3, size, size)
     if count * 3 * size * size <= IN_MEMORY:
         return np.empty(shape, np.uint8)
-    return np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=shape)
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the array
+    if hasattr(os, "posix_fallocate"):  # a disk that fills up later on would end the process without a word
+        os.posix_fallocate(file.fileno(), 0, math.prod(shape))
+    return np.memmap(file, np.uint8, "r+", shape=shape)
 
 
 def augmentation(size: int, strong: bool) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -378,18 +386,15 @@ def summary(splits: dict[str, Pixels], classes: list[str], most: int = 20) -> di
         ``other_sizes``: the pictures of all others. ``duplicates``: groups of pictures that are equal at the network's
         size, worst first: ``files``, and ``why`` they matter; ``duplicated``: in how many groups.
     """
-    same: dict[bytes, list[tuple[str, str, str]]] = defaultdict(list)
-    for split, of_split in splits.items():
-        for pixels, label, path in zip(of_split.pixels, of_split.labels.tolist(), of_split.paths, strict=True):
-            key = hashlib.blake2b(pixels.contiguous().numpy().data, digest_size=16).digest()
-            same[key].append((split, classes[label], str(path)))
     groups = [
-        {"files": [path for *_, path in group], "why": _why_equal_pictures_matter(group)}
-        for group in same.values()
-        if len(group) > 1
+        {"files": [str(path) for *_, path in group], "why": _why_equal_pictures_matter(group)}
+        for group in equal_pictures(splits)
     ]
     groups.sort(key=lambda group: REASONS.index(group["why"]))
-    sizes = Counter(size_of(path) for of_split in splits.values() for path in of_split.paths)
+    sizes: Counter[tuple[int, int]] = Counter()
+    for path in (path for of_split in splits.values() for path in of_split.paths):
+        with suppress(PictureError):  # gone since it was read
+            sizes[size_of(path)] += 1
     counts = {split: Counter(of_split.labels.tolist()) for split, of_split in splits.items()}
     return {
         "pictures": {
@@ -402,6 +407,8 @@ def summary(splits: dict[str, Pixels], classes: list[str], most: int = 20) -> di
     }
 
 
+Groups = list[list[tuple[str, int, Path]]]  # of pictures: split, label and file of each
+
 REASONS = (
     "of different classes: one label is wrong",
     "in different splits: what is scored was trained on",
@@ -409,6 +416,21 @@ REASONS = (
 )
 
 
-def _why_equal_pictures_matter(group: list[tuple[str, str, str]]) -> str:
+def equal_pictures(splits: Mapping[str, Pixels]) -> Groups:
+    """Groups of two or more pictures whose pixels are equal at the network's size: split, label and file of each."""
+    same: dict[bytes, list[tuple[str, int, Path]]] = defaultdict(list)
+    for split, of_split in splits.items():
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            keys = pool.map(_digest, of_split.pixels)
+            for key, label, path in zip(keys, of_split.labels.tolist(), of_split.paths, strict=True):
+                same[key].append((split, label, path))
+    return [group for group in same.values() if len(group) > 1]
+
+
+def _digest(pixels: torch.Tensor) -> bytes:
+    return hashlib.blake2b(pixels.contiguous().numpy().data, digest_size=16).digest()
+
+
+def _why_equal_pictures_matter(group: list[tuple[str, int, Path]]) -> str:
     splits, labels = {split for split, _, _ in group}, {label for _, label, _ in group}
     return REASONS[0] if len(labels) > 1 else REASONS[1] if len(splits) > 1 else REASONS[2]

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from crackcam.console import note
-from crackcam.dataset import Pixels
+from crackcam.console import counted, note
+from crackcam.dataset import Groups, Pixels, equal_pictures
 
 SIDE = 32  # of a thumbnail
 ALIKE = 0.97  # correlation of near-duplicates
@@ -35,19 +35,30 @@ class Pair(NamedTuple):
     correlation: float
 
 
-def near_duplicates(splits: Mapping[str, Pixels]) -> dict[str, list[Pair]]:
+def near_duplicates(splits: Mapping[str, Pixels], groups: Groups | None = None) -> dict[str, list[Pair]]:
     """Of each split but ``train``, the pictures that have a near-duplicate there, in the order of the split.
 
-    Pictures with hardly any contrast are left out: they are all alike.
+    Pictures with hardly any contrast are all alike: of them only those with equal pixels.
+
+    Args:
+        groups: of equal pictures, see :func:`crackcam.dataset.equal_pictures`, where they are known.
     """
     train = splits["train"]
     thumbnails = _thumbnails(train.pixels)
+    equal: dict[tuple[str, Path], Path] = {}  # of any split, one of training
+    for group in equal_pictures(splits) if groups is None else groups:
+        first = next((path for split, _, path in group if split == "train"), None)
+        equal |= {(split, path): first for split, _, path in group if first}
     found: dict[str, list[Pair]] = {}
     for name in (name for name in splits if name != "train"):
         best = [(block @ thumbnails.T).max(dim=1) for block in _thumbnails(splits[name].pixels).split(BLOCK)]
         values, indices = (torch.cat(parts).tolist() for parts in zip(*best, strict=True))
         likest = zip(splits[name].paths, values, indices, strict=True)
-        found[name] = [Pair(path, train.paths[i], value) for path, value, i in likest if value > ALIKE]
+        found[name] = [
+            Pair(path, equal.get((name, path), train.paths[i]), 1.0 if (name, path) in equal else value)
+            for path, value, i in likest
+            if value > ALIKE or (name, path) in equal
+        ]
     return found
 
 
@@ -61,8 +72,20 @@ def _thumbnails(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def warn_of_duplicates(splits: Mapping[str, Pixels]) -> dict[str, int]:
-    """Says what :func:`near_duplicates` finds, with the first pair of each split; returns their numbers."""
-    found = near_duplicates(splits)
+    """Says what :func:`near_duplicates` finds, with the first pair of each split; returns their numbers.
+
+    Also names equal pictures in different classes, for one of their labels is wrong.
+    """
+    groups = equal_pictures(splits)
+    torn = [group for group in groups if len({label for _, label, _ in group}) > 1]
+    if torn:
+        (_, label, one), *others = torn[0]
+        other = next(path for _, another, path in others if another != label)
+        note(
+            f"warning: equal pictures in different classes, one label is wrong: {counted(len(torn), 'group')}, "
+            f"the first {one} and {other}"
+        )
+    found = near_duplicates(splits, groups)
     for name, pairs in found.items():
         if pairs:
             note(

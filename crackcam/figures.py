@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from crackcam.console import UserError, write_atomically
+from crackcam.console import UserError, visible, write_atomically
 
 if TYPE_CHECKING:
     from crackcam.calibrating import Reliability
@@ -89,7 +89,8 @@ def chance(probability: float) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """The text, its middle left out where it is longer; its end tells files apart. No mathtext."""
+    """The text, its middle left out where it is longer; its end tells files apart. No mathtext, all of it visible."""
+    text = visible(text)
     text = text if len(text) <= length else f"{text[: length // 3]}…{text[len(text) - length + length // 3 + 1 :]}"
     return text.replace("$", r"\$")
 

@@ -1,13 +1,18 @@
 """Picture files that nobody checked -> RGB arrays.
 
-A picture is what Pillow can decode, whatever its name ends in. It is decoded once, upright (EXIF orientation applied),
-as uint8 RGB; networks get their input from that array through :func:`fit`, in training and afterwards alike.
+A picture is a file in one of :data:`FORMATS`, whatever its name ends in. It is decoded once, upright (EXIF orientation
+applied), as uint8 RGB; networks get their input from that array through :func:`fit`, in training and afterwards alike.
+
+Whatever lies under a name, reading it ends, in a picture or in :class:`PictureError`: docs/reliability.md.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import re
+import stat
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -18,8 +23,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-MAX_PIXELS = 200_000_000  # 600 MB decoded: more is an attack or a mistake
+MAX_PIXELS = 178_956_970  # more is an attack or a mistake; where Pillow refuses of itself
+MAX_SIDE = 65_535  # as of JPEG and GIF; Pillow copies rows that are longer over and over, for minutes
+# Not all that Pillow knows: an EPS file is a program, which it hands to Ghostscript; others nobody photographs in.
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000", "AVIF")
 GREY = (124, 116, 104)  # the mean of ImageNet
+LONG = 16  # a picture so many times as long as wide is not scaled as a whole to cut out its middle
+
+# For good, not around each picture: what catch_warnings puts back is that of any other thread.
+warnings.filterwarnings("ignore", module=r"PIL\.")  # its remarks on odd metadata
 
 
 class PictureError(Exception):
@@ -51,42 +63,60 @@ def load(path: Path) -> np.ndarray:
     Raises:
         PictureError: empty, truncated, not a picture, too large, not to be read.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise PictureError(f"{image.width}x{image.height} is more than {MAX_PIXELS // 10**6} megapixels")
-                return _rgb(ImageOps.exif_transpose(image))
-    except PictureError:
-        raise
-    except Exception as error:  # decoders raise whatever a broken file makes them raise
-        raise PictureError(_reason(path, error)) from None
+    with opened(path) as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        return _rgb(image)
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Width and height of a readable picture, upright, from its head alone."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(path) as image:
-            lies = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            return image.size[::-1] if lies else image.size
+    """Width and height of a picture, upright, from its head alone; raises PictureError as :func:`load`."""
+    with opened(path) as image:
+        # Of a TIFF Pillow says the upright size itself.
+        turned = image.format != "TIFF" and Image.Image.getexif(image)  # that of a PNG would decode it
+        lies = turned and turned.get(ExifTags.Base.Orientation, 1) >= 5
+        return image.size[::-1] if lies else image.size
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A picture whose head was read; what goes wrong with it, then or later, is raised as PictureError."""
+    try:
+        kind = path.stat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # a pipe would let us wait for ever
+            raise PictureError("not a file but a pipe, socket or device")
+        with path.open("rb") as file:
+            if not file.peek(1):
+                raise PictureError("empty file")
+            with Image.open(file, formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                if max(image.size) > MAX_SIDE:
+                    raise PictureError(f"a side of more than {MAX_SIDE:,} pixels")
+                yield image
+    except PictureError:
+        raise
+    except MemoryError:
+        raise PictureError("not enough memory for it") from None
+    except Exception as error:  # decoders raise whatever a broken file makes them raise
+        raise PictureError(_reason(error)) from None
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        grey = np.clip(values * 255 if image.mode == "F" else values / 257, 0, 255)
-        return np.repeat(np.rint(np.nan_to_num(grey)).astype(np.uint8)[..., None], 3, axis=2)
+        grey = np.nan_to_num(np.array(image, dtype=np.float32), copy=False, posinf=np.inf, neginf=-np.inf)
+        with np.errstate(over="ignore"):
+            grey *= 255 if image.mode == "F" else np.float32(1 / 257)
+        return np.repeat(np.rint(grey.clip(0, 255)).astype(np.uint8)[..., None], 3, axis=2)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.array(image.convert("RGB"))
+        image = Image.new("RGB", rgba.size, "white")
+        image.paste(rgba, mask=rgba)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return "empty file" if path.stat().st_size == 0 else "not a picture"
+        return "not a picture"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {MAX_PIXELS // 10**6} megapixels"
     if isinstance(error, OSError) and error.strerror:
@@ -122,8 +152,14 @@ class Geometry(NamedTuple):
         if self.resize is None:
             return fit(picture, self.size)
         height, width = self._resized(*picture.shape[:2])
-        image = Image.fromarray(picture).resize((width, height), Image.Resampling[self.interpolation.upper()])
+        image, filter_ = Image.fromarray(picture), Image.Resampling[self.interpolation.upper()]
         top, left = self._corner(height, width)
+        if max(height, width) > LONG * self.resize:  # a strip of one row would become millions of columns
+            down, across = picture.shape[0] / height, picture.shape[1] / width
+            right, bottom = min(width, left + self.size), min(height, top + self.size)
+            box = (max(0, left) * across, max(0, top) * down, right * across, bottom * down)
+            return np.asarray(image.resize((self.size, self.size), filter_, box))
+        image = image.resize((width, height), filter_)
         return np.asarray(image.crop((left, top, left + self.size, top + self.size)))
 
     def times(self, scale: float) -> Geometry:
@@ -205,9 +241,18 @@ def read_all(
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files below a folder that are not hidden, in natural order (2 before 10)."""
-    found = (p for p in folder.rglob("*") if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-    return sorted((p for p in found if p.is_file()), key=lambda p: natural_key(p.relative_to(folder).as_posix()))
+    """All files below a folder that are not hidden, in natural order (2 before 10).
+
+    Links that lead nowhere and folders that may not be read are among them: reading them says what is wrong.
+    """
+    found: list[Path] = []
+    unread: list[OSError] = []
+    for parent, folders, names in os.walk(folder, onerror=unread.append):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    found = [path for path in found if path.is_file() or not path.exists()]
+    found += [Path(error.filename) for error in unread]
+    return sorted(found, key=lambda p: natural_key(p.relative_to(folder).as_posix()))
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:

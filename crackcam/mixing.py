@@ -196,7 +196,7 @@ class Blended(torch.utils.data.Dataset):
             return self.mixed[index]
         picture, label = self.pictures[index]
         if label == PLAIN:
-            picture = shifted(picture)
+            picture = shifted(np.random.default_rng([self.mixed.seed, index]), picture)
         mask = torch.full(picture.shape[1:], 0 if label == PLAIN else UNKNOWN, dtype=torch.uint8)
         return picture, int(label), mask
 
@@ -210,12 +210,13 @@ def mixed_pixels(split: Pixels, seed: int, size: int) -> Pixels:
     )
 
 
-def shifted(picture: torch.Tensor) -> torch.Tensor:
+def shifted(rng: Rng, picture: torch.Tensor) -> torch.Tensor:
     """The picture (3, size, size) moved by up to half its size, the frame beside it that inference may show."""
-    from torchvision.transforms import v2
-
     high, wide = picture.shape[1:]
-    return v2.RandomCrop((high, wide), padding=(wide // 2, high // 2), fill=list(GREY))(picture)
+    around = torch.tensor(GREY, dtype=torch.uint8)[:, None, None].repeat(1, 2 * high, 2 * wide)
+    around[:, high // 2 : high // 2 + high, wide // 2 : wide // 2 + wide] = picture
+    y, x = rng.integers(0, high + 1), rng.integers(0, wide + 1)
+    return around[:, y : y + high, x : x + wide]
 
 
 # -- surfaces --------------------------------------------------------------------------------------------------------

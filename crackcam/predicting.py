@@ -10,6 +10,7 @@ import difflib
 from glob import glob
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -35,6 +36,8 @@ from crackcam.model import Machine
 SCHEMA = 1
 MANY = 100  # classes: more are counted, not listed
 TOP_OF_MANY = 5
+
+_fitting: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # pictures at a time, where a batch was too large
 
 
 class Network(NamedTuple):
@@ -220,9 +223,22 @@ def predict(network: Network, pixels: torch.Tensor, batch_size: int) -> np.ndarr
 
 
 def probabilities(network: Network, pixels: torch.Tensor) -> torch.Tensor:
-    """Of one batch, (N, 3, size, size) uint8: (N, classes) float32 on the device, which may still be computing them."""
-    with torch.inference_mode(), network.machine.autocast():
-        return network.model(network.machine.input(pixels)).float().softmax(1)
+    """Of one batch, (N, 3, size, size) uint8: (N, classes) float32 on the device, which may still be computing them.
+
+    Where a GPU has not the memory for it, half the batch is tried, and half of that; what fits is kept to.
+    """
+    most = _fitting.get(network.model, len(pixels))
+    try:
+        with torch.inference_mode(), network.machine.autocast():
+            parts = [network.model(network.machine.input(part)).float().softmax(1) for part in pixels.split(most)]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+    except torch.OutOfMemoryError:
+        if min(most, len(pixels)) == 1:
+            raise
+    half = _fitting[network.model] = min(most, len(pixels)) // 2
+    note(f"note: out of memory: going on with {counted(half, 'picture')} at a time")
+    torch.cuda.empty_cache()
+    return probabilities(network, pixels)
 
 
 def by_class(network: Network, probabilities: np.ndarray, top_k: int | None = None) -> dict[str, float]:

@@ -179,14 +179,11 @@ def write(
     for number, chosen in reversed(list(enumerate(pages))):  # the first one last: what it links to is there
         entries = _entries(rows, chosen, pictures, maps or {}, colours, masks)
         html = render({**document, "pictures": [rows[i] for i in chosen]}, entries, rows, names, number, colours)
-        write_atomically(path.with_name(names[number]), functools.partial(_write_text, text=html))
-        written += len(html.encode())
+        page = html.encode("utf-8", "backslashreplace")  # names of files need not be text
+        write_atomically(path.with_name(names[number]), functools.partial(Path.write_bytes, data=page))
+        written += len(page)
     said = counted(len(pages), "page") if len(pages) > 1 else counted(len(rows), "picture")
     note(f"report: {path}, {said}, {written / 1e6:.1f} MB")
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, "utf-8")
 
 
 def render(

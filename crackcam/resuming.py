@@ -10,7 +10,9 @@ draws from generators seeded with its own number, every picture from one seeded 
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Protocol
 import torch
 
 from crackcam.checkpoint import Card
-from crackcam.console import UserError, counted, note, write_atomically
+from crackcam.console import UserError, counted, note, temporary_stem, write_atomically
 from crackcam.dataset import Plan
 
 FREE = {"data", "resume", "json", "sample", "workers", "output", "device", "report", "command", "export"}
@@ -44,8 +46,16 @@ def fingerprint(plan: Plan) -> str:
     for split, files in plan.files.items():
         for name, paths in files.items():
             count += len(paths)
-            digest.update("".join(f"{split}/{name}/{p.name} {p.stat().st_size}\n" for p in paths).encode())
+            digest.update(os.fsencode("".join(f"{split}/{name}/{p.name} {size_on_disk(p)}\n" for p in paths)))
     return f"{counted(count, 'file')}, {digest.hexdigest()[:16]}"
+
+
+def size_on_disk(path: Path) -> int | None:
+    """Bytes of a file; None of what is there no more, or leads nowhere, as reading it will say."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def what_must_agree(card: Card, plan: Plan) -> dict:
@@ -80,7 +90,8 @@ class StateFile:
         document |= {"run": self.run, "history": history, "best": best}
 
         def write(temporary: Path) -> None:
-            torch.save(document, temporary)
+            with temporary.open("wb") as file:  # Python's, which says what went wrong
+                torch.save(document, file)
             if self.path.exists():
                 self.path.replace(self.previous)
 
@@ -97,7 +108,7 @@ class StateFile:
 
     def remove(self) -> None:
         """The run is over; also what kills left half written."""
-        hidden = self.path.parent.glob(f".{self.path.stem}.[0-9]*.*")  # see console.write_atomically
+        hidden = self.path.parent.glob(f"{glob.escape(temporary_stem(self.path))}[0-9]*.*")
         for file in (self.path, self.previous, *hidden):
             file.unlink(missing_ok=True)
 

@@ -342,6 +342,11 @@ def fit(
                 model, learner, rows, machine, recipe, train, weights, optimizer, schedule, epoch, size
             )
             scores = evaluate(model, machine, val, recipe.batch_size)
+            if not np.isfinite(loss + scores.loss):  # the last step may have spoilt what its own loss does not show
+                raise UserError(
+                    f"the loss is no longer a number in epoch {epoch}: try a lower --lr than {recipe.lr:g}, or "
+                    f"--precision fp32"
+                )
             rate = float(schedule.get_last_lr()[0])
             done = Epoch(epoch, loss, accuracy, *scores[1:], lr=rate, size=size, best=False)
             done.best = is_better(done, history, by_loss=recipe.mix > 0)
@@ -416,12 +421,8 @@ def _train_epoch(
         schedule.step()
         told += torch.stack([loss.detach() * count, (logits.detach().argmax(dim=1) == labels).sum()])
         seen += count
-    total_loss, right = (distributed.summed(told) / seen).tolist()
-    if not np.isfinite(total_loss):
-        raise UserError(
-            f"the loss is no longer a number in epoch {epoch}: try a lower --lr than {recipe.lr:g}, or --precision fp32"
-        )
-    return total_loss, right
+    loss, right = (distributed.summed(told) / seen).tolist()
+    return loss, right
 
 
 def mask_loss(evidence: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

@@ -80,9 +80,9 @@ def test_correlation_is_pearsons_of_the_thumbnails(concrete):
         assert pair.correlation == pytest.approx(wanted, abs=1e-5)
 
 
-def test_blank_pictures_are_all_alike_and_no_duplicates():
-    grey = [np.full((64, 64, 3), tone, np.uint8) for tone in (0, 120, 255)]
-    assert found(pixels_of(grey), pixels_of(grey)) == []
+def test_blank_pictures_are_all_alike_and_no_duplicates_but_where_they_are_equal():
+    grey, other = ([np.full((64, 64, 3), tone, np.uint8) for tone in tones] for tones in ((0, 120, 255), (1, 120, 254)))
+    assert [pair[1:] for pair in found(pixels_of(grey), pixels_of(other))] == [(pixels_of(grey).paths[1], 1.0)]
 
 
 def test_blocks_change_nothing(concrete, monkeypatch):

@@ -212,9 +212,10 @@ def test_one_run_predicts_and_explains_as_two_do(method):
     network = predicting.Network(built, checkpoint.Card("resnet18", ["no", "yes"], 64), machine, None)
     layers = model.find_target_layers(built, 64, names)
     pixels = torch.randint(0, 256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pictures = list(pixels.permute(0, 2, 3, 1).numpy())
     for wanted in (None, 1):
         args = xai.build_parser().parse_args(["--method", method])
-        chances, targets, heats = explaining.explained(args, network, network, method, layers, pixels, [], wanted)
+        chances, targets, heats = explaining.explained(args, network, network, method, layers, pixels, pictures, wanted)
         expected = predicting.predict(network, pixels, 3)
         assert np.allclose(chances, expected, atol=1e-6)
         assert targets == (expected.argmax(axis=1).tolist() if wanted is None else [1] * 3)
@@ -465,7 +466,8 @@ def test_two_runs_do_not_write_one_journal(flight, capsys):
 
 
 def test_torchrun_without_all(flight, capsys, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "here"}.items():
+        monkeypatch.setenv(name, value)
     assert inference.main([]) == 2
     assert "several processes share the pictures of --all" in capsys.readouterr().err
     monkeypatch.setenv("RANK", "1")

@@ -111,9 +111,24 @@ def test_blend_takes_its_share_and_knows_plain_pictures(split):
     untouched = Blended(pictures, Mixed(split, 0, 96), 0.0)
     picture, label, mask = untouched[4]
     assert label == PLAIN
-    assert torch.equal(picture, split.pixels[4])
+    rng = np.random.default_rng([0, 4])
+    assert torch.equal(picture, mixing.shifted(rng, split.pixels[4]))
+    assert torch.equal(untouched[4][0], picture)
     assert (mask == 0).all()
     assert (untouched[5][2] == UNKNOWN).all()  # somewhere in a picture of a crack
+
+
+def test_shifted_pictures_show_their_frame():
+    picture = torch.full((3, 8, 8), 7, dtype=torch.uint8)
+    shares = []
+    for seed in range(40):
+        moved = mixing.shifted(np.random.default_rng(seed), picture)
+        assert moved.shape == picture.shape
+        own = (moved == 7).all(dim=0)
+        assert (moved[:, ~own] == torch.tensor(mixing.GREY)[:, None]).all()
+        shares.append(own.float().mean().item())
+    assert 0.25 <= min(shares) < 0.6
+    assert 0.8 < max(shares) <= 1
 
 
 def test_default_share_is_for_cracks_only():

@@ -63,8 +63,7 @@ def test_it_is_taken_where_there_is_no_other(drawn, monkeypatch, capsys):
     assert np.mean(found) >= 0.75
 
 
-def test_a_checkpoint_of_ones_own_comes_first(trained, monkeypatch, capsys):
-    monkeypatch.chdir(trained.root)
+def test_a_checkpoint_of_ones_own_comes_first(place, capsys):
     assert inference.main(["--type", "Positive"]) == 0
     assert "comes with crackcam" not in capsys.readouterr().err
 
