@@ -22,7 +22,7 @@ from crackcam.checkpoint import Card
 from crackcam.console import UserError, counted, note, write_atomically
 from crackcam.dataset import Plan
 
-FREE = {"data", "resume", "json", "sample", "workers", "output", "device", "report", "command", "export"}
+FREE = {"data", "resume", "json", "sample", "workers", "output", "device", "report", "command", "export", "offline"}
 PARTS = {"run", "history", "best", "model", "optimizer", "schedule"}
 
 

@@ -101,7 +101,8 @@ def recipe_for(
         small, medium = round(image_size * 4 / 7), round(image_size * 5 / 7)
         first, second = round(epochs * 0.6), round(epochs * 0.8)
         sizes = [small if e < first else medium if e < second else image_size for e in range(epochs)]
-        return Recipe(tuple(size if takes(size) else image_size for size in sizes), lr or 1e-3, strong=True, **rest)
+        taken = {size: size if takes(size) else image_size for size in set(sizes)}
+        return Recipe(tuple(taken[size] for size in sizes), lr or 1e-3, strong=True, **rest)
     return Recipe((image_size,) * (2 if epochs is None else epochs), lr or 1e-4, strong=False, **rest)
 
 
