@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crackcam import console
@@ -35,7 +34,10 @@ def build_parser() -> argparse.ArgumentParser:
     console.add_stream_flags(parser, "a table of predictions")
     console.add_machine_flags(parser, precision="auto")
     parser.add_argument(
-        "--output", type=console.path, metavar="FILE", help="the .png; with --all the .csv or .jsonl (default: in outputs/)"
+        "--output",
+        type=console.path,
+        metavar="FILE",
+        help="the .png; with --all the .csv or .jsonl (default: in outputs/)",
     )
     console.add_report_flag(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -94,7 +96,9 @@ def draw_grid(args: argparse.Namespace, network: Network, selection: Selection) 
         mark = "   <- wrong" if tile.wrong else ""
         console.say(f"{item.path}  {tile.predicted} {figures.chance(tile.probabilities[tile.predicted])}{mark}")
     print(f"{len(tiles) - wrong} of {counted(len(tiles), 'picture')} right" if true else counted(len(tiles), "picture"))
-    console.say(f"wrote {args.output}, {args.output.with_suffix('.json')}" + (f", {args.report}" if args.report else ""))
+    console.say(
+        f"wrote {args.output}, {args.output.with_suffix('.json')}" + (f", {args.report}" if args.report else "")
+    )
     return 0
 
 

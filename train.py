@@ -31,7 +31,9 @@ from crackcam.console import OUTPUTS, UserError, counted, note
 def build_parser() -> argparse.ArgumentParser:
     parser = console.Parser(__doc__)
     data = parser.add_argument_group("data")
-    data.add_argument("--data", type=console.path, default=console.DATA, metavar="DIR", help="class folders (default: data)")
+    data.add_argument(
+        "--data", type=console.path, default=console.DATA, metavar="DIR", help="class folders (default: data)"
+    )
     data.add_argument("--sample", action="store_true", help="generate pictures into --data where it has none")
     data.add_argument(
         "--val-fraction",
@@ -47,7 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="files whose names match alike, or its first (group), are held out as one (default: neighbours)",
     )
     network = parser.add_argument_group("network")
-    network.add_argument("--arch", type=console.name, default="resnet18", help="of torchvision, or timm/NAME (default: resnet18)")
+    network.add_argument(
+        "--arch", type=console.name, default="resnet18", help="of torchvision, or timm/NAME (default: resnet18)"
+    )
     network.add_argument(
         "--pretrained",
         type=console.name,

@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from crackcam import console
 from crackcam.console import OUTPUTS, UserError, note
@@ -86,11 +85,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     maps.add_argument("--refine", choices=REFINEMENTS, help="maps follow the edges of the picture, or thin lines")
     maps.add_argument(
-        "--colormap", type=console.name, metavar="NAME", help="of matplotlib (default: inferno; with --style edges coolwarm)"
+        "--colormap",
+        type=console.name,
+        metavar="NAME",
+        help="of matplotlib (default: inferno; with --style edges coolwarm)",
     )
     maps.add_argument("--anatomy", action="store_true", help="one figure of how Grad-CAM comes about, of one picture")
     maps.add_argument("--verify", action="store_true", help="compare with the maps of the installed package grad-cam")
-    maps.add_argument("--masks", type=console.path, metavar="DIR", help="score the maps against masks of the pictures' names")
+    maps.add_argument(
+        "--masks", type=console.path, metavar="DIR", help="score the maps against masks of the pictures' names"
+    )
     maps.add_argument("--metrics", action="store_true", help="score the maps against the network: no masks needed")
     maps.add_argument("--save-maps", type=console.path, metavar="DIR", help="also write each map as a .npy file")
     console.add_picture_flags(parser)
@@ -98,7 +102,10 @@ def build_parser() -> argparse.ArgumentParser:
     console.add_machine_flags(parser, precision="fp32")
     console.add_stream_flags(parser, "overlays in folders of 1,000, and a table of them")
     parser.add_argument(
-        "--output", type=console.path, metavar="FILE", help="the .png; with --all the .csv or .jsonl (default: in outputs/)"
+        "--output",
+        type=console.path,
+        metavar="FILE",
+        help="the .png; with --all the .csv or .jsonl (default: in outputs/)",
     )
     console.add_report_flag(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

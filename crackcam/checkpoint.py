@@ -13,8 +13,7 @@ import json
 import math
 import warnings
 import zipfile
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -27,7 +26,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from crackcam.console import LARGEST_SIZE, UserError, versions, write_atomically
-from crackcam.dataset import SPLITS
+from crackcam.dataset import SPLITS, check_classes
 from crackcam.images import Geometry
 from crackcam.model import (
     IMAGENET_MEAN,
@@ -44,7 +43,6 @@ from crackcam.model import (
 )
 
 KEY, SCHEMA = "crackcam", 1
-MOST_CLASSES = 100_000
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
@@ -272,16 +270,6 @@ def card_of(text: str, path: Path) -> Card:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"the card in {path} is damaged ({error})") from None
     return card
-
-
-def check_classes(names: Sequence[str]) -> str | None:
-    """What is wrong with names of classes, in a few words; None: nothing."""
-    if not 0 < len(names) <= MOST_CLASSES:
-        return f"1 to {MOST_CLASSES:,} classes are possible, not {len(names):,}"
-    bad = next((name for name in names if not name.strip() or not name.isprintable()), None)
-    if bad is not None:
-        return f"{bad!r} can be no class: names are printable"
-    return f"two classes are named {Counter(names).most_common(1)[0][0]}" if len(set(names)) < len(names) else None
 
 
 def _is_text(value: object) -> bool:

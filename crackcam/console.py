@@ -105,7 +105,7 @@ def say(line: str) -> None:
 
 
 def visible(text: str) -> str:
-    """One line that any terminal shows and none obeys: what is not printable comes out as Python writes it, ``\\x1b``.
+    """One line that any terminal shows and none obeys: what is not printable comes out as Python writes it.
 
     Names of files and what a stranger's weights say of themselves may hold anything.
     """
@@ -229,7 +229,9 @@ def add_picture_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=seed, default=0, help="chooses the pictures (default: 0)")
     group.add_argument("--weights", type=path, metavar="FILE", help=f"checkpoint (default: {WEIGHTS})")
     group.add_argument(
-        "--arch", type=name, help="the ImageNet network or detector of that name; with --weights FILE.pth, what it holds"
+        "--arch",
+        type=name,
+        help="the ImageNet network or detector of that name; with --weights FILE.pth, what it holds",
     )
     group.add_argument(
         "--pretrained", choices=("auto", "none"), default="auto", help="none: --arch with random weights"

@@ -338,7 +338,9 @@ def check_runs(model: nn.Module, classes: int, image_size: int, whose: str) -> N
         said = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"{whose} does not run on pictures of {image_size} px ({said})") from None
     if not good:
-        raise UserError(f"{whose} does not put out a finite number for each of its {counted(classes, 'class', 'classes')}")
+        raise UserError(
+            f"{whose} does not put out a finite number for each of its {counted(classes, 'class', 'classes')}"
+        )
 
 
 # -- head ----------------------------------------------------------------------------------------------------
@@ -452,7 +454,9 @@ def grid_layers(model: nn.Module, image_size: int) -> tuple[dict[str, Grid], str
         with torch.inference_mode(False), torch.enable_grad():
             model(picture.requires_grad_())
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"this network takes no pictures of {image_size} px: {str(error).splitlines()[0][:200]}") from None
+        raise UserError(
+            f"this network takes no pictures of {image_size} px: {str(error).splitlines()[0][:200]}"
+        ) from None
     finally:
         model.train(was_training)
         for handle in handles:

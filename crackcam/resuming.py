@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from crackcam.checkpoint import Card
+from crackcam.checkpoint import Card, unpickled
 from crackcam.console import UserError, counted, note, write_atomically
 from crackcam.dataset import Plan
 
@@ -114,12 +115,11 @@ def read_state(path: Path) -> dict | None:
     """
     there = [file for file in (path, _previous(path)) if file.exists()]
     for file in there:
-        try:
-            document = torch.load(file, map_location="cpu", weights_only=True)
-            if document.keys() >= PARTS:
+        with suppress(UserError):
+            document = unpickled(file)
+            run = document.get("run") if isinstance(document, dict) and document.keys() >= PARTS else None
+            if isinstance(run, dict) and isinstance(run.get("pretrained"), str):
                 return document
-        except Exception:  # noqa: S110 - whatever a damaged file makes the reader raise
-            pass
         note(f"warning: the state in {file} is damaged")
     if there:
         raise UserError(f"the state in {path} is damaged: train without --resume")
