@@ -53,12 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--arch", type=console.name, default="resnet18", help="of torchvision, or timm/NAME (default: resnet18)"
     )
     network.add_argument(
-        "--pretrained",
-        type=console.name,
-        default="auto",
-        metavar="auto|imagenet|none|PATH",
+        "--pretrained", type=console.name, default="auto", metavar="auto|imagenet|none|PATH",
         help="auto: ImageNet weights if they can be had, else random ones; PATH: a checkpoint or .pth",
-    )
+    )  # fmt: skip
     network.add_argument(
         "--image-size", type=console.image_size, metavar="PX", help="default: what the architecture is made for"
     )
@@ -98,12 +95,9 @@ def build_parser() -> argparse.ArgumentParser:
     recipe.add_argument("--resume", action="store_true", help="go on with the run that was killed")
     console.add_machine_flags(parser, precision="auto")
     parser.add_argument(
-        "--workers",
-        type=console.processes,
-        default=min(4, (os.cpu_count() or 1) // 2),
-        metavar="N",
+        "--workers", type=console.processes, default=min(4, (os.cpu_count() or 1) // 2), metavar="N",
         help="processes that augment (default: half the processors, at most 4)",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--output", type=console.path, default=console.WEIGHTS, metavar="FILE", help=f"default: {console.WEIGHTS}"
     )

@@ -48,9 +48,12 @@ class Parser(argparse.ArgumentParser):
     ) -> argparse.Namespace:
         """As argparse, with the whole command as ``command``."""
         global _offline
-        found = super().parse_args(args, namespace)
+        words = sys.argv[1:] if args is None else args
+        if any(word == "--" or word.endswith("=--") for word in words):
+            self.error("-- stands for nothing here")  # argparse of Python 3.11 would make an empty list of it
+        found = super().parse_args(words, namespace)
         _offline = found.offline
-        found.command = shlex.join(["python", self.prog, *(sys.argv[1:] if args is None else args)])
+        found.command = shlex.join(["python", self.prog, *words])
         return found
 
     def error(self, message: str) -> NoReturn:
