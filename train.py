@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         note(f"note: nothing to resume at {state_file}; starting afresh")
     torch.manual_seed(args.seed)
     if before:  # its weights come from the state
-        network, pretrained = m.build(args.arch, len(plan.classes)), before["run"]["pretrained"]
+        network, pretrained = m.build(args.arch, len(plan.classes)), str(before["run"].get("pretrained"))
     else:
         network, pretrained = m.from_weights(args.arch, args.pretrained, len(plan.classes))
     mix = mixing.share(args.mix_sample, plan.classes, args.head == "multiscale")

@@ -117,8 +117,7 @@ def read_state(path: Path) -> dict | None:
     for file in there:
         with suppress(UserError):
             document = unpickled(file)
-            run = document.get("run") if isinstance(document, dict) and document.keys() >= PARTS else None
-            if isinstance(run, dict) and isinstance(run.get("pretrained"), str):
+            if isinstance(document, dict) and document.keys() >= PARTS and isinstance(document["run"], dict):
                 return document
         note(f"warning: the state in {file} is damaged")
     if there:

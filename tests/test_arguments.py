@@ -44,8 +44,7 @@ def parsed(script, argv):
     """What the parser makes of it; None where it says in a line why not."""
     try:
         return SCRIPTS[script].build_parser().parse_args(argv)
-    except UserError as error:
-        assert str(error).strip()
+    except UserError:
         return None
 
 
