@@ -265,6 +265,8 @@ def _fetching(where: str) -> Iterator[None]:
     except Exception as error:  # network, proxy, disk, wrong hash, damaged cache: the reason is what matters
         reason = error.reason if type(error) is URLError else error
         said = " ".join(str(reason).split()) or type(reason).__name__
+        if offline() and isinstance(error, OSError):
+            said = "not at hand, and --offline fetches nothing"
         raise WeightsUnavailableError(f"{said} ({where})") from None
 
 
@@ -273,10 +275,10 @@ def _no_network() -> Iterator[None]:
     """What lies in a cache can be had, whichever library's it is; no name of a machine is looked up."""
 
     def refused(*_: object, **__: object) -> NoReturn:
-        raise OSError("not at hand, and --offline fetches nothing")
+        raise OSError("offline")
 
     before = socket.getaddrinfo
-    hub = sys.modules.get("huggingface_hub.constants", SimpleNamespace(HF_HUB_OFFLINE=False))
+    hub: Any = sys.modules.get("huggingface_hub.constants", SimpleNamespace(HF_HUB_OFFLINE=False))
     hub_before = hub.HF_HUB_OFFLINE
     socket.getaddrinfo, hub.HF_HUB_OFFLINE = refused, True  # the hub's client would try again for a minute
     try:
@@ -326,11 +328,12 @@ def check_numbers(model: nn.Module, whose: str) -> None:
 
 
 def check_runs(model: nn.Module, classes: int, image_size: int, whose: str) -> None:
-    """Raises UserError where a network does not turn a grey picture of its size into a finite logit for each class."""
+    """Raises UserError where a network does not turn a picture of noise into a finite logit for each class."""
     parameter = next(model.parameters(), torch.empty(0))
+    noise = torch.randn(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     try:
         with torch.inference_mode():
-            logits = model(torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype))
+            logits = model(noise.to(parameter))
             good = logits.shape == (1, classes) and bool(logits.isfinite().all())
     except UserError:
         raise

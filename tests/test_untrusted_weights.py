@@ -265,6 +265,7 @@ def test_states_that_lie(place, capsys):
     class StopError(BaseException):
         pass
 
+    training = [*TINY_TRAINING, "--arch", "squeezenet1_1", "--image-size", "32"]
     real, kept = StateFile.write, Path("weights/model.resume")
 
     def write_and_stop(self, *arguments):
@@ -274,7 +275,7 @@ def test_states_that_lie(place, capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StateFile, "write", write_and_stop)
         with pytest.raises(StopError):
-            train.main(TINY_TRAINING)
+            train.main(training)
     state = torch.load(kept, weights_only=True)
     capsys.readouterr()
     for change in (
@@ -285,7 +286,7 @@ def test_states_that_lie(place, capsys):
             key: {**entry, "exp_avg": torch.zeros(1, 1)} for key, entry in state["optimizer"]["state"].items()}}},
     ):  # fmt: skip
         torch.save({**state, **change}, kept)
-        code = train.main([*TINY_TRAINING, "--resume"])
+        code = train.main([*training, "--resume"])
         refused(capsys, code, "model.resume is damaged|belongs to a run")
 
 
