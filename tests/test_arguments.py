@@ -63,7 +63,7 @@ def is_sane(value):
 def test_any_value_of_any_flag_is_taken_or_refused_in_words(script, flag):
     action = next(action for action in flags_of(script) if flag in action.option_strings)
 
-    @settings(max_examples=60, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=20, deadline=None, derandomize=True, database=None)
     @given(VALUES)
     def check(value):
         found = parsed(script, [f"{flag}={value}"])
@@ -78,7 +78,7 @@ def test_any_value_of_any_flag_is_taken_or_refused_in_words(script, flag):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 @settings(
-    max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 @given(data=st.data())
 def test_any_line_is_parsed_or_refused_in_words(script, data):

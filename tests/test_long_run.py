@@ -13,7 +13,7 @@ import long_run
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_rounds_leave_nothing_behind(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(long_run, "COMMANDS", [*long_run.COMMANDS[:2], *long_run.COMMANDS[3:4], long_run.COMMANDS[-1]])
+    monkeypatch.setattr(long_run, "COMMANDS", [long_run.COMMANDS[i] for i in (0, 2, 6)])
     monkeypatch.setattr(long_run, "ALLOWED", 1.5)  # the first rounds still fill caches
     assert long_run.main(["--rounds", "2"]) == 0
     assert "nothing grows" in capsys.readouterr().out
