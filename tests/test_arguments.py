@@ -171,3 +171,12 @@ def test_offline_holds_for_one_command(monkeypatch):
         assert not console.offline()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert console.offline()
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31m", "a\nb", "a\udcff"])
+def test_class_folders_that_no_terminal_could_show(fresh, capsys, name):
+    from crackcam.dataset import plan_training
+
+    Path("data/train/Positive").rename(f"data/train/{name}")
+    with pytest.raises(UserError, match="can be no class: names are printable: rename its folder"):
+        plan_training(Path("data"), 0.15, 0)
