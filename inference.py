@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crackcam import console
@@ -35,7 +34,10 @@ def build_parser() -> argparse.ArgumentParser:
     console.add_stream_flags(parser, "a table of predictions")
     console.add_machine_flags(parser, precision="auto")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="the .png; with --all the .csv or .jsonl (default: in outputs/)"
+        "--output",
+        type=console.path,
+        metavar="FILE",
+        help="the .png; with --all the .csv or .jsonl (default: in outputs/)",
     )
     console.add_report_flag(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -94,7 +96,9 @@ def draw_grid(args: argparse.Namespace, network: Network, selection: Selection) 
         mark = "   <- wrong" if tile.wrong else ""
         console.say(f"{item.path}  {tile.predicted} {figures.chance(tile.probabilities[tile.predicted])}{mark}")
     print(f"{len(tiles) - wrong} of {counted(len(tiles), 'picture')} right" if true else counted(len(tiles), "picture"))
-    print(f"wrote {args.output}, {args.output.with_suffix('.json')}" + (f", {args.report}" if args.report else ""))
+    console.say(
+        f"wrote {args.output}, {args.output.with_suffix('.json')}" + (f", {args.report}" if args.report else "")
+    )
     return 0
 
 
@@ -127,7 +131,7 @@ def draw_boxes(args: argparse.Namespace) -> int:
     for item, boxes in found:
         best = ", ".join(f"{d.name} {figures.percent(d.score)}" for d in boxes[:5]) or "nothing found"
         console.say(f"{item.path}  {best}{f', and {len(boxes) - 5} more' if len(boxes) > 5 else ''}")
-    print(f"wrote {picture}, {picture.with_suffix('.json')}, {coco}")
+    console.say(f"wrote {picture}, {picture.with_suffix('.json')}, {coco}")
     return 0
 
 

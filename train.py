@@ -31,7 +31,9 @@ from crackcam.console import OUTPUTS, UserError, counted, note
 def build_parser() -> argparse.ArgumentParser:
     parser = console.Parser(__doc__)
     data = parser.add_argument_group("data")
-    data.add_argument("--data", type=Path, default=console.DATA, metavar="DIR", help="class folders (default: data)")
+    data.add_argument(
+        "--data", type=console.path, default=console.DATA, metavar="DIR", help="class folders (default: data)"
+    )
     data.add_argument("--sample", action="store_true", help="generate pictures into --data where it has none")
     data.add_argument(
         "--val-fraction",
@@ -47,15 +49,15 @@ def build_parser() -> argparse.ArgumentParser:
         help="files whose names match alike, or its first (group), are held out as one (default: neighbours)",
     )
     network = parser.add_argument_group("network")
-    network.add_argument("--arch", default="resnet18", help="of torchvision, or timm/NAME (default: resnet18)")
     network.add_argument(
-        "--pretrained",
-        default="auto",
-        metavar="auto|imagenet|none|PATH",
-        help="auto: ImageNet weights if they can be had, else random ones; PATH: a checkpoint or .pth",
+        "--arch", type=console.name, default="resnet18", help="of torchvision, or timm/NAME (default: resnet18)"
     )
     network.add_argument(
-        "--image-size", type=console.positive_int, metavar="PX", help="default: what the architecture is made for"
+        "--pretrained", type=console.name, default="auto", metavar="auto|imagenet|none|PATH",
+        help="auto: ImageNet weights if they can be had, else random ones; PATH: a checkpoint or .pth",
+    )  # fmt: skip
+    network.add_argument(
+        "--image-size", type=console.image_size, metavar="PX", help="default: what the architecture is made for"
     )
     network.add_argument(
         "--head", choices=("linear", "multiscale"), default="linear",
@@ -89,18 +91,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--mask-weight", type=console.weight, default=8.0, metavar="W",
         help="of the places of drawn cracks in what --head multiscale learns (default: 8; 0: of labels alone)",
     )  # fmt: skip
-    recipe.add_argument("--seed", type=console.whole_number, default=0, help="default: 0")
+    recipe.add_argument("--seed", type=console.seed, default=0, help="default: 0")
     recipe.add_argument("--resume", action="store_true", help="go on with the run that was killed")
     console.add_machine_flags(parser, precision="auto")
     parser.add_argument(
-        "--workers",
-        type=console.whole_number,
-        default=min(4, (os.cpu_count() or 1) // 2),
-        metavar="N",
+        "--workers", type=console.processes, default=min(4, (os.cpu_count() or 1) // 2), metavar="N",
         help="processes that augment (default: half the processors, at most 4)",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--output", type=Path, default=console.WEIGHTS, metavar="FILE", help=f"default: {console.WEIGHTS}"
+        "--output", type=console.path, default=console.WEIGHTS, metavar="FILE", help=f"default: {console.WEIGHTS}"
     )
     console.add_report_flag(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -141,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         note(f"note: nothing to resume at {state_file}; starting afresh")
     torch.manual_seed(args.seed)
     if before:  # its weights come from the state
-        network, pretrained = m.build(args.arch, len(plan.classes)), before["run"]["pretrained"]
+        network, pretrained = m.build(args.arch, len(plan.classes)), str(before["run"].get("pretrained"))
     else:
         network, pretrained = m.from_weights(args.arch, args.pretrained, len(plan.classes))
     mix = mixing.share(args.mix_sample, plan.classes, args.head == "multiscale")
@@ -238,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print(result.text)
         print(f"{name} {said}, {counted(len(splits[name]), 'picture')}")
-        print("wrote " + ", ".join(written))
+        console.say("wrote " + ", ".join(written))
     return 0
 
 

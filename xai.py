@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from crackcam import console
 from crackcam.console import OUTPUTS, UserError, note
@@ -51,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     maps.add_argument(
         "--target",
+        type=console.name,
         metavar="predicted|CLASS",
         help="class, or its index, to explain (default: --type; of --image, predicted)",
     )
@@ -85,19 +85,27 @@ def build_parser() -> argparse.ArgumentParser:
     )
     maps.add_argument("--refine", choices=REFINEMENTS, help="maps follow the edges of the picture, or thin lines")
     maps.add_argument(
-        "--colormap", metavar="NAME", help="of matplotlib (default: inferno; with --style edges coolwarm)"
+        "--colormap",
+        type=console.name,
+        metavar="NAME",
+        help="of matplotlib (default: inferno; with --style edges coolwarm)",
     )
     maps.add_argument("--anatomy", action="store_true", help="one figure of how Grad-CAM comes about, of one picture")
     maps.add_argument("--verify", action="store_true", help="compare with the maps of the installed package grad-cam")
-    maps.add_argument("--masks", type=Path, metavar="DIR", help="score the maps against masks of the pictures' names")
+    maps.add_argument(
+        "--masks", type=console.path, metavar="DIR", help="score the maps against masks of the pictures' names"
+    )
     maps.add_argument("--metrics", action="store_true", help="score the maps against the network: no masks needed")
-    maps.add_argument("--save-maps", type=Path, metavar="DIR", help="also write each map as a .npy file")
+    maps.add_argument("--save-maps", type=console.path, metavar="DIR", help="also write each map as a .npy file")
     console.add_picture_flags(parser)
     # Maps are compared and scored by their values: exact by default, where predictions may be fast.
     console.add_machine_flags(parser, precision="fp32")
     console.add_stream_flags(parser, "overlays in folders of 1,000, and a table of them")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="the .png; with --all the .csv or .jsonl (default: in outputs/)"
+        "--output",
+        type=console.path,
+        metavar="FILE",
+        help="the .png; with --all the .csv or .jsonl (default: in outputs/)",
     )
     console.add_report_flag(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -139,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             m.dilate(network.model, args.stride, size) if args.stride else network.model, size
         )
         for name, (channels, height, width, _) in found.items():
-            print(f"{name}  {channels} x {height} x {width}{'  (default)' if name == default else ''}")
+            console.say(f"{name}  {channels} x {height} x {width}{'  (default)' if name == default else ''}")
         return 0
 
     explaining.settle_best(args, network)

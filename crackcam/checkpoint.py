@@ -10,16 +10,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import pickle
+import math
+import warnings
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from crackcam.console import UserError, versions, write_atomically
+from crackcam.console import LARGEST_SIZE, UserError, versions, write_atomically
+from crackcam.dataset import SPLITS, check_classes
 from crackcam.images import Geometry
 from crackcam.model import (
     IMAGENET_MEAN,
@@ -27,6 +34,8 @@ from crackcam.model import (
     WeightsUnavailableError,
     bare_network,
     build,
+    check_numbers,
+    check_runs,
     imagenet_network,
     place,
     recipe,
@@ -34,6 +43,7 @@ from crackcam.model import (
 )
 
 KEY, SCHEMA = "crackcam", 1
+FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 @dataclass
@@ -111,26 +121,54 @@ def load(
     if card is None:
         if not arch or not classes:
             raise UserError(f"{path} is a plain state dict: say what it is with --arch and --classes")
+        wrong = check_classes(classes)
+        if wrong:
+            raise UserError(f"--classes: {wrong}")
         card = Card(arch, classes, recipe(arch).size, pretrained=f"plain state dict {path.name}")
     elif arch or classes:
         raise UserError(f"{path} says itself what it is: leave --arch and --classes out")
+    complaint = f"{path} does not fit {card.arch} with {len(card.classes)} classes"
+    # Shapes without memory first, so that a small file asks for no large network. RegNets cannot be had so.
+    with suppress(NotImplementedError), torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that nothing is copied
+        _put(tensors, _network(card, path), complaint)
+    model = _network(card, path)
+    fill(model, tensors, complaint)
+    model = place(model.eval(), device)
+    check_runs(model, len(card.classes), card.image_size, str(path))
+    return model, card
+
+
+def _network(card: Card, path: Path) -> nn.Module:
+    """The network that a card describes, without its weights."""
     model = build(card.arch, len(card.classes))
-    if card.head == "multiscale":
-        try:
-            model = with_maps(model, card.stages, len(card.classes))
-        except AttributeError as error:
-            raise UserError(f"the card in {path} is damaged ({error})") from None
-    fill(model, tensors, f"{path} does not fit {card.arch} with {len(card.classes)} classes")
-    return place(model.eval(), device), card
+    if card.head == "linear":
+        return model
+    try:
+        return with_maps(model, card.stages, len(card.classes))
+    except AttributeError as error:
+        raise UserError(f"the card in {path} is damaged ({error})") from None
 
 
 def fill(model: nn.Module, tensors: dict[str, torch.Tensor], complaint: str) -> None:
-    """Put tensors into a network; raises UserError, the complaint and the first tensor that does not fit."""
+    """Put tensors into a network.
+
+    Raises:
+        UserError: the complaint and the first tensor that does not fit; or one holds NaN or infinity.
+    """
+    _put(tensors, model, complaint)
+    check_numbers(model, complaint.split(" does not fit ")[0])
+
+
+def _put(tensors: dict[str, torch.Tensor], model: nn.Module, complaint: str) -> None:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         detail = str(error).split("\n")[1:2] or [str(error)]
         raise UserError(f"{complaint}: {detail[0].strip()[:200]}") from None
+    for name, own in model.state_dict().items():
+        if own.is_floating_point() != tensors[name].is_floating_point():
+            raise UserError(f"{complaint}: {name} is of {tensors[name].dtype}, not {own.dtype}")
 
 
 def load_imagenet(arch: str, device: torch.device, random: bool = False) -> tuple[nn.Module, Card]:
@@ -159,19 +197,45 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return _plain({name: file.get_tensor(name) for name in file.keys()}, path)  # noqa: SIM118
         except SafetensorError as error:
             raise UserError(f"{path} is truncated or no safetensors file ({error})") from None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
-        raise UserError(f"{path} is damaged, or holds more than tensors; save model.state_dict()") from None
+    state = unpickled(path)
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise UserError(f"{path} holds no state dict; save model.state_dict()")
     # Left by torch.compile and DataParallel.
-    return {name.removeprefix("_orig_mod.").removeprefix("module."): value for name, value in state.items()}
+    return _plain({n.removeprefix("_orig_mod.").removeprefix("module."): tensor for n, tensor in state.items()}, path)
+
+
+def unpickled(path: Path) -> Any:
+    """What torch.save wrote, of tensors and plain values alone; nothing of it is run.
+
+    Raises:
+        UserError: damaged, more than that, or packed so that it would unfold to more than the file's size.
+    """
+    try:
+        if zipfile.is_zipfile(path):  # as torch.save writes them, unpacked
+            with zipfile.ZipFile(path) as packed:
+                if sum(member.file_size for member in packed.infolist()) > path.stat().st_size:
+                    raise ValueError("packed")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
+    except Exception:  # readers raise whatever a broken file makes them raise
+        raise UserError(f"{path} is damaged, or holds more than tensors; save model.state_dict()") from None
+
+
+def _plain(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    """The tensors, if they are what weights are: numbers in memory, whole ones or of a usual precision."""
+    for name, tensor in tensors.items():
+        number = tensor.dtype in FLOATS or not (tensor.is_floating_point() or tensor.is_complex())
+        if not number or tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise UserError(f"{path} is damaged: {name} is no tensor of weights ({tensor.dtype}, {tensor.layout})")
+    return tensors
 
 
 def file_hash(path: Path) -> str:
@@ -198,9 +262,58 @@ def card_of(text: str, path: Path) -> Card:
                 f"{path} is of schema {schema}, this version reads {SCHEMA}: train again, or update crackcam"
             )
         card = Card(**document)
-        names_are_text = all(isinstance(name, str) for name in [card.arch, *card.classes])
-        if not names_are_text or not isinstance(card.image_size, int) or len(set(card.classes)) != len(card.classes):
-            raise TypeError("wrong kind of value")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        wrong = next((name for name, fits in FITS.items() if not fits(getattr(card, name))), None)
+        if wrong:
+            raise TypeError(f"its {wrong}")
+        if card.head == "multiscale" and not card.stages:
+            raise TypeError("no stages")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"the card in {path} is damaged ({error})") from None
     return card
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: object, low: float = -math.inf, high: float = math.inf) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_whole(value: object, high: int) -> bool:
+    return isinstance(value, int) and _is_number(value, 1, high)
+
+
+def _is_list(value: object, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(map(fits, value))
+
+
+def _is_dict(value: object, fits: Callable[[Any], bool]) -> bool:  # JSON's keys are text
+    return isinstance(value, dict) and all(map(fits, value.values()))
+
+
+def _is_inside(name: object) -> bool:
+    """Whether a file's name stays below the folder that it is relative to."""
+    return isinstance(name, str) and "\0" not in name and not {"..", "/"} & set(PurePosixPath(name).parts)
+
+
+# What each field of a card may be: it may come from a stranger.
+FITS: dict[str, Callable[[Any], bool]] = {
+    "arch": _is_text,
+    "classes": lambda names: _is_list(names, _is_text) and not check_classes(names),
+    "image_size": lambda size: _is_whole(size, LARGEST_SIZE),
+    "mean": lambda values: _is_list(values, lambda v: _is_number(v, -1e3, 1e3)) and len(values) == 3,
+    "std": lambda values: _is_list(values, lambda v: _is_number(v, 1e-3, 1e3)) and len(values) == 3,
+    "head": lambda head: head in ("linear", "multiscale"),
+    "output_stride": lambda stride: stride is None or _is_whole(stride, LARGEST_SIZE),
+    "pretrained": _is_text,
+    "training": lambda arguments: isinstance(arguments, dict),
+    "split": lambda split: _is_dict(split, lambda names: _is_list(names, _is_inside)) and split.keys() <= set(SPLITS),
+    "metrics": lambda metrics: isinstance(metrics, dict),
+    "versions": lambda versions: _is_dict(versions, _is_text),
+    "resize": lambda size: size is None or _is_whole(size, 2 * LARGEST_SIZE),
+    "interpolation": lambda name: _is_text(name) and name.upper() in Image.Resampling.__members__,
+    "max_scale": lambda scale: scale is None or _is_number(scale, 0.01, 100),
+    "stages": lambda stages: _is_dict(stages, lambda channels: _is_whole(channels, 10**6)),
+    "thresholds": lambda methods: _is_dict(methods, lambda known: _is_dict(known, _is_number)),
+}

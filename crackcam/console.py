@@ -29,8 +29,10 @@ from crackcam.methods import OWN
 if TYPE_CHECKING:
     import torch
 
+_offline = False  # what --offline of the last command said
 DATA, WEIGHTS, OUTPUTS = Path("data"), Path("weights/model.safetensors"), Path("outputs")
 SHIPPED = Path(__file__).parents[1] / "weights" / "crack_resnet18.safetensors"  # trained by us; see weights/README.md
+LARGEST_SIZE = 2048  # side of a network's input: a first layer of 64 channels takes a gigabyte for one picture
 SYSTEM_LIBRARIES = "libgl1 libglib2.0-0"  # what OpenCV's wheel expects, by Debian's names
 
 
@@ -58,8 +60,13 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> argparse.Namespace:
         """As argparse, with the whole command as ``command``."""
-        found = super().parse_args(args, namespace)
-        found.command = shlex.join(["python", self.prog, *(sys.argv[1:] if args is None else args)])
+        global _offline
+        words = sys.argv[1:] if args is None else args
+        if any(word == "--" or word.endswith("=--") for word in words):
+            self.error("-- stands for nothing here")  # argparse of Python 3.11 would make an empty list of it
+        found = super().parse_args(words, namespace)
+        _offline = found.offline
+        found.command = shlex.join(["python", self.prog, *words])
         return found
 
     def error(self, message: str) -> NoReturn:
@@ -151,6 +158,11 @@ def _complain(what: str) -> None:
     print(visible(f"{who}: {' '.join(what.split())}"), file=sys.stderr, flush=True)
 
 
+def offline() -> bool:
+    """Whether nothing may be fetched: ``--offline``, or the variable that Hugging Face's hub obeys, HF_HUB_OFFLINE."""
+    return _offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
 def counted(number: int, noun: str, plural: str = "") -> str:
     """'1 picture', '1,200 pictures'."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
@@ -173,7 +185,10 @@ def _number(kind: type, low: float, high: float, words: str) -> Callable[[str], 
 
 
 positive_int = _number(int, 1, 10**9, "a whole number above 0")
-whole_number = _number(int, 0, 2**63 - 1, "a whole number from 0 up")
+whole_number = _number(int, 0, 10**5, "a whole number from 0 to 100,000")
+seed = _number(int, 0, 2**32 - 1, "a whole number from 0 to 4,294,967,295")
+processes = _number(int, 0, 256, "a whole number from 0 to 256")
+image_size = _number(int, 8, LARGEST_SIZE, f"a whole number from 8 to {LARGEST_SIZE}")
 positive_float = _number(float, 1e-12, 1e12, "a number above 0")
 weight = _number(float, 0, 1e6, "a number from 0 up")
 threshold = _number(float, 0, 1e12, "a number from 0 up")
@@ -186,14 +201,35 @@ def pattern(text: str) -> str:
     """A regular expression, as it is."""
     try:
         re.compile(text)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
     return text
 
 
 def split_names(text: str) -> list[str]:
     """'a,b' -> ['a', 'b']."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    return names
+
+
+def name(text: str) -> str:
+    """Any text but an empty one."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    return text
+
+
+def path(text: str) -> Path:
+    """A name that a file or a folder can have; an empty one would be the working directory."""
+    try:
+        possible = text and b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise argparse.ArgumentTypeError(f"{text!r} can be no file's name")
+    return Path(text)
 
 
 def scales(text: str) -> list[float | str]:
@@ -205,39 +241,42 @@ def html_file(text: str) -> Path:
     """A name that ends in .html."""
     if not text.lower().endswith(".html"):
         raise argparse.ArgumentTypeError(f"{text!r} must end in .html")
-    return Path(text)
+    return path(text)
 
 
 # -- flags of more than one script ------------------------------------------------------------------------
 
 
 def add_machine_flags(parser: argparse.ArgumentParser, precision: str) -> None:
-    """--device, --precision."""
+    """--device, --precision, --offline."""
     group = parser.add_argument_group("machine")
     group.add_argument("--device", default="auto", metavar="auto|cpu|cuda|mps", help="auto: cuda, then mps, then cpu")
     group.add_argument(
         "--precision", default=precision, choices=("auto", "fp32", "bf16"),
         help=f"auto: bf16 where the processor has it natively (default: {precision})",
     )  # fmt: skip
+    group.add_argument("--offline", action="store_true", help="fetch no weights: those at hand only")
 
 
 def add_picture_flags(parser: argparse.ArgumentParser) -> None:
     """Which pictures to look at, and with which network."""
     group = parser.add_argument_group("pictures and network")
     group.add_argument("--type", metavar="CLASS", help="class folder to look at (default: Positive, else the first)")
-    group.add_argument("--data", type=Path, default=DATA, metavar="DIR", help="class folders (default: data)")
+    group.add_argument("--data", type=path, default=DATA, metavar="DIR", help="class folders (default: data)")
     group.add_argument("--split", choices=("train", "val", "test"), help="default: test, else val")
-    group.add_argument("--image", type=Path, nargs="+", metavar="PATH", help="these pictures, folders, globs instead")
+    group.add_argument("--image", type=path, nargs="+", metavar="PATH", help="these pictures, folders, globs instead")
     group.add_argument("--num", type=positive_int, default=9, metavar="N", help="pictures to draw (default: 9)")
-    group.add_argument("--seed", type=whole_number, default=0, help="chooses the pictures (default: 0)")
+    group.add_argument("--seed", type=seed, default=0, help="chooses the pictures (default: 0)")
     group.add_argument(
         "--weights",
-        type=Path,
+        type=path,
         metavar="FILE",
         help=f"checkpoint (default: {WEIGHTS}, else the one for cracks that comes along)",
     )
     group.add_argument(
-        "--arch", help="the ImageNet network or detector of that name; with --weights FILE.pth, what it holds"
+        "--arch",
+        type=name,
+        help="the ImageNet network or detector of that name; with --weights FILE.pth, what it holds",
     )
     group.add_argument(
         "--pretrained", choices=("auto", "none"), default="auto", help="none: --arch with random weights"
@@ -282,6 +321,8 @@ def choose_device(name: str) -> torch.device:
     """The device of ``--device``, of several processes a GPU each; raises UserError where it is unknown or absent."""
     import torch
 
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name):  # torch knows more, which compute nothing: meta
+        raise UserError(f"--device {name} is not available here: it is auto, cpu, mps, cuda or cuda:NUMBER")
     if name == "auto":
         has_mps = torch.backends.mps.is_available()
         name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"

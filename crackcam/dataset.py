@@ -20,7 +20,7 @@ import random
 import re
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,6 +36,7 @@ from crackcam.distributed import no_bar
 from crackcam.images import GREY, Geometry, PictureError, Unreadable, files_below, read_all, size_of
 
 SPLITS = ("train", "val", "test")
+MOST_CLASSES = 100_000
 BLOCKS = 20  # a class is cut into about this many blocks of neighbours
 IN_MEMORY = 4 * 2**30  # bytes of pixels in memory; a larger split lies in a temporary file, 40,000 pictures are 6 GB
 
@@ -62,6 +63,16 @@ class Plan:
             f"{split}: {describe(files)}" + " (held out of the training folder)" * (split in self.held_out)
             for split, files in self.files.items()
         ]
+
+
+def check_classes(names: Sequence[str]) -> str | None:
+    """What is wrong with names of classes, in a few words; None: nothing."""
+    if not 0 < len(names) <= MOST_CLASSES:
+        return f"1 to {MOST_CLASSES:,} classes are possible, not {len(names):,}"
+    bad = next((name for name in names if not name.strip() or not name.isprintable()), None)
+    if bad is not None:
+        return f"{bad!r} can be no class: names are printable"
+    return f"two classes are named {Counter(names).most_common(1)[0][0]}" if len(set(names)) < len(names) else None
 
 
 def class_folders(root: Path) -> dict[str, dict[str, Path]]:
@@ -109,6 +120,9 @@ def plan_training(root: Path, val_fraction: float, seed: int, group_by: str | No
     if len(train) < 2:
         raise UserError(f"only one class folder ({next(iter(train))}) in {root}: a classifier needs two or more")
     classes = sorted(train)
+    wrong = check_classes(classes)
+    if wrong:
+        raise UserError(f"{root}: {wrong}: rename its folder")
     lacking = ("val",) if base else ("val", "test")
     wanted = [split for split in lacking if not any(files.get(split, {}).values())]
     if group_by and not wanted:

@@ -18,6 +18,7 @@ import importlib
 import io
 import json
 import logging
+import os
 import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -47,6 +48,8 @@ def need(packages: tuple[str, ...]) -> list[Any]:
 class OnnxNetwork(nn.Module):
     """An ONNX file as a network: (N, 3, size, size) float32 -> logits (N, classes) float32.
 
+    The file may be a stranger's: it is read by itself, and other files that it names are not.
+
     Args:
         file: its path, or its content.
         device: where the runtime computes.
@@ -62,16 +65,22 @@ class OnnxNetwork(nn.Module):
         if providers.get(device.type) not in runtime.get_available_providers():
             raise UserError(f"this onnxruntime does not compute on {device.type}: give --device cpu")
         options = {"device_id": device.index or 0} if device.type == "cuda" else {}
-        content = file if isinstance(file, bytes) else str(file)
+        content = file if isinstance(file, bytes) else file.read_bytes()
+        settings = runtime.SessionOptions()
+        settings.log_severity_level = 4  # it would print what the file says, as it is
+        settings.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         try:
-            self.session = runtime.InferenceSession(content, providers=[(providers[device.type], options)])
+            self.session = runtime.InferenceSession(content, settings, providers=[(providers[device.type], options)])
         except Exception as error:  # its exceptions have no common base
             raise UserError(f"{file if isinstance(file, Path) else 'file'} is no whole ONNX file ({error})") from None
         self.device = device
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits, on the device of the pictures."""
-        (logits,) = self.session.run(None, {"pictures": x.float().cpu().contiguous().numpy()})
+        try:
+            (logits,) = self.session.run(["logits"], {"pictures": x.float().cpu().contiguous().numpy()})
+        except Exception as error:  # its exceptions have no common base
+            raise UserError(f"this ONNX file cannot be run ({error})") from None
         return torch.from_numpy(logits).to(x.device)
 
     def card(self, path: Path) -> Card:

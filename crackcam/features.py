@@ -68,7 +68,7 @@ def kept_features(
     """
     key = key_of(model, machine, splits) if file else ""
     found = distributed.from_main(lambda: read(file, key) if file else None)
-    if found is not None:
+    if found is not None and _fit(found, splits):
         note(f"features: those of the last run, in {file}")
         return found
     found = {name: features(model, machine, split, batch_size, f"features of {name}") for name, split in splits.items()}
@@ -87,6 +87,15 @@ def read(file: Path, key: str) -> dict[str, torch.Tensor] | None:
     except (OSError, SafetensorError):
         pass
     return None
+
+
+def _fit(found: dict[str, torch.Tensor], splits: dict[str, Pixels]) -> bool:
+    """Whether features are those of as many pictures, and numbers: whoever knows the pictures can make up the key."""
+    return found.keys() == splits.keys() and all(
+        tensor.dtype == torch.float32 and tensor.ndim == 2 and len(tensor) == len(splits[name])
+        and bool(tensor.isfinite().all())
+        for name, tensor in found.items()
+    )  # fmt: skip
 
 
 def key_of(model: nn.Module, machine: Machine, splits: dict[str, Pixels]) -> str:

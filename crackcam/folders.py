@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from crackcam import checkpoint, explaining, images, predicting, streaming
-from crackcam.console import UserError, counted, note, write_atomically, write_json
+from crackcam.console import UserError, counted, note, say, write_atomically, write_json
 from crackcam.distributed import rank
 from crackcam.model import TargetLayer
 from crackcam.predicting import Network, Selection, by_class
@@ -283,5 +283,5 @@ def conclude(args: argparse.Namespace, document: dict | None) -> int:
     lost = f", {counted(unreadable, 'file')} not readable" if unreadable else ""
     print(f"{counted(scored, 'picture')}{said}{lost}")
     also = [document[name] for name in ("overlays", "report", "save-maps") if document.get(name)]
-    print("wrote", ", ".join([document["table"], *also]))
+    say("wrote " + ", ".join([document["table"], *also]))
     return 0

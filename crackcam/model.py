@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import io
 import math
 import socket
 import sys
@@ -16,14 +17,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from types import SimpleNamespace
+from typing import Any, NamedTuple, NoReturn, cast
 from urllib.error import URLError
 
 import torch
 import torchvision
 from torch import nn
 
-from crackcam.console import UserError, note
+from crackcam.console import UserError, counted, note, offline
 from crackcam.multiscale import COARSEST, FINEST, Multiscale
 from pytorch_grad_cam.utils.reshape_transforms import swinT_reshape_transform, vit_reshape_transform
 
@@ -91,7 +93,8 @@ def check_arch(arch: str) -> None:
     """Raises UserError, with close names, where there is no such classifier."""
     if arch.startswith(TIMM):
         known, place = _timm().list_models(), "timm"
-        there = _timm().is_model(arch.removeprefix(TIMM).split(".")[0])
+        name = arch.removeprefix(TIMM)
+        there = _timm().is_model(name) and ("." not in name or name in _timm().list_pretrained())
     else:
         known, place = torchvision.models.list_models(module=torchvision.models), "torchvision"
         there = arch in known
@@ -179,6 +182,7 @@ def load_maps(model: Multiscale, path: Path) -> bool:
     alike = "scale" in head and all(name in own and own[name].shape == head[name].shape for name in head)
     if alike:
         model.load_state_dict(head, strict=False)
+        check_numbers(model, str(path))
     return alike
 
 
@@ -252,12 +256,35 @@ def downloaded(weights: Any) -> dict[str, torch.Tensor]:
 def _fetching(where: str) -> Iterator[None]:
     try:
         # torch says on stdout, where our results go, that it downloads
-        with _socket_timeout(NETWORK_TIMEOUT), redirect_stdout(sys.stderr):
-            yield
+        if offline():
+            with _no_network(), redirect_stdout(io.StringIO()):
+                yield
+        else:
+            with _socket_timeout(NETWORK_TIMEOUT), redirect_stdout(sys.stderr):
+                yield
     except Exception as error:  # network, proxy, disk, wrong hash, damaged cache: the reason is what matters
         reason = error.reason if type(error) is URLError else error
         said = " ".join(str(reason).split()) or type(reason).__name__
+        if offline() and isinstance(error, OSError):
+            said = "not at hand, and --offline fetches nothing"
         raise WeightsUnavailableError(f"{said} ({where})") from None
+
+
+@contextmanager
+def _no_network() -> Iterator[None]:
+    """What lies in a cache can be had, whichever library's it is; no name of a machine is looked up."""
+
+    def refused(*_: object, **__: object) -> NoReturn:
+        raise OSError("offline")
+
+    before = socket.getaddrinfo
+    hub: Any = sys.modules.get("huggingface_hub.constants", SimpleNamespace(HF_HUB_OFFLINE=False))
+    hub_before = hub.HF_HUB_OFFLINE
+    socket.getaddrinfo, hub.HF_HUB_OFFLINE = refused, True  # the hub's client would try again for a minute
+    try:
+        yield
+    finally:
+        socket.getaddrinfo, hub.HF_HUB_OFFLINE = before, hub_before
 
 
 @contextmanager
@@ -290,6 +317,33 @@ def load_backbone(model: nn.Module, path: Path) -> None:
     if unlike:
         raise UserError(f"{path} holds another architecture: {min(unlike)} is missing or of another shape")
     model.load_state_dict({n: backbone[n] for n in wanted}, strict=False)
+    check_numbers(model, str(path))
+
+
+def check_numbers(model: nn.Module, whose: str) -> None:
+    """Raises UserError where weights are NaN or infinite: whatever such a network says means nothing."""
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise UserError(f"{whose} holds numbers that are none (NaN or infinite) in {name}: make or fetch it again")
+
+
+def check_runs(model: nn.Module, classes: int, image_size: int, whose: str) -> None:
+    """Raises UserError where a network does not turn a picture of noise into a finite logit for each class."""
+    parameter = next(model.parameters(), torch.empty(0))
+    noise = torch.randn(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.inference_mode():
+            logits = model(noise.to(parameter))
+            good = logits.shape == (1, classes) and bool(logits.isfinite().all())
+    except UserError:
+        raise
+    except Exception as error:  # stages that are none, sizes that it does not take: whatever its layers raise
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"{whose} does not run on pictures of {image_size} px ({said})") from None
+    if not good:
+        raise UserError(
+            f"{whose} does not put out a finite number for each of its {counted(classes, 'class', 'classes')}"
+        )
 
 
 # -- head ----------------------------------------------------------------------------------------------------
@@ -402,6 +456,10 @@ def grid_layers(model: nn.Module, image_size: int) -> tuple[dict[str, Grid], str
         model.eval()
         with torch.inference_mode(False), torch.enable_grad():
             model(picture.requires_grad_())
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(
+            f"this network takes no pictures of {image_size} px: {str(error).splitlines()[0][:200]}"
+        ) from None
     finally:
         model.train(was_training)
         for handle in handles:

@@ -31,7 +31,7 @@ from crackcam.console import (
 )
 from crackcam.dataset import Files, choose_split
 from crackcam.images import Picture, Unreadable, files_below
-from crackcam.model import Machine
+from crackcam.model import Machine, check_runs
 
 SCHEMA = 1
 MANY = 100  # classes: more are counted, not listed
@@ -99,6 +99,7 @@ def _open_onnx(args: argparse.Namespace, path: Path) -> Network:
     device = choose_device(name)
     model = exporting.OnnxNetwork(path, device)
     card = model.card(path)
+    check_runs(model, len(card.classes), card.image_size, str(path))
     return _said(Network(model, card, Machine(device, dtype, card.mean, card.std), path), reason)
 
 

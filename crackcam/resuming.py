@@ -14,17 +14,18 @@ import glob
 import hashlib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from crackcam.checkpoint import Card
+from crackcam.checkpoint import Card, unpickled
 from crackcam.console import UserError, counted, note, temporary_stem, write_atomically
 from crackcam.dataset import Plan
 
-FREE = {"data", "resume", "json", "sample", "workers", "output", "device", "report", "command", "export"}
+FREE = {"data", "resume", "json", "sample", "workers", "output", "device", "report", "command", "export", "offline"}
 PARTS = {"run", "history", "best", "model", "optimizer", "schedule"}
 
 
@@ -125,12 +126,10 @@ def read_state(path: Path) -> dict | None:
     """
     there = [file for file in (path, _previous(path)) if file.exists()]
     for file in there:
-        try:
-            document = torch.load(file, map_location="cpu", weights_only=True)
-            if document.keys() >= PARTS:
+        with suppress(UserError):
+            document = unpickled(file)
+            if isinstance(document, dict) and document.keys() >= PARTS and isinstance(document["run"], dict):
                 return document
-        except Exception:  # noqa: S110 - whatever a damaged file makes the reader raise
-            pass
         note(f"warning: the state in {file} is damaged")
     if there:
         raise UserError(f"the state in {path} is damaged: train without --resume")

@@ -242,5 +242,7 @@ def conclude(document: dict, args: argparse.Namespace, tables: Sequence[str] = (
         return 0
     written = [name for key, name in document.items() if key.endswith(("table", "report"))]
     also = f", and maps in {args.save_maps}" if args.save_maps and not args.anatomy else ""
-    print(*tables, f"wrote {', '.join([str(picture), str(picture.with_suffix('.json')), *written])}{also}", sep="\n")
+    for table in tables:
+        print(table)
+    console.say(f"wrote {', '.join([str(picture), str(picture.with_suffix('.json')), *written])}{also}")
     return 0

@@ -20,7 +20,7 @@ import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -101,7 +101,8 @@ def recipe_for(
         small, medium = round(image_size * 4 / 7), round(image_size * 5 / 7)
         first, second = round(epochs * 0.6), round(epochs * 0.8)
         sizes = [small if e < first else medium if e < second else image_size for e in range(epochs)]
-        return Recipe(tuple(size if takes(size) else image_size for size in sizes), lr or 1e-3, strong=True, **rest)
+        taken = {size: size if takes(size) else image_size for size in set(sizes)}
+        return Recipe(tuple(taken[size] for size in sizes), lr or 1e-3, strong=True, **rest)
     return Recipe((image_size,) * (2 if epochs is None else epochs), lr or 1e-4, strong=False, **rest)
 
 
@@ -327,9 +328,11 @@ def fit(
     best = copied(model) if history else {}
     if before:
         state.check(before)
-        for name, part in parts.items():
-            part.load_state_dict(before[name])
-        history[:], best = [Epoch(**epoch) for epoch in before["history"]], before["best"]
+        try:
+            history[:], best = _taken_up(parts, before), before["best"]
+        except Exception as error:  # it may hold anything
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"the state in {state.path} is damaged ({said}): train without --resume") from None
     rows: list[parallel.Rows] = []
     with parallel.together(model, rows):
         learner = parallel.learner(model)
@@ -359,6 +362,25 @@ def fit(
     model.load_state_dict(best)
     model.eval().requires_grad_(True)
     return best_of(history)
+
+
+def _taken_up(parts: dict[str, Stateful], before: dict) -> list[Epoch]:
+    """Puts a state into network, optimizer and schedule; returns the epochs so far. Raises whatever does not fit."""
+    model, optimizer, schedule = cast("tuple[nn.Module, torch.optim.Optimizer, Any]", tuple(parts.values()))
+    model.load_state_dict(before["best"])  # that it fits; what counts is put in at the end
+    own = {name: type(value) for name, value in schedule.state_dict().items() if not callable(value)}
+    if {name: type(value) for name, value in before["schedule"].items()} != own:
+        raise ValueError("its schedule")
+    for name, part in parts.items():
+        part.load_state_dict(before[name])
+    for parameter, kept in optimizer.state.items():
+        if any(tensor.ndim and tensor.shape != parameter.shape for tensor in kept.values()):
+            raise ValueError("its optimizer")
+    history = [Epoch(**epoch) for epoch in before["history"]]
+    if not all(isinstance(value, int | float | None) for epoch in history for value in vars(epoch).values()):
+        raise ValueError("its history")
+    best_of(history)
+    return history
 
 
 def best_of(history: list[Epoch]) -> Epoch:

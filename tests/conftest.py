@@ -88,3 +88,18 @@ def imagenet_weights(monkeypatch):
     if folder is None:
         pytest.skip("CRACKCAM_WEIGHTS names no folder of ImageNet weights")
     monkeypatch.setenv("TORCH_HOME", str(folder))
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Whatever looks up a machine's name or connects fails the test, also where the error is caught."""
+    asked = []
+
+    def refuse(*arguments, **_):
+        asked.append(arguments)
+        raise AssertionError(f"the network was asked for: {arguments}")
+
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    yield
+    assert not asked
