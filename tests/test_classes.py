@@ -62,6 +62,7 @@ def test_classes_of_any_number_and_name(tmp_path, monkeypatch, capsys, count):
     assert header == ",".join(["file", "true", "predicted", *(f"p_{name}" for name in sorted(names)), "error"])
 
 
+@pytest.mark.torture
 def test_three_colours_are_learnt(tmp_path, monkeypatch, capsys):
     """The networks of these tests do learn: names and indices are not merely carried along."""
     monkeypatch.chdir(tmp_path)

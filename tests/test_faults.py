@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -169,7 +170,10 @@ def test_long_names_fit(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signals_in_the_middle_of_a_file(flight, monkeypatch, capsys, number, code):
+def test_signals_in_the_middle_of_a_file(flight, monkeypatch, capsys, number, code, request):
+    # A shell's background jobs ignore Ctrl-C, and so would these tests there.
+    request.addfinalizer(partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     flags = ["--image", "in"]
     assert inference.main(flags) == 0
     before = contents("outputs")
