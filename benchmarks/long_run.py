@@ -31,20 +31,9 @@ import xai
 from crackcam.sample import write_sample
 
 ALLOWED = 1.05  # memory at the end over memory before
-TRAINING = [
-    "--pretrained",
-    "none",
-    "--arch",
-    "squeezenet1_1",
-    "--image-size",
-    "64",
-    "--epochs",
-    "1",
-    "--batch-size",
-    "8",
-]
+TRAIN = ["--pretrained", "none", "--arch", "squeezenet1_1", "--image-size", "64", "--epochs", "1", "--batch-size", "8"]
 COMMANDS = [  # script, arguments, exit code
-    (train, [*TRAINING, "--workers", "1"], 0),
+    (train, [*TRAIN, "--workers", "1"], 0),
     (inference, ["--type", "Positive", "--num", "2"], 0),
     (inference, ["--all", "--batch-size", "3"], 0),
     (xai, ["--type", "Positive", "--num", "2", "--method", "gradcam,layercam,eigencam,ablationcam"], 0),

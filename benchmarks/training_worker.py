@@ -79,6 +79,7 @@ def bare(settings):
     from crackcam import console, dataset, training
     from crackcam import model as m
 
+    console.keep_freed_memory()  # as train.py
     device = torch.device("cpu")
     machine = m.Machine(device, console.choose_precision("auto", device)[0])
     model = m.place(m.from_weights(settings["arch"], "imagenet", 2)[0], device).eval()

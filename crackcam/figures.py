@@ -571,4 +571,6 @@ def reliability(path: Path, found: Reliability, classes: int, title: str) -> Non
 
 
 def _save(figure: Figure, path: Path) -> None:
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+    # Pillow's default takes three times as long for 4 % less.
+    faster = {"compress_level": 4}
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", pil_kwargs=faster))
