@@ -91,8 +91,10 @@ def leaks(rounds):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--rounds", type=int, help="so many instead")
+    parser.add_argument("--rounds", type=int, help="so many instead, 3 or more")
     args = parser.parse_args(argv)
+    if args.rounds is not None and args.rounds < 3:
+        parser.error("--rounds: of fewer than 3 no two are compared")
     before, begun = Path.cwd(), time.monotonic()
     rounds = []
     with tempfile.TemporaryDirectory() as folder:

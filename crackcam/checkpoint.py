@@ -10,11 +10,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import warnings
 import zipfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,6 +23,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from crackcam.console import LARGEST_SIZE, UserError, versions, write_atomically
 from crackcam.dataset import SPLITS, check_classes
@@ -128,15 +128,33 @@ def load(
     elif arch or classes:
         raise UserError(f"{path} says itself what it is: leave --arch and --classes out")
     complaint = f"{path} does not fit {card.arch} with {len(card.classes)} classes"
-    # Shapes without memory first, so that a small file asks for no large network. RegNets cannot be had so.
+    # Shapes without memory first, so that a small file asks for no large network. RegNets cannot be had so: theirs is
+    # reserved below, and touched only where the file has numbers for it.
     with suppress(NotImplementedError), torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that nothing is copied
         _put(tensors, _network(card, path), complaint)
-    model = _network(card, path)
+    with _without_weights():
+        model = _network(card, path)
+    # Not to_empty, which would take the numbers of buffers that no file holds.
+    model = model._apply(lambda own: torch.empty_like(own, device="cpu") if own.is_meta else own)
     fill(model, tensors, complaint)
     model = place(model.eval(), device)
     check_runs(model, len(card.classes), card.image_size, str(path))
     return model, card
+
+
+@contextmanager
+def _without_weights() -> Iterator[None]:
+    """Networks are built without memory for their parameters: drawing them at random takes seconds, for nothing."""
+
+    def bare(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter:
+        return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+
+    handle = register_module_parameter_registration_hook(bare)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _network(card: Card, path: Path) -> nn.Module:
@@ -276,7 +294,7 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _is_number(value: object, low: float = -math.inf, high: float = math.inf) -> bool:
+def _is_number(value: object, low: float, high: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
@@ -315,5 +333,5 @@ FITS: dict[str, Callable[[Any], bool]] = {
     "interpolation": lambda name: _is_text(name) and name.upper() in Image.Resampling.__members__,
     "max_scale": lambda scale: scale is None or _is_number(scale, 0.01, 100),
     "stages": lambda stages: _is_dict(stages, lambda channels: _is_whole(channels, 10**6)),
-    "thresholds": lambda methods: _is_dict(methods, lambda known: _is_dict(known, _is_number)),
+    "thresholds": lambda methods: _is_dict(methods, lambda known: _is_dict(known, lambda v: _is_number(v, 0, 3e38))),
 }

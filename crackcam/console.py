@@ -1,8 +1,8 @@
 """Manners that the three scripts share: flags, messages, exit codes, device and precision.
 
 Results go to stdout, notes and progress to stderr. Exit codes: 0 done; 2 the user can mend it (one line,
-``error: ...``); 130 interrupted, 143 by SIGTERM; anything else is our fault and shows a traceback. Torch is imported
-only after the arguments are parsed.
+``error: ...``); 130 interrupted, 143 by SIGTERM; 141 nobody reads the results any more; anything else is our fault and
+shows a traceback. Torch is imported only after the arguments are parsed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DATA, WEIGHTS, OUTPUTS = Path("data"), Path("weights/model.safetensors"), Path("
 SHIPPED = Path(__file__).parents[1] / "weights" / "crack_resnet18.safetensors"  # trained by us; see weights/README.md
 LARGEST_SIZE = 2048  # side of a network's input: a first layer of 64 channels takes a gigabyte for one picture
 SYSTEM_LIBRARIES = "libgl1 libglib2.0-0"  # what OpenCV's wheel expects, by Debian's names
-
+READER_GONE = 141  # what shells say of a program that SIGPIPE ended
 
 # What libraries raise where the machine is at its limits: words of it -> what to do
 ADVICE = {
@@ -87,10 +87,18 @@ def command(main: Main) -> Main:
         keep_freed_memory()
         try:
             with _heeding_sigterm():
-                return main(argv)
+                try:
+                    code = main(argv)
+                except SystemExit as exit_:  # argparse: --help; SIGTERM
+                    code = int(exit_.code or 0)
+                sys.stdout.flush()
+                return code
         except UserError as error:
             _complain(str(error))
             return 2
+        except BrokenPipeError:  # whoever reads the results, head say, has enough of them
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it in the end
+            return READER_GONE
         except OSError as error:
             if error.strerror is None:
                 raise
@@ -104,8 +112,6 @@ def command(main: Main) -> Main:
         except KeyboardInterrupt:
             note("interrupted")
             return 130
-        except SystemExit as exit_:  # argparse: --help
-            return int(exit_.code or 0)
         except (MemoryError, RuntimeError) as error:
             advice = next((says for words, says in ADVICE.items() if words in f"{type(error).__name__}: {error}"), None)
             if not advice:

@@ -34,7 +34,7 @@ from crackcam.multiscale import Multiscale
 from crackcam.predicting import Network, predict, stacked
 from crackcam.refining import refine
 from pytorch_grad_cam.sess import starts
-from pytorch_grad_cam.utils.maps import resize
+from pytorch_grad_cam.utils.maps import normalize, resize
 
 if TYPE_CHECKING:
     from crackcam.figures import Style
@@ -469,7 +469,6 @@ def anatomy(network: Network, layer: TargetLayer, pixels: torch.Tensor, target: 
         target: class index.
     """
     from pytorch_grad_cam.activations_and_gradients import ActivationsAndGradients
-    from pytorch_grad_cam.utils.maps import resize
 
     recorder = ActivationsAndGradients(network.model, [layer.module], layer.reshape)
     logits = recorder(network.machine.input(pixels))
@@ -516,7 +515,6 @@ def laid_over(heat: torch.Tensor, size: tuple[int, int], geometry: Geometry, str
         (H, W) float32 in [0, 1]; of a signed picture (3, size, size), (H, W, 3) uint8, grey where it is 0.
     """
     from pytorch_grad_cam.utils.image import deprocess_image
-    from pytorch_grad_cam.utils.maps import normalize
 
     picture = np.empty((*size, 0))
     if heat.ndim == 2:
@@ -536,8 +534,6 @@ def at_picture_size(heat: torch.Tensor, picture: np.ndarray, geometry: Geometry)
     Returns:
         (H, W) float32; 0 where the picture was cropped away.
     """
-    from pytorch_grad_cam.utils.maps import resize
-
     seen = np.zeros(picture.shape[:2], np.float32)
     window = geometry.seen(*picture.shape[:2])
     seen[window] = resize(heat[None], seen[window].shape)[0].cpu().numpy()

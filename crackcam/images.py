@@ -17,6 +17,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -268,10 +269,9 @@ def sample(paths: list[Path], count: int, seed: int) -> tuple[list[Picture], lis
     """
     pictures: list[Picture] = []
     unreadable: list[Unreadable] = []
-    for path in random.Random(seed).sample(paths, len(paths)):
-        if len(pictures) == count:
-            break
-        sort(read_all([path], threads=1), pictures, unreadable)
+    order = iter(random.Random(seed).sample(paths, len(paths)))
+    while some := list(islice(order, count - len(pictures))):
+        sort(read_all(some), pictures, unreadable)
     return pictures, unreadable
 
 

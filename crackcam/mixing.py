@@ -71,11 +71,17 @@ class Mixed(torch.utils.data.Dataset):
         split: of :data:`CLASSES`.
         seed: same seed, same examples.
         size: side of the pictures.
+
+    Raises:
+        UserError: the split lacks a class.
     """
 
     def __init__(self, split: Pixels, seed: int, size: int) -> None:
         self.pixels, self.seed, self.size = split.pixels, seed, size
         self.where = [(split.labels == index).nonzero()[:, 0].numpy() for index in (PLAIN, CRACKED)]
+        for name, found in zip(CLASSES, self.where, strict=True):
+            if not len(found):
+                raise UserError(f"cracks cannot be drawn into a split without {name}: add some, or --mix-sample 0")
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -204,10 +210,10 @@ class Blended(torch.utils.data.Dataset):
 def mixed_pixels(split: Pixels, seed: int, size: int) -> Pixels:
     """As many examples as a split has pictures, to choose epochs by and calibrate on."""
     examples = Mixed(split, seed, size)
-    made = [examples[index][:2] for index in range(len(examples))]
-    return Pixels(
-        torch.stack([picture for picture, _ in made]), torch.tensor([label for _, label in made]), split.paths
-    )
+    pixels, labels = torch.empty((len(examples), 3, size, size), dtype=torch.uint8), torch.empty_like(split.labels)
+    for index in range(len(examples)):  # at once in their place: a list of them would take as much memory again
+        pixels[index], labels[index], _ = examples[index]
+    return Pixels(pixels, labels, split.paths)
 
 
 def shifted(rng: Rng, picture: torch.Tensor) -> torch.Tensor:

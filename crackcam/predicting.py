@@ -123,7 +123,7 @@ def class_index(card: Card, text: str) -> int:
         return card.classes.index(text)
     if text.casefold() in folded:
         return folded.index(text.casefold())
-    if text.isdecimal() and int(text) < len(card.classes):
+    if text in map(str, range(len(card.classes))):
         return int(text)
     known = ", ".join(card.classes)
     if len(card.classes) > MANY:

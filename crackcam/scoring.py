@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 15 / 448  # of the pointing game, as a share of the longer side; the paper's 15 pixels at our masks' size
 STEPS = 32  # of deletion and insertion
-NOISE = 0.02  # half width of the noise of instability, for pixel values in 0..1
+NOISE = 0.02 / 0.225  # half width of instability's noise: 0.02 of pixel values in 0..1, with ImageNet's deviation
 PAIRS = 2_000_000  # pixels above which the pooled curves look at every k-th one
 
 
@@ -55,7 +56,7 @@ PAIRS = 2_000_000  # pixels above which the pooled curves look at every k-th one
 
 
 class MaskScores(NamedTuple):
-    """Maps against masks. All but the pooled figures are means over the pictures with something in their mask.
+    """Maps against masks. All but the pooled figures are means over pictures whose mask is neither empty nor full.
 
     Attributes:
         pictures: how many those are.
@@ -94,7 +95,7 @@ def against_masks(
         threshold: chosen elsewhere, in the unit of the maps, for all or for each; nan: none was.
 
     Raises:
-        ValueError: no mask has anything in it, or a map has another size than its mask.
+        ValueError: all masks are empty or full, or a map has another size than its mask.
     """
     from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
@@ -103,7 +104,7 @@ def against_masks(
             raise ValueError(f"a map of {heat.shape} against a mask of {mask.shape}")
     full = [(heat, mask) for heat, mask in zip(heats, masks, strict=True) if mask.any() and not mask.all()]
     if not full:
-        raise ValueError("all masks are empty: nothing to find")
+        raise ValueError("all masks are empty or full: nothing to find")
     each = [
         (average_precision_score(mask.ravel(), heat.ravel()), roc_auc_score(mask.ravel(), heat.ravel()))
         for heat, mask in full
@@ -151,17 +152,21 @@ def read_masks(folder: Path, pictures: list[Picture]) -> list[np.ndarray]:
     """The mask of each picture, (H, W) bool: the file of its name, whatever its ending, below the folder.
 
     Raises:
-        UserError: a picture has none, or one of another size; or all are empty.
+        UserError: a picture has none, several, or one of another size; or all are empty or full.
     """
     if not folder.is_dir():
         raise UserError(f"no folder {folder}")
-    files = {path.stem: path for path in images.files_below(folder)}
+    files: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in images.files_below(folder):
+        files[path.stem].append(path)
     missing = [item.path.name for item in pictures if item.path.stem not in files]
     if missing:
         raise UserError(f"no mask in {folder} for {counted(len(missing), 'picture')}, the first is {missing[0]}")
     masks = []
     for item in pictures:
-        path = files[item.path.stem]
+        path, *others = files[item.path.stem]
+        if others:
+            raise UserError(f"{path} and {others[0]} are both named as masks of {item.path.name}: keep one in {folder}")
         try:
             mask = images.load(path).mean(axis=2) > 127
         except images.PictureError as error:
@@ -170,8 +175,9 @@ def read_masks(folder: Path, pictures: list[Picture]) -> list[np.ndarray]:
             sizes = [f"{width} x {height}" for height, width in (mask.shape, item.pixels.shape[:2])]
             raise UserError(f"the mask {path} is {sizes[0]}, its picture {sizes[1]}")
         masks.append(mask)
-    if not any(mask.any() for mask in masks):
-        raise UserError(f"the masks of these {counted(len(masks), 'picture')} are empty: nothing to find")
+    if not any(mask.any() and not mask.all() for mask in masks):
+        said = f"the masks of these {counted(len(masks), 'picture')} are empty or full: nothing to find"
+        raise UserError(f"{said}; they have to be white, 255, on what is to be found, and black beside it")
     return masks
 
 
@@ -329,7 +335,7 @@ def against_network(
     heats = normalize(explain(model, inputs, targets))
     maps, softmax = heats.cpu().numpy(), [ClassifierOutputSoftmaxTarget(target) for target in targets]
     generator = torch.Generator().manual_seed(seed)
-    noise = (2 * torch.rand(inputs.shape, generator=generator) - 1).to(inputs) * NOISE / 0.225
+    noise = (2 * torch.rand(inputs.shape, generator=generator) - 1).to(inputs) * NOISE
     noisy = normalize(explain(model, inputs + noise, targets))
     random = normalize(explain(randomised(model, seed), inputs, targets))
     change = (noisy - heats).flatten(1).norm(dim=1) / heats.flatten(1).norm(dim=1).clamp(min=1e-12)
@@ -425,14 +431,20 @@ def blurred(picture: torch.Tensor) -> torch.Tensor:
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """A copy of the network with the weights that it would have before any training."""
+    """A copy of the network with random weights: those that its layers begin with.
+
+    Weights of layers that cannot begin anew, such as torch's attention, and embeddings keep their values, shuffled.
+    """
     copied = copy.deepcopy(model)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         for module in copied.modules():
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()
+                continue
+            for own in module.parameters(recurse=False):
+                own.copy_(own.flatten()[torch.randperm(own.numel(), device=own.device)].view_as(own))
     return copied
 
 

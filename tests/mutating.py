@@ -51,9 +51,7 @@ def mutated(content, rng: random.Random):
                 del card[field]
             else:
                 card[field] = rng.choice(NASTY)
-        return with_card(put_together(header, tensors), **card) if rng.random() < 0.7 else put_together(
-            {**header, "__metadata__": {"crackcam": json.dumps(card)}}, tensors
-        )  # fmt: skip
+        return put_together({**header, "__metadata__": {"crackcam": json.dumps(card)}}, tensors)
     name = rng.choice([name for name in header if name != "__metadata__"])
     if kind == 4:  # a header that lies about a tensor
         what = rng.choice(["dtype", "shape", "data_offsets", "name"])

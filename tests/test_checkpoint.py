@@ -45,6 +45,26 @@ def test_round_trip(file):
     assert torch.equal(model(x), other(x))
 
 
+def test_loading_draws_nothing_at_random(file):
+    """Weights that are thrown away would take seconds, of large networks."""
+    before = torch.get_rng_state()
+    model, _ = checkpoint.load(file, CPU)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(model.state_dict()[name], own) for name, own in checkpoint.read_tensors(file).items())
+    assert not build("squeezenet1_1", 3).state_dict()["features.0.weight"].is_meta  # elsewhere all is as it was
+
+
+def test_a_regnet_which_cannot_be_had_without_memory(tmp_path):
+    path, network = tmp_path / "model.safetensors", build("regnet_y_400mf", 2)
+    checkpoint.save(path, network, checkpoint.Card("regnet_y_400mf", ["a", "b"], 64))
+    model, _ = checkpoint.load(path, CPU)
+    picture = torch.randn(1, 3, 64, 64)
+    assert torch.allclose(model(picture), network.eval()(picture), atol=1e-5)
+    with_card(path, {"arch": "regnet_y_400mf"})
+    with pytest.raises(UserError, match="does not fit regnet_y_400mf with 3 classes"):
+        checkpoint.load(path, CPU)
+
+
 def test_a_card_from_before_thresholds(file):
     with_card(file, {})
     assert checkpoint.load(file, CPU)[1].thresholds == {}

@@ -30,6 +30,20 @@ def test_same_seed_same_examples(split):
     assert any(not torch.equal(first[i][0], other[i][0]) for i in range(4))
 
 
+def test_a_split_has_as_many_examples_as_pictures(split):
+    made, examples = mixing.mixed_pixels(split, 3, 96), Mixed(split, 3, 96)
+    assert made.pixels.shape == (16, 3, 96, 96)
+    assert made.labels.tolist() == [examples[index][1] for index in range(16)]
+    assert all(torch.equal(made.pixels[index], examples[index][0]) for index in range(16))
+
+
+@pytest.mark.parametrize("lacking", [PLAIN, CRACKED])
+def test_a_split_of_one_class_cannot_be_mixed(split, lacking):
+    there = split.labels != lacking
+    with pytest.raises(UserError, match=f"a split without {CLASSES[lacking]}: add some, or --mix-sample 0"):
+        mixing.mixed_pixels(Pixels(split.pixels[there], split.labels[there], []), 0, 96)
+
+
 def test_masks_agree_with_labels(split):
     examples = [Mixed(split, seed, size)[index] for seed, size in enumerate((227, 128, 300)) for index in range(8)]
     assert {label for _, label, _ in examples} == {PLAIN, CRACKED}

@@ -40,8 +40,8 @@ def test_pictures_without_cracks_count_in_the_pooled_figures_alone():
     # hottest first: 0.95 none, 0.9 twice (both cracks), 0.8 none, 0.7 crack, 0.3 none, 0.2 crack, ...
     assert found.ap == pytest.approx(2 / 3 * 0.5 + 3 / 5 * 0.25 + 4 / 7 * 0.25)
     assert found.cover_empty == pytest.approx(0.25)
-    with pytest.raises(ValueError, match="all masks are empty"):
-        scoring.against_masks([empty], masks[1:2])
+    with pytest.raises(ValueError, match="all masks are empty or full"):
+        scoring.against_masks([empty, empty], [np.zeros((2, 2), bool), np.ones((2, 2), bool)])
     with pytest.raises(ValueError, match=r"a map of \(2, 2\) against a mask of \(3, 3\)"):
         scoring.against_masks([HEAT], [np.ones((3, 3), bool)])
 
@@ -202,3 +202,18 @@ def test_a_gradient_does_not_survive_random_weights():
     other = scoring.randomised(model, seed=3)
     assert not torch.equal(other.conv.weight, model.conv.weight)
     assert torch.equal(other.conv.weight, scoring.randomised(model, seed=3).conv.weight)
+
+
+def test_no_weight_survives():
+    """Not the projections and embeddings of a transformer either, which no layer of it resets."""
+    from torchvision.models import VisionTransformer
+
+    torch.manual_seed(0)
+    model = VisionTransformer(16, 8, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8)
+    for parameter in model.parameters():  # as if trained: no longer what it began as
+        nn.init.normal_(parameter)
+    other = dict(scoring.randomised(model).named_parameters())
+    alike = [name for name, parameter in model.named_parameters() if torch.equal(parameter, other[name])]
+    assert not alike
+    embeddings = [model.encoder.pos_embedding, other["encoder.pos_embedding"]]
+    assert torch.equal(*(embedding.flatten().sort().values for embedding in embeddings))

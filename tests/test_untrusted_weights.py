@@ -120,6 +120,8 @@ def test_many_mutations_end_well(sound, there, capsys):
         ({"split": {"val": ["/etc/secret.jpg"]}}, "damaged .its split"),
         ({"split": {ESCAPE: []}}, "damaged .its split"),
         ({"thresholds": {"evidence": {"a": "high"}}}, "damaged .its thresholds"),
+        ({"thresholds": {"evidence": {"a": 10**400}}}, "damaged .its thresholds"),
+        ({"thresholds": {"evidence": {"a": float("inf")}}}, "damaged .its thresholds"),
         ({"arch": "fasterrcnn_resnet50_fpn"}, "is a detector"),
         ({"arch": "timm/hf_hub:timm/resnet18"}, "no architecture 'timm/hf_hub:timm/resnet18' in timm"),
         ({"arch": "timm/local-dir:/tmp"}, "no architecture 'timm/local-dir:/tmp' in timm"),

@@ -1,5 +1,6 @@
 """What bad usage gets: one line, exit 2, and an answer before torch is loaded."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,26 @@ def test_full_disk_is_one_line(capsys):
 
     assert main([]) == 2
     assert capsys.readouterr().err == "error: No space left on device: outputs/grid.png\n"
+
+
+def test_a_reader_that_goes_is_no_error():
+    """Of `xai.py --list-layers | head`: as other programs do, silently."""
+    code = """
+import sys
+from crackcam import console
+@console.command
+def main(argv=None):
+    print("x" * size)
+    return sys.exit() if leaves else 0
+raise SystemExit(main([]))
+"""
+    for setting in ("size, leaves = 1, False", "size, leaves = 1, True", "size, leaves = 10**6, False"):
+        reading, writing = os.pipe()
+        os.close(reading)
+        command = [sys.executable, "-c", f"{setting}{code}"]
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_interrupted_write_leaves_the_old_file(tmp_path):

@@ -512,10 +512,16 @@ def test_the_table_of_scores_is_readable(place, capsys):
             "is 9 x 7, its picture 227 x 227",
         ),
         (
-            lambda folder: [Image.new("L", (227, 227)).save(p) for p in folder.glob("*.png")],
-            "the masks of these 3 pictures are empty: nothing to find",
+            lambda folder: [
+                Image.new("L", (227, 227), i % 2 * 255).save(p) for i, p in enumerate(folder.glob("*.png"))
+            ],
+            "the masks of these 3 pictures are empty or full: nothing to find",
         ),
         (lambda folder: [p.write_bytes(b"x") for p in folder.glob("*.png")], "cannot read the mask data/masks/"),
+        (
+            lambda folder: shutil.copytree(folder, folder / "again"),
+            ".jpg: keep one in data/masks",
+        ),
     ],
 )
 def test_masks_that_do_not_fit(place, capsys, spoil, message):
