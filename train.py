@@ -127,6 +127,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from crackcam.multiscale import Multiscale
     from crackcam.predicting import Network
 
+    if args.export:
+        from crackcam import exporting
+
+        exporting.need(exporting.TO_WRITE)
     device = console.choose_device(args.device)
     dtype, reason = console.choose_precision(args.precision, device)
     distributed.start(device)
@@ -140,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         note(f"note: nothing to resume at {state_file}; starting afresh")
     torch.manual_seed(args.seed)
     if before:  # its weights come from the state
-        network, pretrained = m.build(args.arch, len(plan.classes)), str(before["run"].get("pretrained"))
+        network, pretrained = m.build(args.arch, len(plan.classes)), str(before["run"].get("weights"))
     else:
         network, pretrained = m.from_weights(args.arch, args.pretrained, len(plan.classes))
     mix = mixing.share(args.mix_sample, plan.classes, args.head == "multiscale")
@@ -190,6 +194,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             checkpoint.save(args.output, network, card)
 
     state = resuming.StateFile(state_file, resuming.what_must_agree(card, plan))
+    sizes = [*map(len, splits.values())]
+    distributed.check_alike(files=state.run["files"], pictures=sizes, weights=from_random)
     try:
         if not before and args.head == "linear" and (args.epochs == 0 or not from_random):
             kept = args.output.with_suffix(".features")
@@ -214,10 +220,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     card.metrics = {**best_epoch.as_best(), "temperature": temperature, "near_duplicates": shared, name: result.metrics}
     checkpoint.save(args.output, network, card, args.half)
     if args.export:
-        from crackcam import exporting
-
         outputs.append(args.output.with_suffix(".onnx"))
-        exporting.export(outputs[-1], network, card, machine, val.pixels[: args.batch_size])
+        exporting.export(outputs[-1], network, card, machine, splits["val"].pixels[: args.batch_size])
     console.write_csv(log, [vars(e) for e in history])
     figures.training_curves(curves, [vars(e) for e in history], f"{args.arch}, {pretrained.split(':')[0]}")
     figures.confusion_matrix(

@@ -78,6 +78,7 @@ def bare(settings):
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from crackcam import console, dataset, training
     from crackcam import model as m
+    from crackcam.images import Geometry
 
     console.keep_freed_memory()  # as train.py
     device = torch.device("cpu")
@@ -85,7 +86,7 @@ def bare(settings):
     model = m.place(m.from_weights(settings["arch"], "imagenet", 2)[0], device).eval()
     begin = time.perf_counter()
     plan = dataset.plan_training(Path(settings["data"]), 0.15, 0)
-    train, val = (dataset.load_pixels(name, plan.classes, plan.files[name], 224, 2) for name in ("train", "val"))
+    train, val = dataset.load_splits(plan, Geometry(224), 2, ("train", "val")).values()
     reading = time.perf_counter() - begin
 
     def passed():

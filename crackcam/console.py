@@ -92,7 +92,9 @@ def command(main: Main) -> Main:
                 except SystemExit as exit_:  # argparse: --help; SIGTERM
                     code = int(exit_.code or 0)
                 sys.stdout.flush()
-                return code
+            if code == 0:
+                distributed.stop()
+            return code
         except UserError as error:
             _complain(str(error))
             return 2
@@ -156,6 +158,11 @@ def visible(text: str) -> str:
     Names of files and what a stranger's weights say of themselves may hold anything.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says first, cut; its name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _complain(what: str) -> None:
@@ -336,7 +343,7 @@ def choose_device(name: str) -> torch.device:
         device = distributed.own_device(torch.device(name))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"--device {name} is not available here: {str(error).splitlines()[0]}") from None
+        raise UserError(f"--device {name} is not available here: {first_line(error)}") from None
     return device
 
 

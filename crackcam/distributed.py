@@ -9,7 +9,6 @@ Imports torch only where there is work for it.
 
 from __future__ import annotations
 
-import atexit
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+
+LONGEST_WAIT = timedelta(days=7)  # for what another does alone, as fitting a probe; torchrun ends all where one dies
 
 
 def world_size() -> int:
@@ -50,12 +51,11 @@ def own_device(device: torch.device) -> torch.device:
     return device
 
 
-def start(device: torch.device | None, longest_wait: timedelta | None = None) -> None:
-    """Find the other processes; waits until all are there, and says goodbye at exit.
+def start(device: torch.device | None) -> None:
+    """Find the other processes; waits until all are there.
 
     Args:
         device: where the tensors are that will be exchanged; None: none will.
-        longest_wait: of one for another, where torch's half hour is too short.
     """
     import torch.distributed as dist
 
@@ -66,15 +66,16 @@ def start(device: torch.device | None, longest_wait: timedelta | None = None) ->
         import torch
 
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=longest_wait)
-    atexit.register(stop)
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=LONGEST_WAIT)
 
 
 def stop() -> None:
-    """Leave the other processes."""
+    """Leave the others. For processes that end well: GPUs leave together, and one that failed would wait for them."""
+    if world_size() == 1:
+        return
     import torch.distributed as dist
 
-    if dist.is_available() and dist.is_initialized():
+    if dist.is_initialized():
         dist.destroy_process_group()
 
 
@@ -121,6 +122,18 @@ def from_main(make: Callable[[], T]) -> T:
     if made[1] is not None:
         raise UserError(made[1])
     return made[0]
+
+
+def check_alike(**found: object) -> None:
+    """Raises UserError, in every process, where one found something else: they could not work on the same."""
+    from crackcam.console import UserError
+
+    of_all = gathered(found)
+    unlike = [name for name, value in found.items() if any(other[name] != value for other in of_all)]
+    if unlike:
+        raise UserError(
+            f"not all processes have the same {' and '.join(unlike)}: each needs the same files at the same place"
+        )
 
 
 def summed(values: torch.Tensor) -> torch.Tensor:

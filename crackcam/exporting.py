@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from crackcam.checkpoint import KEY, SCHEMA, Card, card_of
-from crackcam.console import UserError, write_atomically
+from crackcam.console import UserError, first_line, write_atomically
 from crackcam.model import Machine
 
 TOLERANCE = 1e-4  # of probabilities
@@ -73,7 +73,6 @@ class OnnxNetwork(nn.Module):
             self.session = runtime.InferenceSession(content, settings, providers=[(providers[device.type], options)])
         except Exception as error:  # its exceptions have no common base
             raise UserError(f"{file if isinstance(file, Path) else 'file'} is no whole ONNX file ({error})") from None
-        self.device = device
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits, on the device of the pictures."""
@@ -119,7 +118,7 @@ def export(path: Path, model: nn.Module, card: Card, machine: Machine, pixels: t
     onnx = need(TO_WRITE)[0]
     plain = copy.deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format).eval()
     inputs = dataclasses.replace(machine, device=torch.device("cpu"), dtype=torch.float32).input(pixels).contiguous()
-    content = _with_card(onnx, _graph(plain, inputs[:2]), card)
+    content = _with_card(onnx, _graph(plain, inputs[:1].repeat(2, 1, 1, 1)), card)  # of one, it would take one only
     with torch.inference_mode():
         wanted = plain(inputs).softmax(1)
         found = OnnxNetwork(content, torch.device("cpu"))(inputs).softmax(1)
@@ -141,7 +140,7 @@ def _graph(model: nn.Module, inputs: torch.Tensor) -> Any:
                 dynamic_shapes=({0: torch.export.Dim("pictures", min=1)},),
             )  # fmt: skip
     except Exception as error:
-        raise UserError(f"this network cannot be exported to ONNX: {str(error).splitlines()[0][:200]}") from None
+        raise UserError(f"this network cannot be exported to ONNX: {first_line(error)}") from None
     assert program is not None
     return program.model_proto
 

@@ -68,7 +68,7 @@ def kept_features(
     """
     key = key_of(model, machine, splits) if file else ""
     found = distributed.from_main(lambda: read(file, key) if file else None)
-    if found is not None and _fit(found, splits):
+    if found is not None and _fit(found, splits, model.get_parameter(f"{head_name(model)}.weight").shape[1]):
         note(f"features: those of the last run, in {file}")
         return found
     found = {name: features(model, machine, split, batch_size, f"features of {name}") for name, split in splits.items()}
@@ -89,13 +89,12 @@ def read(file: Path, key: str) -> dict[str, torch.Tensor] | None:
     return None
 
 
-def _fit(found: dict[str, torch.Tensor], splits: dict[str, Pixels]) -> bool:
-    """Whether features are those of as many pictures, and numbers: whoever knows the pictures can make up the key."""
+def _fit(found: dict[str, torch.Tensor], splits: dict[str, Pixels], wide: int) -> bool:
+    """Whether they are so many numbers of as many pictures: whoever knows the pictures can make up the key."""
     return found.keys() == splits.keys() and all(
-        tensor.dtype == torch.float32 and tensor.ndim == 2 and len(tensor) == len(splits[name])
-        and bool(tensor.isfinite().all())
+        tensor.dtype == torch.float32 and tensor.shape == (len(splits[name]), wide) and bool(tensor.isfinite().all())
         for name, tensor in found.items()
-    )  # fmt: skip
+    )
 
 
 def key_of(model: nn.Module, machine: Machine, splits: dict[str, Pixels]) -> str:

@@ -76,8 +76,7 @@ def predict(args: argparse.Namespace, network: Network, selection: Selection) ->
         return {**row, "probabilities": by_name(row)} if "probabilities" in row else row
 
     header = ["file", "true", "predicted", *(f"p_{name}" for name in classes), "error"]
-    with streaming.together():
-        streaming.stream(run, network.card.geometry.apply, work, args.resume)
+    streaming.stream(run, network.card.geometry.apply, work, args.resume)
     if rank():
         return None
     counts = _write_table(run, header, cells, line)
@@ -171,8 +170,7 @@ def explain(
             plain["boxes"] = len(row["boxes"])
         return [plain.get(name) for name in header]
 
-    with streaming.together():
-        streaming.stream(run, prepare, work, args.resume, [overlays, *([args.save_maps] if args.save_maps else [])])
+    streaming.stream(run, prepare, work, args.resume, [overlays, *([args.save_maps] if args.save_maps else [])])
     if rank():
         return None
     counts = _write_table(run, header, cells, dict)
@@ -206,8 +204,10 @@ def _complete(args: argparse.Namespace, run: Run) -> dict | None:
     beside = run.table.with_suffix(".json")
     if not args.resume or (run.part / "run.json").exists() or not (run.table.exists() and beside.exists()):
         return None
-    before = json.loads(beside.read_text("utf-8"))
+    before = streaming.read_document(beside)
     streaming.check_same(before.get("run", {}), run)
+    if args.report and before.get("report") != str(args.report):
+        raise UserError(f"{run.table} is complete, without {args.report}: leave --resume or --report out")
     note(f"nothing to resume: {run.table} is complete")
     return before
 

@@ -25,7 +25,7 @@ import torch
 import torchvision
 from torch import nn
 
-from crackcam.console import UserError, counted, note, offline
+from crackcam.console import UserError, counted, first_line, note, offline
 from crackcam.multiscale import COARSEST, FINEST, Multiscale
 from pytorch_grad_cam.utils.reshape_transforms import swinT_reshape_transform, vit_reshape_transform
 
@@ -338,8 +338,7 @@ def check_runs(model: nn.Module, classes: int, image_size: int, whose: str) -> N
     except UserError:
         raise
     except Exception as error:  # stages that are none, sizes that it does not take: whatever its layers raise
-        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"{whose} does not run on pictures of {image_size} px ({said})") from None
+        raise UserError(f"{whose} does not run on pictures of {image_size} px ({first_line(error)})") from None
     if not good:
         raise UserError(
             f"{whose} does not put out a finite number for each of its {counted(classes, 'class', 'classes')}"
@@ -457,9 +456,7 @@ def grid_layers(model: nn.Module, image_size: int) -> tuple[dict[str, Grid], str
         with torch.inference_mode(False), torch.enable_grad():
             model(picture.requires_grad_())
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(
-            f"this network takes no pictures of {image_size} px: {str(error).splitlines()[0][:200]}"
-        ) from None
+        raise UserError(f"this network takes no pictures of {image_size} px: {first_line(error)}") from None
     finally:
         model.train(was_training)
         for handle in handles:

@@ -110,7 +110,7 @@ def together(model: nn.Module, rows: list[Rows]) -> Iterator[None]:
         for name, layer in list(parent.named_children()):
             if isinstance(layer, _BatchNorm) and next(model.parameters()).is_cuda:
                 replaced.append((parent, name, layer))
-                setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(layer))  # shares the tensors
+                setattr(parent, name, synchronised(layer))
             elif isinstance(layer, _BatchNorm) or is_random(layer):
                 does: Any = (
                     functools.partial(batch_norm, layer)
@@ -129,6 +129,15 @@ def together(model: nn.Module, rows: list[Rows]) -> Iterator[None]:
             setattr(parent, name, layer)
 
 
+def synchronised(layer: _BatchNorm) -> nn.Module:
+    """Torch's batch norm over all GPUs, of the same tensors; timm's where the layer also does what comes behind."""
+    if not list(layer.children()):
+        return nn.SyncBatchNorm.convert_sync_batchnorm(layer)
+    from timm.layers import convert_sync_batchnorm
+
+    return convert_sync_batchnorm(layer)
+
+
 def is_random(layer: nn.Module) -> bool:
     """Whether a layer multiplies by random numbers in training; timm's DropPath is known by its name."""
     return isinstance(layer, RANDOM) or type(layer).__name__ == "DropPath"
@@ -142,10 +151,12 @@ def drop(layer: nn.Module, rows: list[Rows], x: torch.Tensor) -> torch.Tensor:
     # Memory is filled with numbers in its own order, which for grids is channels last.
     last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
     memory = torch.channels_last if last else torch.contiguous_format
-    ones = torch.ones((rows[-1].of, *x.shape[1:]), dtype=x.dtype, device=x.device)
+    own, of = rows[-1]
+    each = len(x) // (own.stop - own.start)  # rows of a picture: Swin lays its windows beneath each other
+    ones = torch.ones((each * of, *x.shape[1:]), dtype=x.dtype, device=x.device)
     with torch.no_grad():
         factors = plain(layer, ones.contiguous(memory_format=memory))
-    return x * factors[rows[-1].own]
+    return x * factors[each * own.start : each * own.stop]
 
 
 def batch_norm(layer: _BatchNorm, x: torch.Tensor) -> torch.Tensor:
@@ -169,4 +180,7 @@ def batch_norm(layer: _BatchNorm, x: torch.Tensor) -> torch.Tensor:
     out = centred * (variance + layer.eps).rsqrt().view(shape)
     if layer.affine:
         out = out * layer.weight.view(shape) + layer.bias.view(shape)
-    return out.to(x.dtype)
+    out = out.to(x.dtype)
+    for behind in layer.children():  # timm's BatchNormAct2d: dropout, activation
+        out = behind(out)
+    return out

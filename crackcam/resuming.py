@@ -10,12 +10,13 @@ draws from generators seeded with its own number, every picture from one seeded 
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
+import re
+import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +27,7 @@ from crackcam.console import UserError, counted, note, temporary_stem, write_ato
 from crackcam.dataset import Plan
 
 FREE = {"data", "resume", "json", "sample", "workers", "output", "device", "report", "command", "export", "offline"}
+SUFFIXES = ("safetensors", "resume", "features", "onnx")  # of what training writes beside the checkpoint
 PARTS = {"run", "history", "best", "model", "optimizer", "schedule"}
 
 
@@ -61,7 +63,7 @@ def size_on_disk(path: Path) -> int | None:
 
 def what_must_agree(card: Card, plan: Plan) -> dict:
     """What a run and its resumption have in common: arguments, but those that change no result; classes, files."""
-    run = {**card.training, "pretrained": card.pretrained, "classes": card.classes, "files": fingerprint(plan)}
+    run = {**card.training, "weights": card.pretrained, "classes": card.classes, "files": fingerprint(plan)}
     return {name: value for name, value in run.items() if name not in FREE}
 
 
@@ -72,10 +74,12 @@ class StateFile:
     Attributes:
         path: the file.
         run: what must agree between a run and its resumption.
+        begun: when this process took it up, in seconds of the clock.
     """
 
     path: Path
     run: dict
+    begun: float = field(default_factory=time.time)
 
     @property
     def previous(self) -> Path:
@@ -93,7 +97,7 @@ class StateFile:
         def write(temporary: Path) -> None:
             with temporary.open("wb") as file:  # Python's, which says what went wrong
                 torch.save(document, file)
-            if self.path.exists():
+            with suppress(FileNotFoundError):  # the first; or another run into the same file is over
                 self.path.replace(self.previous)
 
         write_atomically(self.path, write)
@@ -108,10 +112,15 @@ class StateFile:
                 )
 
     def remove(self) -> None:
-        """The run is over; also what kills left half written."""
-        hidden = self.path.parent.glob(f"{glob.escape(temporary_stem(self.path))}[0-9]*.*")
-        for file in (self.path, self.previous, *hidden):
+        """The run is over; also what kills of earlier ones left half written."""
+        for file in (self.path, self.previous):
             file.unlink(missing_ok=True)
+        ours = re.compile(rf"{re.escape(temporary_stem(self.path))}\d+\.({'|'.join(SUFFIXES)})")
+        for file in self.path.parent.iterdir():
+            with suppress(FileNotFoundError):
+                # What is younger, another run into the same file is writing now.
+                if ours.fullmatch(file.name) and file.stat().st_mtime < self.begun:
+                    file.unlink()
 
 
 def _previous(path: Path) -> Path:

@@ -24,7 +24,6 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -33,7 +32,7 @@ import numpy as np
 
 from crackcam import images
 from crackcam.console import UserError, counted, note, write_json
-from crackcam.distributed import meet, no_bar, rank, start, stop, world_size
+from crackcam.distributed import check_alike, meet, no_bar, rank, start, world_size
 
 try:
     import fcntl
@@ -42,7 +41,6 @@ except ImportError:  # Windows
 
 BEHIND = 2  # batches that wait to be finished while the network works on the next
 TEMPORARY = f"{'[0-9]' * 5}/.{'[0-9]' * 7}_*"  # names, in folders of shards, of what write_atomically was at
-LONGEST_WAIT = timedelta(days=7)  # of one process for another: torchrun ends all where one dies
 
 Row = dict[str, Any]
 
@@ -104,12 +102,13 @@ def stream(
         folders: where ``work`` writes files; what a kill left of them half written is removed.
 
     Raises:
-        UserError: another run writes here; or what is there was started in another way.
+        UserError: another run writes here; what is there was started in another way; or processes differ in it.
     """
+    start(None)  # on GPUs too: all that passes between processes is that they have come so far
     going_on = resume and _may_resume(run)
     if not going_on and rank() == 0 and (run.part / "run.json").exists():
         note(f"note: {run.part} holds an interrupted run, which --resume would go on with; starting afresh")
-    meet()  # all have looked at the old state before anyone changes it
+    check_alike(**run.identity)  # and all have looked at the old state before anyone changes it
     run.part.mkdir(parents=True, exist_ok=True)
     own = [batch for k, batch in enumerate(_batches(run)) if k % world_size() == rank()]
     with _journal(run) as journal:
@@ -136,12 +135,19 @@ def _may_resume(run: Run) -> bool:
     if not state.exists():
         note(f"note: nothing to resume at {run.part}; starting afresh")
         return False
-    try:
-        before = json.loads(state.read_text("utf-8"))
-    except ValueError:
-        raise UserError(f"{state} is damaged: leave --resume out") from None
-    check_same(before, run)
+    check_same(read_document(state), run)
     return True
+
+
+def read_document(path: Path) -> dict:
+    """What a JSON file says of a run; raises UserError where it is damaged."""
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise UserError(f"{path} is damaged: leave --resume out")
+    return document
 
 
 def check_same(before: dict, run: Run) -> None:
@@ -254,17 +260,3 @@ def clear(run: Run) -> None:
     """Remove the journals; first what says that there is something to resume."""
     (run.part / "run.json").unlink(missing_ok=True)
     shutil.rmtree(run.part, ignore_errors=True)
-
-
-# -- torchrun ------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def together() -> Iterator[None]:
-    """The processes of torchrun know each other; a process alone needs nothing."""
-    # No device, on GPUs too: all that passes between the processes is that they have come so far.
-    start(None, LONGEST_WAIT)
-    try:
-        yield
-    finally:
-        stop()

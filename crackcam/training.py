@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from crackcam import distributed, parallel
 from crackcam.calibrating import Reliability, fit_temperature, reliability
-from crackcam.console import UserError, note
+from crackcam.console import UserError, first_line, note
 from crackcam.dataset import Augmented, Pixels, augmentation
 from crackcam.features import forward, kept_features
 from crackcam.mixing import COVERED, CRACKED, UNKNOWN, Blended, Mixed
@@ -316,11 +316,11 @@ def fit(
     counts = torch.bincount(train.labels, minlength=int(train.labels.max()) + 1)
     weights = (len(train) / (len(counts) * counts.clamp(min=1))).to(machine.device)
     steps = max(1, len(train) // recipe.batch_size)
-    # A cycle of fewer than 8 steps has no rise.
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not (recipe.frozen and name.startswith("backbone.")))
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=recipe.lr, weight_decay=WEIGHT_DECAY)
+    # A cycle of fewer than 8 steps has no rise.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.lr, total_steps=max(8, steps * len(recipe.sizes)), pct_start=WARM_UP
     )
@@ -331,8 +331,8 @@ def fit(
         try:
             history[:], best = _taken_up(parts, before), before["best"]
         except Exception as error:  # it may hold anything
-            said = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"the state in {state.path} is damaged ({said}): train without --resume") from None
+            said = f"the state in {state.path} is damaged ({first_line(error)}): train without --resume"
+            raise UserError(said) from None
     rows: list[parallel.Rows] = []
     with parallel.together(model, rows):
         learner = parallel.learner(model)

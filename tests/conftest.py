@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,20 @@ ROOT = Path(__file__).parents[1]
 TINY_TRAINING = ["--pretrained", "none", "--image-size", "64", "--epochs", "2", "--batch-size", "8", "--workers", "0"]
 
 torch.set_num_threads(2)
+
+
+def run_code(code, *arguments):
+    """Python code in a process of its own, in the working directory; it must end well."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def by_torchrun(processes, *command):
+    """A script and its arguments in several processes."""
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *command]
+    return subprocess.run(list(map(str, run)), capture_output=True, text=True, timeout=900)
 
 
 @dataclass

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -27,12 +28,15 @@ class Mixture(nn.Module):
 
         # A bias before batch norm has no gradient but rounding, which Adam would make steps of.
         self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1, stride=4, bias=False), nn.BatchNorm2d(8)
-        self.more, self.depth = nn.Conv2d(8, 8, 1), StochasticDepth(0.3, "row")
-        self.dropout, self.fc = nn.Dropout(0.4), nn.Linear(8, 3)
+        self.more, self.depth = nn.Conv2d(8, 8, 1, bias=False), StochasticDepth(0.3, "row")
+        self.rectified = BatchNormAct2d(8)
+        self.of_windows, self.dropout, self.fc = nn.Dropout(0.2), nn.Dropout(0.4), nn.Linear(8, 3)
 
     def forward(self, x):
         x = torch.relu(self.norm(self.conv(x)))
-        x = self.dropout(x + self.depth(self.more(x)))
+        windows = x.permute(0, 2, 3, 1).reshape(-1, 16, 8)  # four of each picture, as Swin has them
+        x = self.of_windows(windows).reshape(-1, 8, 8, 8).permute(0, 3, 1, 2)
+        x = self.dropout(x + self.depth(self.rectified(self.more(x))))
         return self.fc(x.mean(dim=(2, 3)))
 
 

@@ -2,31 +2,25 @@
 
 import csv
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import parallel_worker
 import pytest
 import torch
-from conftest import ROOT, TINY_TRAINING
+from conftest import ROOT, TINY_TRAINING, by_torchrun
+from timm.layers import BatchNormAct2d
 
 import train
-from crackcam import checkpoint, distributed, parallel
+from crackcam import checkpoint, console, distributed, parallel
 from crackcam.console import UserError
 
 PLAIN = [*TINY_TRAINING, "--precision", "fp32", "--batch-size", "6"]
 
 
-def torchrun(processes, *command):
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *command]
-    return subprocess.run(list(map(str, run)), capture_output=True, text=True, timeout=900)
-
-
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.torture)])
 def test_processes_train_as_one(tmp_path, processes):
     """With batch norm, dropout, stochastic depth, augmentation, and batches that cannot be shared evenly."""
-    done = torchrun(processes, ROOT / "tests/parallel_worker.py", tmp_path)
+    done = by_torchrun(processes, ROOT / "tests/parallel_worker.py", tmp_path)
     assert done.returncode == 0, done.stderr
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(processes)]
     (tmp_path / "one").mkdir()
@@ -52,7 +46,7 @@ def test_training_by_torchrun(fresh, processes):
     """One writer, the losses and the predictions of a single process."""
     assert train.main([*PLAIN, "--output", "weights/one.safetensors"]) == 0
     alone = list(csv.DictReader(Path("outputs/training.csv").open()))
-    done = torchrun(processes, ROOT / "train.py", *PLAIN)
+    done = by_torchrun(processes, ROOT / "train.py", *PLAIN)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("epoch 1/2:") == 1
     assert done.stdout.count("wrote weights/model.safetensors") == 1
@@ -78,6 +72,44 @@ def test_shares_are_all_of_it_and_alike(monkeypatch):
             taken.append(list(range(11))[distributed.share(11)])
         assert [index for part in taken for index in part] == list(range(11))
         assert max(map(len, taken)) - min(map(len, taken)) <= 1
+
+
+@pytest.mark.parametrize("kind", [torch.nn.BatchNorm2d, BatchNormAct2d])
+def test_batch_norm_of_gpus_is_the_layer_with_all_that_it_does(kind):
+    layer = kind(4).eval()
+    with torch.no_grad():
+        layer.running_mean.uniform_(-1, 1)
+    x = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    of_all = parallel.synchronised(layer)
+    assert isinstance(of_all, torch.nn.SyncBatchNorm)
+    assert torch.equal(of_all(x), layer(x))
+    tensors = of_all.state_dict(keep_vars=True)
+    assert all(tensors[name] is tensor for name, tensor in layer.state_dict(keep_vars=True).items())
+
+
+@pytest.mark.parametrize(("name", "other"), [("files", "35 files, 0"), ("pictures", [20, 3, 12]), ("weights", False)])
+def test_processes_that_have_other_data_or_weights_do_not_start(fresh, monkeypatch, capsys, name, other):
+    monkeypatch.setattr(distributed, "gathered", lambda found: [found, {**found, name: other}])
+    assert train.main(PLAIN) == 2
+    assert f"not all processes have the same {name}: each needs" in capsys.readouterr().err
+    assert not list(Path("weights").iterdir())
+
+
+def test_goodbye_is_said_by_those_that_end_well(monkeypatch):
+    """On GPUs the others would have to say it too, which wait for the one that failed."""
+    said = []
+    monkeypatch.setattr(distributed, "stop", lambda: said.append("goodbye"))
+
+    @console.command
+    def main(argv):
+        if argv:
+            raise UserError("failed")
+        return 0
+
+    assert main(["fail"]) == 2
+    assert not said
+    assert main([]) == 0
+    assert said == ["goodbye"]
 
 
 def test_more_processes_than_rows_are_refused(monkeypatch):

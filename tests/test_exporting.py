@@ -40,6 +40,39 @@ def test_training_exports(fresh, capsys):
     assert "weights/model.onnx" in json.loads(capsys.readouterr().out)["files"]
 
 
+def test_a_missing_package_is_missed_before_training(fresh, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert train.main([*TINY_TRAINING, "--export", "onnx"]) == 2
+    assert "missing (onnxscript): pip install" in capsys.readouterr().err
+    assert not list(Path("weights").iterdir())
+
+
+def test_pictures_smaller_than_the_network_are_trained_small_and_exported_whole(fresh, capsys):
+    """A multiscale head trains on 224 px where the pictures have no more; inference shows it its own size."""
+    arguments = [*TINY_TRAINING, "--arch", "squeezenet1_1", "--head", "multiscale", "--mix-sample", "0"]
+    assert train.main([*arguments, "--image-size", "256", "--epochs", "1", "--export", "onnx"]) == 0
+    assert inference.main(["--weights", "weights/model.onnx", "--num", "1"]) == 0
+    assert "256 px, from weights/model.onnx" in capsys.readouterr().err
+
+
+def test_one_picture_to_compare_on_is_enough(trained, tmp_path):
+    network, card = checkpoint.load(trained.root / "weights/model.safetensors", CPU)
+    pixels = torch.randint(0, 256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    exporting.export(tmp_path / "m.onnx", network, card, MACHINE, pixels[:1])
+    assert exporting.OnnxNetwork(tmp_path / "m.onnx", CPU)(MACHINE.input(pixels)).shape == (3, 2)
+
+
+def test_what_cannot_be_exported_is_one_line_whatever_it_says(trained, tmp_path, monkeypatch):
+    network, card = checkpoint.load(trained.root / "weights/model.safetensors", CPU)
+
+    def fail(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(UserError, match="cannot be exported to ONNX: AssertionError"):
+        exporting.export(tmp_path / "m.onnx", network, card, MACHINE, torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+
+
 def test_predictions_are_those_of_the_checkpoint(place, exported, capsys):
     """Every picture of the test split, in batches that do not come out even."""
     arguments = ["--all", "--precision", "fp32", "--batch-size", "5"]

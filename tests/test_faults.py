@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 import tqdm.std
-from conftest import ROOT, TINY_TRAINING
+from conftest import ROOT, TINY_TRAINING, run_code
 from PIL import Image
 
 import inference
@@ -302,13 +302,7 @@ def test_lack_of_memory_for_real(flight):
     )
     Image.new("RGB", (12_000, 12_000)).save("in/large.png")
     flags = ["--image", "in", "--all", "--batch-size", "4"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *flags],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr
+    run_code(code, *flags)
     with Path("outputs/predictions_images.csv").open() as file:
         errors = {row["file"]: row["error"] for row in csv.DictReader(file)}
     assert errors == {**{f"in/{i}.png": "" for i in range(5)}, "in/large.png": "not enough memory for it"}

@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, by_torchrun
 from PIL import Image
 
 import inference
 import xai
-from crackcam import checkpoint, console, explaining, folders, images, model, predicting, streaming
+from crackcam import checkpoint, console, distributed, explaining, folders, images, model, predicting, streaming
 from crackcam.methods import NAMED
 
 SCRIPTS = {"inference.py": inference, "xai.py": xai}
@@ -313,6 +312,21 @@ def test_another_run_is_not_gone_on_with(flight, capsys, monkeypatch, script):
     assert "leave --resume out" in err
 
 
+def test_what_a_complete_run_has_not_is_not_passed_over(flight, capsys):
+    run(capsys, "inference.py")
+    code, _, err = run(capsys, "inference.py", "--resume", "--report")
+    assert code == 2
+    assert "predictions_images.csv is complete, without outputs/report.html: leave --resume or --report out" in err
+    assert not Path("outputs/report.html").exists()
+    assert run(capsys, "inference.py", "--report")[0] == 0
+    assert run(capsys, "inference.py", "--report", "--resume")[0] == 0
+    for damaged in ("{", "7"):
+        Path("outputs/predictions_images.json").write_text(damaged)
+        code, _, err = run(capsys, "inference.py", "--resume")
+        assert code == 2
+        assert "outputs/predictions_images.json is damaged: leave --resume out" in err
+
+
 def child(script, flags, environment, log):
     os.environ.update(environment)
     with Path(log).open("w") as file:
@@ -453,6 +467,14 @@ def test_a_process_that_dies_takes_the_others_along_and_leaves_no_table(flight, 
     same_rows(table(TABLES[script]), resumed)
 
 
+def test_processes_with_other_files_do_not_start(flight, capsys, monkeypatch):
+    monkeypatch.setattr(distributed, "gathered", lambda found: [found, {**found, "list of files": "others"}])
+    code, _, err = run(capsys, "inference.py")
+    assert code == 2
+    assert "not all processes have the same list of files: each needs the same files at the same place" in err
+    assert not Path("outputs/predictions_images.csv.part").exists()
+
+
 def test_two_runs_do_not_write_one_journal(flight, capsys):
     if not streaming.fcntl:
         pytest.skip("files cannot be locked here")
@@ -481,11 +503,7 @@ def test_torchrun_itself(flight, script):
     finish(start(script))
     one = table(TABLES[script])
     shutil.rmtree("outputs")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, str(ROOT / script), *CALLS[script]], env=environment, capture_output=True, text=True
-    )
+    done = by_torchrun(2, ROOT / script, *CALLS[script])
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("wrote outputs") == 1
     same_rows(one, table(TABLES[script]))

@@ -1,6 +1,7 @@
 """A killed run goes on as if nothing had happened, whenever the kill came."""
 
 import csv
+import os
 import random
 import shutil
 import signal
@@ -88,12 +89,23 @@ def test_a_damaged_state_gives_way_to_the_previous_one(tmp_path, capsys):
     state.previous.write_bytes(b"")
     with pytest.raises(UserError, match="is damaged: train without --resume"):
         resuming.read_state(path)
-    (tmp_path / ".model.123.resume").touch()
-    (tmp_path / ".model.123.safetensors").touch()
-    (tmp_path / "other.resume").touch()
     state.remove()
-    assert [file.name for file in tmp_path.iterdir()] == ["other.resume"]
     assert resuming.read_state(path) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_kills_left_half_written_goes_and_nothing_else(tmp_path):
+    left = {".model.123.resume", ".model.123.safetensors", ".model.4.features", ".model.4.onnx"}
+    others = {"other.resume", ".model.1st.safetensors", ".model.2026.txt", ".model.7.safetensors.swp"}
+    for name in left | others:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (10**9, 10**9))
+    state = resuming.StateFile(tmp_path / "model.resume", {})
+    now = tmp_path / ".model.8.safetensors"  # by another run into the same file, at this moment
+    now.touch()
+    os.utime(now, (state.begun + 1, state.begun + 1))
+    state.remove()
+    assert {file.name for file in tmp_path.iterdir()} == {*others, now.name}
 
 
 def test_other_files_are_refused(fresh, monkeypatch, capsys):

@@ -161,6 +161,8 @@ def test_resume_with_other_arguments_is_refused(fresh, monkeypatch, capsys):
     assert train.main(TINY_TRAINING) == 9
     assert train.main([*TINY_TRAINING, "--resume", "--lr", "0.5"]) == 2
     assert "belongs to a run with lr None, not 0.5: give the same arguments" in capsys.readouterr().err
+    assert train.main([*TINY_TRAINING, "--resume", "--pretrained", "auto"]) == 2
+    assert "belongs to a run with pretrained none, not auto: give the same arguments" in capsys.readouterr().err
 
 
 def test_damaged_state_is_refused(fresh, capsys):
