@@ -43,23 +43,29 @@ def test_processes_train_as_one(tmp_path, processes):
 
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.torture)])
 def test_training_by_torchrun(fresh, processes):
-    """One writer, the losses and the predictions of a single process."""
-    assert train.main([*PLAIN, "--output", "weights/one.safetensors"]) == 0
+    """One writer, the losses and the predictions of a single process.
+
+    In small steps: AdamW's first ones go by the signs of gradients, and where those are nothing but rounding, whole
+    steps part runs: at the default rate one process of one thread and one of two differ by 0.16 %.
+    """
+    arguments = [*PLAIN, "--lr", "1e-5"]
+    assert train.main([*arguments, "--output", "weights/one.safetensors"]) == 0
     alone = list(csv.DictReader(Path("outputs/training.csv").open()))
-    done = by_torchrun(processes, ROOT / "train.py", *PLAIN)
+    done = by_torchrun(processes, ROOT / "train.py", *arguments)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("epoch 1/2:") == 1
     assert done.stdout.count("wrote weights/model.safetensors") == 1
     assert {path.name for path in Path("weights").iterdir()} == {"one.safetensors", "model.safetensors"}
     rows = list(csv.DictReader(Path("outputs/training.csv").open()))
     for one, many in zip(alone, rows, strict=True):
-        # A single process with another number of threads differs by 0.0016, and by a validation picture of the four:
-        # AdamW's first steps go by signs. test_processes_train_as_one is the strict one.
-        assert float(one["train_loss"]) == pytest.approx(float(many["train_loss"]), rel=2e-2)
-        assert (one["epoch"], one["size"], one["lr"]) == (many["epoch"], many["size"], many["lr"])
+        assert float(one["train_loss"]) == pytest.approx(float(many["train_loss"]), rel=1e-3)
+        assert float(one["val_loss"]) == pytest.approx(float(many["val_loss"]), rel=1e-3)
+        same = ("epoch", "size", "lr", "train_accuracy", "val_accuracy")
+        assert [one[name] for name in same] == [many[name] for name in same]
     cards = [checkpoint.load(Path(f"weights/{name}.safetensors"), torch.device("cpu"))[1] for name in ("one", "model")]
     assert cards[0].classes == cards[1].classes
     assert cards[0].split == cards[1].split
+    assert cards[0].metrics["test"]["accuracy"] == cards[1].metrics["test"]["accuracy"]
 
 
 def test_shares_are_all_of_it_and_alike(monkeypatch):
