@@ -13,6 +13,7 @@ nothing, and takes its own. So the same seed drops the same, however many proces
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -68,6 +69,8 @@ class Learner(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        # Or DistributedDataParallel warns that it looks for what is not used: see below.
+        self.unused = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Logits (N, classes); the evidence of a multiscale head."""
@@ -82,16 +85,20 @@ def learner(model: nn.Module) -> nn.Module:
 
     Its parameters become those of the main process; what does not learn has been told so before.
     """
-    one = Learner(model)
+    one = Learner(model).to(next(model.parameters()).device)
     if distributed.world_size() == 1:
         return one
     gpu = next(model.parameters()).is_cuda
-    return nn.parallel.DistributedDataParallel(
-        one,
-        device_ids=[next(model.parameters()).device] if gpu else None,
-        broadcast_buffers=False,  # equal already: see batch_norm
-        find_unused_parameters=isinstance(model, Multiscale),  # layers behind the last stage
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # broadcast_buffers has another name since torch 2.15
+        return nn.parallel.DistributedDataParallel(
+            one,
+            device_ids=[next(model.parameters()).device] if gpu else None,
+            broadcast_buffers=False,  # equal already: see batch_norm
+            # A multiscale head has layers behind its last stage. And buckets keep their order: those of a run that goes
+            # on are sorted after its first step, and a run that is resumed would add up in another order.
+            find_unused_parameters=True,
+        )
 
 
 @contextmanager
@@ -159,18 +166,28 @@ def drop(layer: nn.Module, rows: list[Rows], x: torch.Tensor) -> torch.Tensor:
     return x * factors[each * own.start : each * own.stop]
 
 
+class Summed(torch.autograd.Function):
+    """The sum over all processes; so is its gradient, for each process's loss depends on it."""
+
+    @staticmethod
+    def forward(_: Any, own: torch.Tensor) -> torch.Tensor:
+        return distributed.summed(own.clone())
+
+    @staticmethod
+    def backward(_: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return distributed.summed(gradient.clone())
+
+
 def batch_norm(layer: _BatchNorm, x: torch.Tensor) -> torch.Tensor:
     """Batch norm over the rows of all processes, (N, C, ...); in evaluation as it always is."""
     if not layer.training:
         return type(layer).forward(layer, x)
-    from torch.distributed.nn.functional import all_reduce
-
     axes, shape = [0, *range(2, x.ndim)], [1, -1, *[1] * (x.ndim - 2)]
     values = x.float()
     count = distributed.summed(torch.tensor(float(x.numel() // x.shape[1]), device=x.device))
-    mean = all_reduce(values.sum(axes)) / count
+    mean = Summed.apply(values.sum(axes)) / count
     centred = values - mean.view(shape)
-    variance = all_reduce(centred.square().sum(axes)) / count
+    variance = Summed.apply(centred.square().sum(axes)) / count
     if layer.running_mean is not None and layer.running_var is not None and layer.num_batches_tracked is not None:
         with torch.no_grad():
             layer.num_batches_tracked.add_(1)

@@ -3,6 +3,7 @@
 torchrun --nproc_per_node=2 tests/parallel_worker.py FOLDER
 """
 
+import contextlib
 import random
 import sys
 from pathlib import Path
@@ -46,16 +47,36 @@ def split(count, seed):
     return Pixels(pixels, torch.arange(count) % 3, [])
 
 
-def train(folder):
-    """Two epochs on 23 pictures, 7 a step: shares of unequal length, classes of unequal weight."""
+class KilledError(Exception):
+    pass
+
+
+def train(folder, killed=False):
+    """Two epochs on 23 pictures, 7 a step: shares of unequal length, classes of unequal weight.
+
+    With ``killed`` the first of two processes' lives ends behind the first epoch, and the second goes on there.
+    """
     torch.set_num_threads(1)
     machine = Machine(torch.device("cpu"), torch.float32)
-    torch.manual_seed(5)
-    model = Mixture()
     recipe = training.Recipe((32, 32), 1e-2, batch_size=7, strong=True, patience=0, seed=1, workers=0)
-    history = []
-    state = resuming.StateFile(folder / "state", {})
-    training.fit(model, machine, recipe, split(23, 0), split(5, 1), history, state, None, lambda epoch: None)
+    state = resuming.StateFile(folder / ("killed" if killed else "state"), {})
+
+    def fit(before, tell):
+        torch.manual_seed(5)
+        model, history = Mixture(), []
+        training.fit(model, machine, recipe, split(23, 0), split(5, 1), history, state, before, tell)
+        return model, history
+
+    def kill(epoch):
+        if epoch.epoch == 2:
+            raise KilledError
+
+    if killed:
+        with contextlib.suppress(KilledError):
+            fit(None, kill)
+    before = distributed.from_main(lambda: resuming.read_state(state.path) if killed else None)
+    assert not before or len(before["history"]) == 1
+    model, history = fit(before, lambda epoch: None)
     logits = training.forward(model, machine, split(5, 1), 2, "")
     return {"history": [vars(e) for e in history], "model": model.state_dict(), "logits": logits}
 
@@ -68,6 +89,8 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     distributed.start(torch.device("cpu"))
     found = train(folder)
+    found["resumed"] = train(folder, killed=True)
+    found["last"] = [torch.load(folder / name)["model"] for name in ("state", "killed")]
     found["gathered"] = distributed.gathered(distributed.rank())
     found["from_main"] = distributed.from_main(lambda: random.Random(distributed.rank()).random())
     try:

@@ -29,6 +29,10 @@ def test_processes_train_as_one(tmp_path, processes):
         assert each["history"] == found[0]["history"]
         assert all(torch.equal(each["model"][name], tensor) for name, tensor in found[0]["model"].items())
         assert torch.equal(each["logits"], found[0]["logits"])
+        assert each["resumed"]["history"] == found[0]["history"]
+        assert torch.equal(each["resumed"]["logits"], found[0]["logits"])
+        for name, tensor in each["last"][0].items():  # of the last epoch, which need not be the best one
+            assert torch.equal(tensor, each["last"][1][name]), name
         assert each["gathered"] == list(range(processes))
         assert each["from_main"] == random.Random(0).random()
         assert each["error"] == "of the main process"
