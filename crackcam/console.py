@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import csv
 import functools
+import itertools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ import signal
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
@@ -27,6 +29,8 @@ from crackcam import distributed
 from crackcam.methods import OWN
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     import torch
 
 _offline = False  # what --offline of the last command said
@@ -86,7 +90,7 @@ def command(main: Main) -> Main:
     def run(argv: Sequence[str] | None = None) -> int:
         keep_freed_memory()
         try:
-            with _heeding_sigterm():
+            with _heeding_signals():
                 try:
                     code = main(argv)
                 except SystemExit as exit_:  # argparse: --help; SIGTERM
@@ -125,20 +129,33 @@ def command(main: Main) -> Main:
 
 
 @contextlib.contextmanager
-def _heeding_sigterm() -> Iterator[None]:
+def _heeding_signals() -> Iterator[None]:
     """SIGTERM ends a script as Ctrl-C does, so that no half file is left; exit code 143.
 
     Not under torchrun: a process that waits for another heeds nothing, and would be waited for.
     """
+    usual: dict[int, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
     at_once = threading.current_thread() is threading.main_thread() and distributed.world_size() == 1
-    if not at_once or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    ours = [number for number, handler in usual.items() if at_once and signal.getsignal(number) is handler]
+    for number in ours:
+        signal.signal(number, _end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, usual[number])
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Raises what a signal stands for; in the middle of an import later, for C++ that imports aborts the process."""
+    files = [f.f_code.co_filename for f, _ in traceback.walk_stack(frame)]
+    above = itertools.takewhile(lambda file: file != __file__, files)  # below, whoever calls may be importing
+    importing = any(file.startswith("<frozen importlib") for file in above)
+    if importing and hasattr(signal, "setitimer"):  # not on Windows
+        signal.signal(signal.SIGALRM, lambda _, later: _end(number, later))
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        return
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
 def note(message: str) -> None:

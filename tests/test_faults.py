@@ -193,6 +193,26 @@ def test_signals_in_the_middle_of_a_file(flight, monkeypatch, capsys, number, co
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_import_comes_to_its_end(tmp_path, number, code):
+    """Exceptions out of Python that C++ calls, as torch does while it is imported, abort a process."""
+    (tmp_path / "imported.py").write_text(f"import os\nos.kill(os.getpid(), {number:d})\nwhole = True")
+    program = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"sys.path[:0] = [{str(ROOT)!r}, {str(tmp_path)!r}]\n"
+        "from crackcam import console\n"
+        "@console.command\n"
+        "def main(argv=None):\n"
+        "    import imported\n"
+        "    print(imported.whole, flush=True)\n"
+        "    time.sleep(60)\n"
+        "sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    assert (done.stdout, done.returncode) == ("True\n", code), done.stderr
+
+
 SCRIPTS = {
     "train.py": [*QUICK, "--epochs", "3"],
     "inference.py": ["--image", "in", "--report"],
