@@ -32,7 +32,7 @@ import numpy as np
 
 from crackcam import images
 from crackcam.console import UserError, counted, note, write_json
-from crackcam.distributed import check_alike, meet, no_bar, rank, start, world_size
+from crackcam.distributed import check_alike, gathered, meet, no_bar, rank, start, world_size
 
 try:
     import fcntl
@@ -119,9 +119,9 @@ def stream(
         meet()  # no journal holds anything of another run
         if rank() == 0:
             write_json(run.part / "run.json", run.identity)
-        if going_on and done:
-            note(f"resuming behind {counted(sum(map(len, own[:done])), 'picture')}")
-        meet()
+        kept = sum(gathered(sum(map(len, own[:done]))))  # and nobody goes on before what the run is has been written
+        if kept:
+            note(f"resuming behind {counted(kept, 'picture')}")
         _fill(run, journal, own, done, prepare, work)
     meet()
 

@@ -277,7 +277,11 @@ def test_several_methods_share_a_picture(street, capsys):
 
 
 @pytest.mark.parametrize(
-    "arch", ["retinanet_resnet50_fpn", "fcos_resnet50_fpn", "ssd300_vgg16", "ssdlite320_mobilenet_v3_large"]
+    "arch",
+    [
+        *(pytest.param(slow, marks=pytest.mark.torture) for slow in ("retinanet_resnet50_fpn", "ssd300_vgg16")),
+        *("fcos_resnet50_fpn", "ssdlite320_mobilenet_v3_large"),
+    ],
 )
 def test_other_detectors(street, capsys, arch):
     flags = ["--image", str(street), "--arch", arch, "--pretrained", "none", "--score-threshold", "0"]

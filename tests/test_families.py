@@ -69,7 +69,12 @@ def pixels_of(size, count=2):
     return torch.randint(0, 256, (count, 3, size, size), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
 
 
-@pytest.mark.parametrize("arch", CONVOLUTIONAL)
+SLOW = {"vgg11", "densenet121"}
+
+
+@pytest.mark.parametrize(
+    "arch", [pytest.param(a, marks=[pytest.mark.torture] if a in SLOW else []) for a in CONVOLUTIONAL]
+)
 def test_convolutional_networks(arch):
     if arch.startswith("timm"):
         pytest.importorskip("timm")

@@ -44,6 +44,7 @@ def test_probe_on_concrete(some_concrete, imagenet_weights, tmp_path, monkeypatc
     assert all(row["maps"]["layercam"]["max"] > 0 for row in rows)
 
 
+@pytest.mark.torture
 def test_cats_and_dogs_have_no_test_split(real_data, imagenet_weights, tmp_path, monkeypatch, capsys):
     """Other classes, train and val only: nothing assumes cracks."""
     monkeypatch.chdir(tmp_path)

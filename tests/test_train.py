@@ -192,6 +192,7 @@ def test_ctrl_c_keeps_the_best_epoch_and_exits_130(fresh):
     assert left - {"model.resume.previous"} == {"model.safetensors", "model.resume"}
 
 
+@pytest.mark.torture
 def test_kill_at_any_moment_leaves_whole_files(fresh):
     command = [sys.executable, str(ROOT / "train.py"), *TINY_TRAINING, "--epochs", "500"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
