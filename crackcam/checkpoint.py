@@ -12,8 +12,8 @@ import hashlib
 import json
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,7 +23,6 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from crackcam.console import LARGEST_SIZE, UserError, versions, write_atomically
 from crackcam.dataset import SPLITS, check_classes
@@ -128,33 +127,16 @@ def load(
     elif arch or classes:
         raise UserError(f"{path} says itself what it is: leave --arch and --classes out")
     complaint = f"{path} does not fit {card.arch} with {len(card.classes)} classes"
-    # Shapes without memory first, so that a small file asks for no large network. RegNets cannot be had so: theirs is
-    # reserved below, and touched only where the file has numbers for it.
+    # Shapes without memory first, so that a small file asks for no large network. RegNets cannot be had so.
     with suppress(NotImplementedError), torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that nothing is copied
         _put(tensors, _network(card, path), complaint)
-    with _without_weights():
-        model = _network(card, path)
-    # Not to_empty, which would take the numbers of buffers that no file holds.
-    model = model._apply(lambda own: torch.empty_like(own, device="cpu") if own.is_meta else own)
+    # In full, random weights too: buffers that no file holds, the masks of timm's Swin say, are made along with them.
+    model = _network(card, path)
     fill(model, tensors, complaint)
     model = place(model.eval(), device)
     check_runs(model, len(card.classes), card.image_size, str(path))
     return model, card
-
-
-@contextmanager
-def _without_weights() -> Iterator[None]:
-    """Networks are built without memory for their parameters: drawing them at random takes seconds, for nothing."""
-
-    def bare(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter:
-        return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
-
-    handle = register_module_parameter_registration_hook(bare)  # type: ignore[arg-type] # may return another one
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _network(card: Card, path: Path) -> nn.Module:
