@@ -21,11 +21,14 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from crackcam import console
-from crackcam.console import OUTPUTS, UserError, counted
+from crackcam import files, text
+from crackcam.cli import console
+from crackcam.config import OUTPUTS
+from crackcam.errors import UserError
+from crackcam.text import counted
 
 if TYPE_CHECKING:
-    from crackcam.predicting import Network, Selection
+    from crackcam.classifier import LoadedModel, Selection
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,32 +52,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     console.check_stream_flags(args)
 
-    from crackcam import detecting, folders, predicting
+    from crackcam import classifier
+    from crackcam.batch import folders
+    from crackcam.explain import detectors
 
-    if detecting.is_detector(args.arch):
+    if detectors.is_detector(args.arch):
         return draw_boxes(args)
-    network = predicting.open_network(args)
-    selection = predicting.select(args, network.card, every_class=args.all)
+    network = classifier.open_model(args)
+    selection = classifier.select(args, network.card, every_class=args.all)
     kind = "predictions" if args.all else "inference"
     args.output = args.output or OUTPUTS / f"{kind}_{selection.name}{'.csv' if args.all else '.png'}"
-    console.check_writable(args.output, args.report)
+    files.check_writable(args.output, args.report)
     if args.all:
         return folders.conclude(args, folders.predict(args, network, selection))
     return draw_grid(args, network, selection)
 
 
-def draw_grid(args: argparse.Namespace, network: Network, selection: Selection) -> int:
+def draw_grid(args: argparse.Namespace, network: LoadedModel, selection: Selection) -> int:
     """A few pictures as a grid."""
-    from crackcam import figures, predicting, reporting
+    from crackcam import classifier
+    from crackcam.render import figures, overlays, report
 
-    pictures = predicting.read_selection(args, selection)
+    pictures = classifier.read_selection(args, selection)
     true = next(iter(selection.files)) or None
-    pixels = predicting.to_pixels(network, [item.pixels for item in pictures])
+    pixels = classifier.to_pixels(network, [item.pixels for item in pictures])
     probabilities = [
-        predicting.by_class(network, row, args.top_k) for row in predicting.predict(network, pixels, args.batch_size)
+        classifier.by_class(network, row, args.top_k) for row in classifier.predict(network, pixels, args.batch_size)
     ]
     tiles = [
-        figures.Tile(figures.thumbnail(item.pixels), item.path.name, chances, true)
+        figures.Tile(overlays.thumbnail(item.pixels), item.path.name, chances, true)
         for item, chances in zip(pictures, probabilities, strict=True)
     ]
     wrong = sum(tile.wrong for tile in tiles)
@@ -84,17 +90,17 @@ def draw_grid(args: argparse.Namespace, network: Network, selection: Selection) 
         {"file": str(item.path), "true": true, "predicted": tile.predicted, "probabilities": tile.probabilities}
         for item, tile in zip(pictures, tiles, strict=True)
     ]
-    document = {**predicting.manifest(network, args, selection, rows), "picture": str(args.output)}
+    document = {**classifier.manifest(network, args, selection, rows), "picture": str(args.output)}
     if args.report:
-        reporting.write(args.report, document, [item.pixels for item in pictures])
+        report.write(args.report, document, [item.pixels for item in pictures])
         document["report"] = str(args.report)
-    console.write_json(args.output.with_suffix(".json"), document)
+    files.write_json(args.output.with_suffix(".json"), document)
     if args.json:
         print(json.dumps(document, indent=2))
         return 0
     for item, tile in zip(pictures, tiles, strict=True):
         mark = "   <- wrong" if tile.wrong else ""
-        console.say(f"{item.path}  {tile.predicted} {figures.chance(tile.probabilities[tile.predicted])}{mark}")
+        console.say(f"{item.path}  {tile.predicted} {text.confidence_text(tile.probabilities[tile.predicted])}{mark}")
     print(f"{len(tiles) - wrong} of {counted(len(tiles), 'picture')} right" if true else counted(len(tiles), "picture"))
     console.say(
         f"wrote {args.output}, {args.output.with_suffix('.json')}" + (f", {args.report}" if args.report else "")
@@ -104,32 +110,34 @@ def draw_grid(args: argparse.Namespace, network: Network, selection: Selection) 
 
 def draw_boxes(args: argparse.Namespace) -> int:
     """What a detector finds in a few pictures."""
-    from crackcam import detecting, figures, predicting
+    from crackcam import classifier
+    from crackcam.explain import detectors
+    from crackcam.render import figures, overlays
 
     if args.all:
         raise UserError("--all scores classes; the boxes of many pictures: --image FOLDER --num 1000")
     if args.report:
         raise UserError(f"--report is for classifiers; {args.arch} is a detector")
-    network = detecting.open_detector(args)
-    selection = predicting.select(args, network.card)
+    network = detectors.open_detector(args)
+    selection = classifier.select(args, network.card)
     picture = args.output or OUTPUTS / f"inference_{selection.name}.png"
     coco = picture.with_name(f"{picture.stem}_coco.json")
-    console.check_writable(picture)
-    found = detecting.find(args, network, selection)
+    files.check_writable(picture)
+    found = detectors.find(args, network, selection)
     side = round(figures.DPI * figures.detection_side(len(found)))
-    tiles = [detecting.tile(item, boxes, figures.thumbnail(item.pixels, side)) for item, boxes in found]
+    tiles = [detectors.tile(item, boxes, overlays.thumbnail(item.pixels, side)) for item, boxes in found]
     figures.detection_grid(picture, f"{network.card.arch}: boxes that score above {args.score_threshold:g}", tiles)
-    ids = detecting.image_ids([item for item, _ in found])
-    rows = [detecting.as_row(item, boxes, ids[item.path]) for item, boxes in found]
-    document = {**predicting.manifest(network, args, selection, rows), "score_threshold": args.score_threshold}
+    ids = detectors.image_ids([item for item, _ in found])
+    rows = [detectors.as_row(item, boxes, ids[item.path]) for item, boxes in found]
+    document = {**classifier.manifest(network, args, selection, rows), "score_threshold": args.score_threshold}
     document |= {"picture": str(picture), "coco": str(coco)}
-    console.write_json(picture.with_suffix(".json"), document)
-    console.write_json(coco, detecting.as_coco(rows))
+    files.write_json(picture.with_suffix(".json"), document)
+    files.write_json(coco, detectors.as_coco(rows))
     if args.json:
         print(json.dumps(document, indent=2))
         return 0
     for item, boxes in found:
-        best = ", ".join(f"{d.name} {figures.percent(d.score)}" for d in boxes[:5]) or "nothing found"
+        best = ", ".join(f"{d.name} {text.percent(d.score)}" for d in boxes[:5]) or "nothing found"
         console.say(f"{item.path}  {best}{f', and {len(boxes) - 5} more' if len(boxes) > 5 else ''}")
     console.say(f"wrote {picture}, {picture.with_suffix('.json')}, {coco}")
     return 0

@@ -20,19 +20,26 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from crackcam import console
-from crackcam.console import OUTPUTS, UserError, counted, note
+from crackcam import config, text
+from crackcam.cli import console
+from crackcam.config import OUTPUTS
+from crackcam.errors import UserError
+from crackcam.files import check_writable, write_csv
+from crackcam.text import counted
+
+logger = logging.getLogger(__name__)
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = console.Parser(__doc__)
     data = parser.add_argument_group("data")
     data.add_argument(
-        "--data", type=console.path, default=console.DATA, metavar="DIR", help="class folders (default: data)"
+        "--data", type=console.path, default=config.DATA, metavar="DIR", help="class folders (default: data)"
     )
     data.add_argument("--sample", action="store_true", help="generate pictures into --data where it has none")
     data.add_argument(
@@ -99,7 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="processes that augment (default: half the processors, at most 4)",
     )  # fmt: skip
     parser.add_argument(
-        "--output", type=console.path, default=console.WEIGHTS, metavar="FILE", help=f"default: {console.WEIGHTS}"
+        "--output", type=console.path, default=config.WEIGHTS, metavar="FILE", help=f"default: {config.WEIGHTS}"
     )
     console.add_report_flag(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -113,126 +120,135 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--output {args.output} must end in .safetensors")
     names = ("training.csv", "training_curves.png", "confusion_matrix.png", "reliability.png")
     log, curves, matrix, diagram = outputs = [OUTPUTS / name for name in names]
-    console.check_writable(args.output, *outputs, args.report)
+    check_writable(args.output, *outputs, args.report)
     if args.sample:
-        from crackcam import sample
+        from crackcam.data.synthetic import sample
 
         sample.write_where_there_is_none(args.data)
 
     import torch
 
-    from crackcam import checkpoint, dataset, distributed, duplicates, figures, finding, mixing, resuming, training
-    from crackcam import model as m
-    from crackcam.images import Geometry
-    from crackcam.multiscale import Multiscale
-    from crackcam.predicting import Network
+    from crackcam import distributed, runtime
+    from crackcam.classifier import LoadedModel
+    from crackcam.data import duplicates, pixels
+    from crackcam.data.splits import plan_splits
+    from crackcam.data.synthetic import mixing
+    from crackcam.explain import thresholds
+    from crackcam.models import checkpoint, checks, heads, pretrained, registry, target_layers
+    from crackcam.models.multiscale import Multiscale
+    from crackcam.preprocessing import Geometry
+    from crackcam.render import figures
+    from crackcam.training import resume, trainer
 
     if args.export:
-        from crackcam import exporting
+        from crackcam.models import onnx
 
-        exporting.need(exporting.TO_WRITE)
-    device = console.choose_device(args.device)
-    dtype, reason = console.choose_precision(args.precision, device)
+        onnx.require(onnx.TO_WRITE)
+    device = runtime.choose_device(args.device)
+    dtype, reason = runtime.choose_precision(args.precision, device)
     distributed.start(device)
-    made_for = m.recipe(args.arch)
-    machine = m.Machine(device, dtype, made_for.mean, made_for.std)
+    made_for = registry.pretrained_config(args.arch)
+    machine = runtime.Runtime(device, dtype, made_for.mean, made_for.std)
     size = args.image_size or made_for.size
-    plan = dataset.plan_training(args.data, args.val_fraction, args.seed, args.group_by)
-    state_file = resuming.state_path(args.output)
-    before = distributed.from_main(lambda: resuming.read_state(state_file)) if args.resume else None
+    plan = plan_splits(args.data, args.val_fraction, args.seed, args.group_by)
+    state_file = resume.state_path(args.output)
+    before = distributed.broadcast_object(lambda: resume.read_state(state_file)) if args.resume else None
     if args.resume and not before:
-        note(f"note: nothing to resume at {state_file}; starting afresh")
+        logger.info(f"nothing to resume at {state_file}; starting afresh")
     torch.manual_seed(args.seed)
     if before:  # its weights come from the state
-        network, pretrained = m.build(args.arch, len(plan.classes)), str(before["run"].get("weights"))
+        network, pretrained = (
+            pretrained.build_classifier(args.arch, len(plan.classes)),
+            str(before["run"].get("weights")),
+        )
     else:
-        network, pretrained = m.from_weights(args.arch, args.pretrained, len(plan.classes))
-    mix = mixing.share(args.mix_sample, plan.classes, args.head == "multiscale")
+        network, pretrained = pretrained.from_weights(args.arch, args.pretrained, len(plan.classes))
+    mix = mixing.mix_fraction(args.mix_sample, plan.classes, args.head == "multiscale")
     taught = False
     if args.head == "multiscale":
-        network = m.multiscale(network, len(plan.classes), size)
+        network = heads.add_multiscale_head(network, len(plan.classes), size)
         if mix:
             network.silence(mixing.PLAIN)
-        taught = pretrained == f"weights of {args.pretrained}" and m.load_maps(network, Path(args.pretrained))
-    network = m.place(network, device)
+        taught = pretrained == f"weights of {args.pretrained}" and pretrained.load_maps(network, Path(args.pretrained))
+    network = checks.place(network, device)
     from_random = pretrained.startswith("random")
-    grids, target = m.grid_layers(network, size)
-    note(f"network: {args.arch} at {size} px, {pretrained}")
-    note(f"machine: {console.describe_machine(device, dtype, reason)}")
+    grids, target = target_layers.grid_layers(network, size)
+    logger.info(f"network: {args.arch} at {size} px, {pretrained}")
+    logger.info(f"machine: {runtime.describe_machine(device, dtype, reason)}")
     geometry = Geometry(size, max_scale=1.0 if args.head == "multiscale" else None)
-    small = dataset.own_geometry(plan.files["train"], geometry, made_for.size)
-    splits = dataset.load_splits(plan, small, args.workers)
+    small = pixels.training_geometry(plan.files["train"], geometry, made_for.size)
+    splits = pixels.load_splits(plan, small, args.workers)
     for said in plan.says():
-        note(said)
+        logger.info(said)
     shared = duplicates.warn_of_duplicates(splits)
     train, val = splits["train"], splits["val"]
     if mix:
-        note(f"mixing: cracks are drawn into {figures.percent(mix)} of the pictures (none: --mix-sample 0)")
-        val = dataset.joined(val, mixing.mixed_pixels(val, args.seed, small.size))
-    recipe = training.recipe_for(
-        from_random, len(train), small.size, args.epochs, args.lr, functools.partial(m.takes_size, network),
+        logger.info(f"mixing: cracks are drawn into {text.percent(mix)} of the pictures (none: --mix-sample 0)")
+        val = pixels.concatenate(val, mixing.mixed_split(val, args.seed, small.size))
+    recipe = trainer.schedule_for(
+        from_random, len(train), small.size, args.epochs, args.lr, functools.partial(checks.takes_size, network),
         multiscale=args.head == "multiscale", fresh_head=not taught, batch_size=args.batch_size,
         patience=args.patience, seed=args.seed, workers=args.workers, mix=mix, mask_weight=args.mask_weight,
     )  # fmt: skip
 
-    card = checkpoint.Card(
+    card = checkpoint.ModelCard(
         args.arch, plan.classes, size, made_for.mean, made_for.std, max_scale=geometry.max_scale, head=args.head,
         pretrained=pretrained, split=plan.held_out, stages=network.stages if isinstance(network, Multiscale) else {},
         output_stride=size // grids[target].height if target else None,
         training={name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
     )  # fmt: skip
-    history: list[training.Epoch] = []
+    history: list[trainer.Epoch] = []
 
-    def record(epoch: training.Epoch) -> None:
+    def record(epoch: trainer.Epoch) -> None:
         """Says how an epoch went; keeps the network where it is the best one so far."""
-        note(epoch.says(len(recipe.sizes)))
+        logger.info(epoch.says(len(recipe.sizes)))
         if not distributed.is_main():
             return
-        console.write_csv(log, [vars(e) for e in history])
+        write_csv(log, [vars(e) for e in history])
         if epoch.best:
             card.metrics = epoch.as_best()
             checkpoint.save(args.output, network, card)
 
-    state = resuming.StateFile(state_file, resuming.what_must_agree(card, plan))
+    state = resume.StateFile(state_file, resume.what_must_agree(card, plan))
     sizes = [*map(len, splits.values())]
-    distributed.check_alike(files=state.run["files"], pictures=sizes, weights=from_random)
+    distributed.check_identical(files=state.run["files"], pictures=sizes, weights=from_random)
     try:
         if not before and args.head == "linear" and (args.epochs == 0 or not from_random):
             kept = args.output.with_suffix(".features")
-            history.append(training.linear_probe(network, machine, train, val, args.batch_size, kept))
+            history.append(trainer.linear_probe(network, machine, train, val, args.batch_size, kept))
             record(history[0])
-        best_epoch = training.fit(network, machine, recipe, train, val, history, state, before, record)
+        best_epoch = trainer.fit(network, machine, recipe, train, val, history, state, before, record)
     except KeyboardInterrupt:
         if history:
-            best = training.best_of(history).epoch
-            note(f"kept the best epoch so far, {best}, in {args.output}; go on with --resume")
+            best = trainer.best_of(history).epoch
+            logger.info(f"kept the best epoch so far, {best}, in {args.output}; go on with --resume")
         raise
 
     if small != geometry:  # scored as inference will see them
-        splits |= dataset.load_splits(plan, geometry, args.workers, ("val", "test"))
+        splits |= pixels.load_splits(plan, geometry, args.workers, ("val", "test"))
     name = "test" if len(splits.get("test", ())) else "val"
-    temperature = training.calibrate(network, machine, splits["val"], args.batch_size)
-    result = training.final_report(network, machine, splits[name], plan.classes, args.batch_size, temperature)
+    temperature = trainer.calibrate(network, machine, splits["val"], args.batch_size)
+    result = trainer.final_report(network, machine, splits[name], plan.classes, args.batch_size, temperature)
     if not distributed.is_main():
         return 0
-    trained = Network(network, card, machine, args.output)
-    card.thresholds = finding.of_evidence(trained, val.pixels, val.labels, args.batch_size)
+    trained = LoadedModel(network, card, machine, args.output)
+    card.thresholds = thresholds.evidence_thresholds(trained, val.pixels, val.labels, args.batch_size)
     card.metrics = {**best_epoch.as_best(), "temperature": temperature, "near_duplicates": shared, name: result.metrics}
     checkpoint.save(args.output, network, card, args.half)
     if args.export:
         outputs.append(args.output.with_suffix(".onnx"))
-        exporting.export(outputs[-1], network, card, machine, splits["val"].pixels[: args.batch_size])
-    console.write_csv(log, [vars(e) for e in history])
+        onnx.export(outputs[-1], network, card, machine, splits["val"].pixels[: args.batch_size])
+    write_csv(log, [vars(e) for e in history])
     figures.training_curves(curves, [vars(e) for e in history], f"{args.arch}, {pretrained.split(':')[0]}")
     figures.confusion_matrix(
-        matrix, result.confusion, plan.classes, f"{name} split, accuracy {figures.percent(result.metrics['accuracy'])}"
+        matrix, result.confusion, plan.classes, f"{name} split, accuracy {text.percent(result.metrics['accuracy'])}"
     )
     said = "accuracy {accuracy:.4f}, ECE {ece:.4f} ({ece_before:.4f} before calibration)".format_map(result.metrics)
     figures.reliability(diagram, result.reliability, len(plan.classes), f"{name} split, {said}")
     if args.report:
-        from crackcam import reporting
+        from crackcam.render import report
 
-        reporting.write_training(args.report, trained, splits, name, result, history)
+        report.write_training(args.report, trained, splits, name, result, history)
     state.remove()  # last: killed before it, all of this comes again
     written = [str(path) for path in (args.output, *outputs, args.report) if path]
     if args.json:

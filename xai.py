@@ -30,11 +30,16 @@ saved maps in folders of 1,000 pictures, outputs/xai_<type>_<method>/00000/, and
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 
-from crackcam import console
-from crackcam.console import OUTPUTS, UserError, note
-from crackcam.methods import BEST, BEST_OF_ENGINE, EVIDENCE, NAMED, REFINEMENTS, STYLES, named_methods
+from crackcam import files
+from crackcam.cli import console
+from crackcam.config import OUTPUTS
+from crackcam.errors import UserError
+from crackcam.explain.methods import BEST, BEST_OF_ENGINE, EVIDENCE, NAMED, REFINEMENTS, STYLES, named_methods
+
+logger = logging.getLogger(__name__)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -134,89 +139,95 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags = "--masks, --metrics, --verify, --anatomy and --report"
         raise UserError(f"--all draws picture after picture, by one --method: leave {flags} out")
 
-    from crackcam import detecting, explaining, figures, finding, folders, predicting, scoring, showing, verifying
-    from crackcam import model as m
+    from crackcam import classifier
+    from crackcam.batch import folders
+    from crackcam.evaluation import faithfulness, mask_scores, verification
+    from crackcam.explain import detectors, heatmaps, thresholds
+    from crackcam.models import output_stride, target_layers
+    from crackcam.render import overlays, showing
 
-    style = figures.choose_style(args.style, args.colormap)
-    if detecting.is_detector(args.arch):
-        return showing.conclude(detecting.explain(args, style), args)
-    network = predicting.open_network(args, layers=True)
+    style = overlays.choose_style(args.style, args.colormap)
+    if detectors.is_detector(args.arch):
+        return showing.conclude(detectors.explain(args, style), args)
+    network = classifier.open_model(args, layers=True)
     size = network.card.image_size
     if args.list_layers:
-        found, default = m.grid_layers(
-            m.dilate(network.model, args.stride, size) if args.stride else network.model, size
+        found, default = target_layers.grid_layers(
+            output_stride.dilate(network.model, args.stride, size) if args.stride else network.model, size
         )
         for name, (channels, height, width, _) in found.items():
             console.say(f"{name}  {channels} x {height} x {width}{'  (default)' if name == default else ''}")
         return 0
 
-    explaining.settle_best(args, network)
-    finer = network._replace(model=m.dilate(network.model, args.stride, size)) if args.stride else network
+    heatmaps.settle_best(args, network)
+    finer = network._replace(model=output_stride.dilate(network.model, args.stride, size)) if args.stride else network
     layers = {  # found in the network as it is, where the stages differ in their grids
-        name: m.find_target_layers(network.model, size, args.layer, NAMED[name].stages or bool(args.fuse), finer.model)
+        name: target_layers.find_target_layers(
+            network.model, size, args.layer, NAMED[name].stages or bool(args.fuse), finer.model
+        )
         for name in args.method
     }
-    selection = predicting.select(args, network.card, every_class=args.all)
+    selection = classifier.select(args, network.card, every_class=args.all)
     true = (next(iter(selection.files)) or None) if len(selection.files) == 1 else None
     target = args.target or true or "predicted"
     classes = network.card.classes
-    wanted = None if target == "predicted" else predicting.class_index(network.card, target)
+    wanted = None if target == "predicted" else classifier.class_index(network.card, target)
     target = target if wanted is None else classes[wanted]
 
     suffix = "anatomy" if args.anatomy else "scores" if args.masks else "compared" if several else asked
     grid = args.output or OUTPUTS / f"xai_{selection.name}_{suffix}.{'csv' if args.all else 'png'}"
-    console.check_writable(grid, args.report)
+    files.check_writable(grid, args.report)
     if args.all:
         args.output = grid
         return folders.conclude(args, folders.explain(args, network, finer, layers, style, selection, wanted))
-    pictures = predicting.read_selection(args, selection)
-    masks = scoring.read_masks(args.masks, pictures) if args.masks else []
+    pictures = classifier.read_selection(args, selection)
+    masks = mask_scores.read_masks(args.masks, pictures) if args.masks else []
     if args.save_maps:
-        explaining.check_names([item.path for item in pictures])
-    pixels = predicting.to_pixels(network, [item.pixels for item in pictures])
+        heatmaps.check_names([item.path for item in pictures])
+    pixels = classifier.to_pixels(network, [item.pixels for item in pictures])
     if args.anatomy:
-        chances = predicting.predict(network, pixels[:1], 1)[0]
+        chances = classifier.predict(network, pixels[:1], 1)[0]
         document = showing.anatomy(args, grid, finer, style, layers["gradcam"][0], selection, pictures[0], pixels[:1],
                                    chances, int(chances.argmax()) if wanted is None else wanted)  # fmt: skip
         return showing.conclude({**document, "stride": args.stride}, args)
 
     originals = [item.pixels for item in pictures]
-    probabilities, targets, heats, seconds = explaining.by_methods(
+    probabilities, targets, heats, seconds = heatmaps.by_methods(
         args, network, finer, layers, pixels, originals, wanted, target
     )
-    compared = verifying.verify(finer, layers, pixels, targets, heats, seconds) if args.verify else []
+    compared = verification.verify(finer, layers, pixels, targets, heats, seconds) if args.verify else []
 
-    known = {method: finding.known_thresholds(args, network.card, method, targets) for method in heats}
+    known = {method: thresholds.known_thresholds(args, network.card, method, targets) for method in heats}
     cuts = known
     if args.style == "mask":
-        cuts = {method: finding.completed(known[method], method, list(heats[method])) for method in heats}
+        cuts = {method: thresholds.complete_thresholds(known[method], method, list(heats[method])) for method in heats}
     shown = showing.show(args, network, style, true, pictures, probabilities, targets, heats, cuts)
     names = {method: [layer.name for layer in layers[method]] for method in heats}
     where = ", ".join(sorted({name for of_method in names.values() for name in of_method}))
     where = "all stages" if list(heats) == [EVIDENCE] else where
     title = f"{where} of {network.card.arch}: what speaks for {target if wanted is not None else 'the predicted class'}"
-    showing.draw(args, grid, title, style, shown, masks, lines=1 if network.path else predicting.TOP_OF_MANY)
+    showing.draw(args, grid, title, style, shown, masks, lines=1 if network.path else classifier.TOP_OF_MANY)
     document = {
-        **predicting.manifest(network, args, selection, shown.rows), "methods": names, "target": target,
+        **classifier.manifest(network, args, selection, shown.rows), "methods": names, "target": target,
         "stride": args.stride, "scales": args.scales or [1], "fuse": args.fuse, "refine": args.refine,
         "aug_smooth": args.aug_smooth, "eigen_smooth": args.eigen_smooth, "picture": str(grid),
         "seconds": {method: round(seconds[method], 3) for method in heats},
     }  # fmt: skip
     tables = []
     if args.masks:
-        document["scores"] = scoring.compared(pictures, masks, shown.wholes, known)
-        document["table"] = console.write_csv(grid.with_suffix(".csv"), document["scores"])
-        tables.append(scoring.table(document["scores"]))
+        document["scores"] = mask_scores.compare_masks(pictures, masks, shown.wholes, known)
+        document["table"] = files.write_csv(grid.with_suffix(".csv"), document["scores"])
+        tables.append(mask_scores.mask_table(document["scores"]))
     if args.metrics:
-        note("scoring the maps, and those that know no network, against it: a hundred forward passes each")
+        logger.info("scoring the maps, and those that know no network, against it: a hundred forward passes each")
         settings = {"batch_size": args.batch_size, "aug_smooth": args.aug_smooth, "eigen_smooth": args.eigen_smooth}
-        explains = {m: explaining.explainer(finer, m, layers[m], args.refine, **settings) for m in heats}
-        document["metrics"] = scoring.compared_by_network(finer, explains, pixels, targets, args.batch_size)
-        document["metrics_table"] = console.write_csv(showing.beside(grid, "metrics"), document["metrics"])
-        tables.append(scoring.network_table(document["metrics"]))
+        explains = {m: heatmaps.explainer(finer, m, layers[m], args.refine, **settings) for m in heats}
+        document["metrics"] = faithfulness.compare_faithfulness(finer, explains, pixels, targets, args.batch_size)
+        document["metrics_table"] = files.write_csv(showing.beside(grid, "metrics"), document["metrics"])
+        tables.append(faithfulness.faithfulness_table(document["metrics"]))
     if args.verify:
         document["verified"] = [comparison._asdict() for comparison in compared]
-        tables.append(verifying.table(compared))
+        tables.append(verification.table(compared))
     if args.report:
         showing.report(args, document, style, shown, pictures, masks)
     return showing.conclude(document, args, tables)

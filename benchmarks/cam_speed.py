@@ -41,8 +41,9 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from crackcam import console  # noqa: E402
-from crackcam.methods import METHODS  # noqa: E402
+from crackcam import messages
+from crackcam.cli import console  # noqa: E402
+from crackcam.explain.methods import METHODS  # noqa: E402
 
 # This process imports no torch: a child's peak of memory starts from its parent's.
 
@@ -117,7 +118,7 @@ def take_turns(cells: Cells, workers: dict[str, Worker]) -> float:
     """Fills the cells with ratios; returns the median seconds of all plain forward passes."""
     order, forwards = random.Random(0), []
     for turn in range(-1, max(cell.rounds for cell in cells.values())):  # turn -1 warms up
-        console.note(f"time: round {turn + 1}")
+        messages.note(f"time: round {turn + 1}")
         for package in order.sample(sorted(workers), len(workers)):
             due = [key for key, cell in cells.items() if COLUMNS[key[0]][0] == package and turn < cell.rounds]
             due = [key for key in due if turn >= 0 or cells[key].rounds > 1]
@@ -150,7 +151,7 @@ def measure(args: argparse.Namespace, setting: list[str]) -> None:
         for column, (package, _) in COLUMNS.items():
             offers = about.get(package, {}).get("offers", [])
             for name in [CONTROL] * bool(offers) + [n for n in args.methods if METHODS[n].class_name in offers]:
-                console.note(f"memory: {column}, {name}")
+                messages.note(f"memory: {column}, {name}")
                 found = run_fresh(column, name, setting, folder, args.repeats)
                 if isinstance(found, Cell):
                     cells[column, name] = found

@@ -28,7 +28,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-from crackcam import console  # noqa: E402
+from crackcam import runtime
+from crackcam.cli import console  # noqa: E402
 
 SIDE, DISTINCT = 224, 1000  # more pictures are links to these
 START = {
@@ -50,12 +51,12 @@ with torch.inference_mode():
 def bare(args: argparse.Namespace) -> None:
     import torch
 
-    from crackcam import checkpoint, console, model
+    from crackcam.models import checkpoint
 
     console.keep_freed_memory()
-    device = console.choose_device("auto")
+    device = runtime.choose_device("auto")
     network, card = checkpoint.load(Path("weights/model.safetensors"), device)
-    machine = model.Machine(device, console.choose_precision(args.precision, device)[0], card.mean, card.std)
+    machine = runtime.Runtime(device, runtime.choose_precision(args.precision, device)[0], card.mean, card.std)
     ready = machine.input(torch.zeros(args.batch_size, 3, SIDE, SIDE, dtype=torch.uint8))
     with torch.inference_mode(), machine.autocast():
         for _ in range(args.pictures // args.batch_size):
@@ -135,7 +136,8 @@ def prepare(args: argparse.Namespace, place: Path) -> None:
     """Pictures, and weights at random."""
     import torch
 
-    from crackcam import checkpoint, model, sample
+    from crackcam.data.synthetic import sample
+    from crackcam.models import checkpoint, pretrained
 
     distinct = min(DISTINCT, max(args.pictures, *args.memory, 18))
     sample.write_sample(place / "data", counts={"test": (distinct + 1) // 2})
@@ -146,9 +148,9 @@ def prepare(args: argparse.Namespace, place: Path) -> None:
         for i in range(count):
             (folder / f"{i:06d}.jpg").hardlink_to(made[i % len(made)])
     torch.manual_seed(0)
-    network = model.build(args.arch, 2)
+    network = pretrained.build_classifier(args.arch, 2)
     checkpoint.save(
-        place / "weights/model.safetensors", network, checkpoint.Card(args.arch, ["Negative", "Positive"], SIDE)
+        place / "weights/model.safetensors", network, checkpoint.ModelCard(args.arch, ["Negative", "Positive"], SIDE)
     )
 
 

@@ -76,23 +76,26 @@ def accuracy(model, loader):
 def bare(settings):
     """A forward pass over training and validation pictures, before and after the probe on them; seconds of each."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from crackcam import console, dataset, training
-    from crackcam import model as m
-    from crackcam.images import Geometry
+    from crackcam import runtime
+    from crackcam.cli import console
+    from crackcam.data import pixels, splits
+    from crackcam.models import checks, pretrained
+    from crackcam.preprocessing import Geometry
+    from crackcam.training import trainer
 
     console.keep_freed_memory()  # as train.py
     device = torch.device("cpu")
-    machine = m.Machine(device, console.choose_precision("auto", device)[0])
-    model = m.place(m.from_weights(settings["arch"], "imagenet", 2)[0], device).eval()
+    machine = runtime.Runtime(device, runtime.choose_precision("auto", device)[0])
+    model = checks.place(pretrained.from_weights(settings["arch"], "imagenet", 2)[0], device).eval()
     begin = time.perf_counter()
-    plan = dataset.plan_training(Path(settings["data"]), 0.15, 0)
-    train, val = dataset.load_splits(plan, Geometry(224), 2, ("train", "val")).values()
+    plan = splits.plan_splits(Path(settings["data"]), 0.15, 0)
+    train, val = pixels.load_splits(plan, Geometry(224), 2, ("train", "val")).values()
     reading = time.perf_counter() - begin
 
     def passed():
         seconds = 0.0
-        for pixels in torch.cat([train.pixels, val.pixels]).split(settings["batch_size"]):
-            x = machine.input(pixels)
+        for batch in torch.cat([train.pixels, val.pixels]).split(settings["batch_size"]):
+            x = machine.input(batch)
             begin = time.perf_counter()
             with torch.inference_mode(), machine.autocast():
                 model(x)
@@ -103,7 +106,7 @@ def bare(settings):
         model(machine.input(train.pixels[: settings["batch_size"]]))
     before = passed()
     begin = time.perf_counter()
-    training.linear_probe(model, machine, train, val, settings["batch_size"])
+    trainer.linear_probe(model, machine, train, val, settings["batch_size"])
     probe = time.perf_counter() - begin
     return {"bare": (before + passed()) / 2, "reading": reading, "probe": probe}
 

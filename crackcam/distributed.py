@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     import torch
 
+
 T = TypeVar("T")
 
 LONGEST_WAIT = timedelta(days=7)  # for what another does alone, as fitting a probe; torchrun ends all where one dies
@@ -37,12 +38,12 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def no_bar() -> bool | None:
+def hide_progress() -> bool | None:
     """What tqdm's ``disable`` should be: bars at a terminal only, and of the main process only."""
     return None if is_main() else True
 
 
-def own_device(device: torch.device) -> torch.device:
+def local_device(device: torch.device) -> torch.device:
     """The GPU of this process among those of its machine, where the device is a GPU without a number."""
     import torch
 
@@ -79,7 +80,7 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def meet() -> None:
+def barrier() -> None:
     """Wait until all processes are here."""
     if world_size() > 1:
         import torch.distributed as dist
@@ -87,13 +88,13 @@ def meet() -> None:
         dist.barrier()
 
 
-def share(count: int) -> slice:
+def shard(count: int) -> slice:
     """The indices of 0..count that are this process's: a run of them, as long as any other's or one less or more."""
     mine, all_ = rank(), world_size()
     return slice(mine * count // all_, (mine + 1) * count // all_)
 
 
-def gathered(part: T) -> list[T]:
+def all_gather(part: T) -> list[T]:
     """What each process has, in the order of their ranks, in every process."""
     if world_size() == 1:
         return [part]
@@ -104,13 +105,13 @@ def gathered(part: T) -> list[T]:
     return parts
 
 
-def from_main(make: Callable[[], T]) -> T:
+def broadcast_object(make: Callable[[], T]) -> T:
     """What the main process makes, in every process; also the UserError that it meets, so that none waits for it."""
     if world_size() == 1:
         return make()
     import torch.distributed as dist
 
-    from crackcam.console import UserError
+    from crackcam.errors import UserError
 
     made: list = [None, None]
     if is_main():
@@ -124,11 +125,11 @@ def from_main(make: Callable[[], T]) -> T:
     return made[0]
 
 
-def check_alike(**found: object) -> None:
+def check_identical(**found: object) -> None:
     """Raises UserError, in every process, where one found something else: they could not work on the same."""
-    from crackcam.console import UserError
+    from crackcam.errors import UserError
 
-    of_all = gathered(found)
+    of_all = all_gather(found)
     unlike = [name for name, value in found.items() if any(other[name] != value for other in of_all)]
     if unlike:
         raise UserError(
@@ -136,7 +137,7 @@ def check_alike(**found: object) -> None:
         )
 
 
-def summed(values: torch.Tensor) -> torch.Tensor:
+def all_reduce(values: torch.Tensor) -> torch.Tensor:
     """The sum over all processes, in place; no gradient flows through it."""
     if world_size() > 1:
         import torch.distributed as dist

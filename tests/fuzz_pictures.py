@@ -24,7 +24,8 @@ from PIL import Image, ImageCms
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from crackcam import images
+from crackcam import preprocessing
+from crackcam.data import images
 
 SECONDS = 20
 MEMORY = 6 * 2**30  # address space; the largest picture that is let in takes two thirds of it
@@ -146,12 +147,12 @@ def _mend_checksums(png):
 def read(path):
     """What came of a file: "picture", or the reason in a few words; anything else is raised."""
     try:
-        width, height = images.size_of(path)
-    except images.PictureError:
+        width, height = images.read_size(path)
+    except images.ImageError:
         width = height = 0
     try:
-        pixels = images.load(path)
-    except images.PictureError as error:
+        pixels = images.read_image(path)
+    except images.ImageError as error:
         reason = str(error)
         assert 0 < len(reason) <= 100, reason
         assert "\n" not in reason, reason
@@ -160,7 +161,7 @@ def read(path):
     assert pixels.ndim == 3
     assert pixels.shape[2] == 3
     assert 0 < pixels.size <= 3 * images.MAX_PIXELS
-    assert pixels.size > 10**7 or images.Geometry(32, 36).apply(pixels).shape == (32, 32, 3)
+    assert pixels.size > 10**7 or preprocessing.Geometry(32, 36).apply(pixels).shape == (32, 32, 3)
     return "picture" if pixels.shape[:2] == (height, width) else "picture of another size than its head says"
 
 

@@ -14,10 +14,11 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from crackcam import distributed, resuming, training
-from crackcam.console import UserError
-from crackcam.dataset import Pixels
-from crackcam.model import Machine
+from crackcam import distributed
+from crackcam.data.pixels import PixelSplit
+from crackcam.errors import UserError
+from crackcam.runtime import Runtime
+from crackcam.training import features, resume, trainer
 
 
 class Mixture(nn.Module):
@@ -44,7 +45,7 @@ class Mixture(nn.Module):
 def split(count, seed):
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    return Pixels(pixels, torch.arange(count) % 3, [])
+    return PixelSplit(pixels, torch.arange(count) % 3, [])
 
 
 class KilledError(Exception):
@@ -57,14 +58,14 @@ def train(folder, killed=False):
     With ``killed`` the first of two processes' lives ends behind the first epoch, and the second goes on there.
     """
     torch.set_num_threads(1)
-    machine = Machine(torch.device("cpu"), torch.float32)
-    recipe = training.Recipe((32, 32), 1e-2, batch_size=7, strong=True, patience=0, seed=1, workers=0)
-    state = resuming.StateFile(folder / ("killed" if killed else "state"), {})
+    machine = Runtime(torch.device("cpu"), torch.float32)
+    recipe = trainer.Schedule((32, 32), 1e-2, batch_size=7, strong=True, patience=0, seed=1, workers=0)
+    state = resume.StateFile(folder / ("killed" if killed else "state"), {})
 
     def fit(before, tell):
         torch.manual_seed(5)
         model, history = Mixture(), []
-        training.fit(model, machine, recipe, split(23, 0), split(5, 1), history, state, before, tell)
+        trainer.fit(model, machine, recipe, split(23, 0), split(5, 1), history, state, before, tell)
         return model, history
 
     def kill(epoch):
@@ -74,10 +75,10 @@ def train(folder, killed=False):
     if killed:
         with contextlib.suppress(KilledError):
             fit(None, kill)
-    before = distributed.from_main(lambda: resuming.read_state(state.path) if killed else None)
+    before = distributed.broadcast_object(lambda: resume.read_state(state.path) if killed else None)
     assert not before or len(before["history"]) == 1
     model, history = fit(before, lambda epoch: None)
-    logits = training.forward(model, machine, split(5, 1), 2, "")
+    logits = features.forward(model, machine, split(5, 1), 2, "")
     return {"history": [vars(e) for e in history], "model": model.state_dict(), "logits": logits}
 
 
@@ -91,10 +92,10 @@ if __name__ == "__main__":
     found = train(folder)
     found["resumed"] = train(folder, killed=True)
     found["last"] = [torch.load(folder / name)["model"] for name in ("state", "killed")]
-    found["gathered"] = distributed.gathered(distributed.rank())
-    found["from_main"] = distributed.from_main(lambda: random.Random(distributed.rank()).random())
+    found["gathered"] = distributed.all_gather(distributed.rank())
+    found["from_main"] = distributed.broadcast_object(lambda: random.Random(distributed.rank()).random())
     try:
-        distributed.from_main(refused)
+        distributed.broadcast_object(refused)
     except UserError as error:
         found["error"] = str(error)
     torch.save(found, folder / f"{distributed.rank()}.pt")

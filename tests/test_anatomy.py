@@ -13,9 +13,11 @@ from PIL import Image
 from torch import nn
 
 import xai
-from crackcam import checkpoint, explaining, predicting
-from crackcam import model as m
-from crackcam.model import Grid, Machine, TargetLayer
+from crackcam import classifier
+from crackcam.explain import heatmaps
+from crackcam.models import checkpoint, pretrained
+from crackcam.models.target_layers import Grid, TargetLayer
+from crackcam.runtime import Runtime
 from pytorch_grad_cam import GradCAM
 
 
@@ -37,10 +39,10 @@ def test_figure_and_json(place, capsys):
 
 def test_steps_lead_to_grad_cam(place):
     model, card = checkpoint.load(Path("weights/model.safetensors"), torch.device("cpu"))
-    network = predicting.Network(model, card, Machine(torch.device("cpu"), torch.float32), None)
+    network = classifier.LoadedModel(model, card, Runtime(torch.device("cpu"), torch.float32), None)
     layer = TargetLayer("layer3", model.layer3, Grid(256, 4, 4))
     pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    steps = explaining.anatomy(network, layer, pixels, 1)
+    steps = heatmaps.anatomy(network, layer, pixels, 1)
     expected = GradCAM(model, [model.layer3]).maps(network.machine.input(pixels), [1], normalize=False)[0]
     assert torch.allclose(steps.heat, expected, atol=1e-7)
     assert torch.allclose(steps.weights, steps.gradients.mean(dim=(1, 2)))
@@ -83,12 +85,12 @@ def test_vgg_before_an_in_place_relu(page, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torchvision.models.vgg, "VGG", Slim)
     state = page["model"].state_dict()
-    monkeypatch.setattr(m, "imagenet_state", lambda arch: state)
+    monkeypatch.setattr(pretrained, "imagenet_state", lambda arch: state)
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (224, 224, 3), dtype=np.uint8)).save("noise.png")
     seen = {}
-    watched = explaining.anatomy
-    monkeypatch.setattr(explaining, "anatomy", lambda *given: seen.setdefault("steps", watched(*given)))
+    watched = heatmaps.anatomy
+    monkeypatch.setattr(heatmaps, "anatomy", lambda *given: seen.setdefault("steps", watched(*given)))
     flags = ["--arch", "vgg16", "--layer", "features.28", "--image", "noise.png", "--anatomy", "--target", "7"]
     assert xai.main(flags) == 0
     capsys.readouterr()
@@ -101,7 +103,7 @@ def test_vgg_before_an_in_place_relu(page, monkeypatch, tmp_path, capsys):
     network.features[28].register_forward_hook(
         lambda module, inputs, output: kept.append(output) or output.retain_grad()
     )
-    network(Machine(torch.device("cpu"), torch.float32).input(pixels))[0, 7].backward()
+    network(Runtime(torch.device("cpu"), torch.float32).input(pixels))[0, 7].backward()
     steps = seen["steps"]
     assert steps.activations.shape == (512, 14, 14)
     assert steps.activations.min() < 0  # as the convolution made them

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 import inference
 import train
 import xai
-from crackcam import console
-from crackcam.console import UserError
+from crackcam.errors import UserError
 
 SCRIPTS = {"train": train, "inference": inference, "xai": xai}
 NASTY = [
@@ -167,17 +166,17 @@ def test_offline_holds_for_one_command(monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     for script in SCRIPTS:
         assert parsed(script, ["--offline"]).offline
-        assert console.offline()
+        assert config.offline()
         parsed(script, [])
-        assert not console.offline()
+        assert not config.offline()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert console.offline()
+    assert config.offline()
 
 
 @pytest.mark.parametrize("name", ["a\x1b[31m", "a\nb", "a\udcff"])
 def test_class_folders_that_no_terminal_could_show(fresh, capsys, name):
-    from crackcam.dataset import plan_training
+    from crackcam.data.splits import plan_splits
 
     Path("data/train/Positive").rename(f"data/train/{name}")
     with pytest.raises(UserError, match="can be no class: names are printable: rename its folder"):
-        plan_training(Path("data"), 0.15, 0)
+        plan_splits(Path("data"), 0.15, 0)

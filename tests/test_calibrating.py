@@ -8,9 +8,9 @@ from PIL import Image
 from sklearn.calibration import calibration_curve
 from torch import nn
 
-from crackcam import figures
-from crackcam import model as m
-from crackcam.calibrating import TEMPERATURES, expected_calibration_error, fit_temperature, reliability
+from crackcam.models import heads, pretrained
+from crackcam.render import figures
+from crackcam.training.calibration import TEMPERATURES, expected_calibration_error, fit_temperature, reliability
 
 
 def drawn(count, classes, seed=0):
@@ -121,13 +121,13 @@ def test_temperatures_stay_within_bounds():
 @pytest.mark.parametrize("arch", ["resnet18", "squeezenet1_1"])
 def test_the_head_takes_the_temperature_in(arch):
     torch.manual_seed(0)
-    model = m.build(arch, 3).eval()
-    head = model.get_submodule(m.head_name(model))
+    model = pretrained.build_classifier(arch, 3).eval()
+    head = model.get_submodule(heads.head_name(model))
     nn.init.normal_(head.bias)
     pictures = torch.rand(4, 3, 64, 64)
     with torch.no_grad():
         before = model(pictures)
-        m.cool(model, 2.5)
+        heads.apply_temperature(model, 2.5)
         after = model(pictures)
     assert torch.allclose(after, before / 2.5, atol=1e-6)
     assert head.bias.requires_grad
@@ -137,7 +137,7 @@ def test_the_rest_of_the_network_stays():
     model = Small().eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     logits = model(small_pictures())
-    m.cool(model, 0.5)
+    heads.apply_temperature(model, 0.5)
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {"fc.weight", "fc.bias"}
     assert torch.allclose(model(small_pictures()), 2 * logits, atol=1e-5)

@@ -11,9 +11,9 @@ from PIL import Image
 import inference
 import train
 import xai
-from crackcam.checkpoint import Card
-from crackcam.console import UserError
-from crackcam.predicting import class_index
+from crackcam.classifier import class_index
+from crackcam.errors import UserError
+from crackcam.models.checkpoint import ModelCard
 
 FLAGS = ["--pretrained", "none", "--image-size", "32", "--epochs", "1", "--batch-size", "8", "--workers", "0"]
 NAMES = [
@@ -67,13 +67,13 @@ def test_classes_of_any_number_and_name(tmp_path, monkeypatch, capsys, count):
 
 @pytest.mark.parametrize(("text", "index"), [("b", 1), ("B", 1), ("1", 0), ("0", 0), ("2", 2)])
 def test_a_class_by_its_name_before_its_index(text, index):
-    assert class_index(Card("resnet18", ["1", "b", "c"], 64), text) == index
+    assert class_index(ModelCard("resnet18", ["1", "b", "c"], 64), text) == index
 
 
 @pytest.mark.parametrize("text", ["3", "-1", "", "1.0", "9" * 5000])
 def test_a_class_that_is_none(text):
     with pytest.raises(UserError, match="there are: predicted, 1, b, c"):
-        class_index(Card("resnet18", ["1", "b", "c"], 64), text)
+        class_index(ModelCard("resnet18", ["1", "b", "c"], 64), text)
 
 
 @pytest.mark.torture

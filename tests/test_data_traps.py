@@ -13,7 +13,10 @@ from PIL import Image
 
 import inference
 import train
-from crackcam import checkpoint, dataset, duplicates, images, training
+from crackcam import preprocessing
+from crackcam.data import duplicates, images, pixels, splits
+from crackcam.models import checkpoint
+from crackcam.training import trainer
 
 QUICK = [*TINY_TRAINING, "--arch", "squeezenet1_1", "--epochs", "1"]
 
@@ -96,7 +99,7 @@ def test_a_data_set_of_one_colour(tmp_path, monkeypatch, capsys):
 
 def loaded(files):
     return {
-        split: dataset.load_pixels(split, ["a", "b"], of_split, images.Geometry(32), 2)
+        split: pixels.load_split(split, ["a", "b"], of_split, preprocessing.Geometry(32), 2)
         for split, of_split in files.items()
     }
 
@@ -108,7 +111,7 @@ def test_equal_files_across_splits_and_classes_are_counted(tmp_path, capsys):
         files[split] = {}
         for name, shades in of_split.items():
             pictures(tmp_path / split / name, *(20 * shade for shade in shades))
-            files[split][name] = images.files_below(tmp_path / split / name)
+            files[split][name] = images.list_files(tmp_path / split / name)
     assert duplicates.warn_of_duplicates(loaded(files)) == {"test": 2}
     err = capsys.readouterr().err
     torn = f"{tmp_path}/train/a/1.png and {tmp_path}/train/b/1.png"
@@ -119,7 +122,7 @@ def test_equal_files_across_splits_and_classes_are_counted(tmp_path, capsys):
 @pytest.mark.parametrize("spoilt", ["training", "validation"])
 def test_a_loss_that_is_no_number_keeps_the_last_good_weights(fresh, monkeypatch, capsys, spoilt):
     """In the second epoch; the weights may be spoilt by the very last step, which no loss of training shows."""
-    losses, evaluate = [], training.evaluate
+    losses, evaluate = [], trainer.evaluate
 
     def evaluated(model, *others):
         losses.append(1)
@@ -128,13 +131,11 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_weights(fresh, monkeypatch
                 next(model.parameters()).fill_(math.nan)
         return evaluate(model, *others)
 
-    real = training._train_epoch
+    real = trainer._train_epoch
     if spoilt == "validation":
-        monkeypatch.setattr(training, "evaluate", evaluated)
+        monkeypatch.setattr(trainer, "evaluate", evaluated)
     else:
-        monkeypatch.setattr(
-            training, "_train_epoch", lambda *given: (math.nan, 0.5) if given[-2] == 2 else real(*given)
-        )
+        monkeypatch.setattr(trainer, "_train_epoch", lambda *given: (math.nan, 0.5) if given[-2] == 2 else real(*given))
     assert train.main([*QUICK, "--epochs", "2"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == "error: the loss is no longer a number in epoch 2: try a lower --lr than 0.001, or --precision fp32"
@@ -144,7 +145,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_weights(fresh, monkeypatch
 
 
 def test_files_that_go_after_they_were_listed(fresh, monkeypatch, capsys):
-    plan = dataset.plan_training
+    plan = splits.plan_splits
 
     def planned(*given):
         found = plan(*given)
@@ -153,7 +154,7 @@ def test_files_that_go_after_they_were_listed(fresh, monkeypatch, capsys):
         return found
 
     Path("data/train/Negative/link.jpg").symlink_to("nowhere.jpg")
-    monkeypatch.setattr(dataset, "plan_training", planned)
+    monkeypatch.setattr(splits, "plan_splits", planned)
     assert train.main(QUICK) == 0
     err = capsys.readouterr().err
     assert err.count(": no such file or directory") == 2

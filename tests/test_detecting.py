@@ -18,11 +18,13 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 import inference
 import xai
-from crackcam import detecting, finding
-from crackcam import model as m
-from crackcam.checkpoint import Card
-from crackcam.images import Picture
-from crackcam.predicting import Network
+from crackcam import runtime
+from crackcam.classifier import LoadedModel
+from crackcam.data.images import DecodedImage
+from crackcam.evaluation import regions
+from crackcam.explain import detectors
+from crackcam.models import registry
+from crackcam.models.checkpoint import ModelCard
 from pytorch_grad_cam import EigenCAM
 from pytorch_grad_cam.utils.model_targets import FasterRCNNBoxScoreTarget
 from pytorch_grad_cam.utils.reshape_transforms import fasterrcnn_reshape_transform, pyramid_reshape_transform
@@ -51,7 +53,7 @@ def result_of(main, capsys, *flags):
 def random_network(args=()):
     given = {"arch": SMALL, "device": "cpu", "precision": "auto", "classes": None, "weights": None,
              "pretrained": "none", "score_threshold": 0.0112, "seed": 0}  # fmt: skip
-    return detecting.open_detector(SimpleNamespace(**{**given, **dict(args)}))
+    return detectors.open_detector(SimpleNamespace(**{**given, **dict(args)}))
 
 
 # -- boxes ---------------------------------------------------------------------------------------------------------
@@ -70,7 +72,7 @@ def test_boxes_are_drawn_and_written_as_coco_has_them(street, capsys):
     assert len(picture["detections"]) == len(expected["boxes"]) > 0
     results = json.loads(Path("outputs/inference_images_coco.json").read_text())
     assert [set(result) for result in results] == [{"image_id", "category_id", "bbox", "score"}] * len(results)
-    names = m.weights_entry(SMALL).meta["categories"]
+    names = registry.weights_entry(SMALL).meta["categories"]
     for found, coco, box, label, score in zip(
         picture["detections"], results, expected["boxes"], expected["labels"], expected["scores"], strict=True
     ):
@@ -248,7 +250,7 @@ def test_findings_of_a_detector(street, capsys):
     assert out.startswith("wrote outputs/xai_images_eigencam.png, outputs/xai_images_eigencam.json, ")
     for row in document["pictures"]:
         entry = row["maps"]["eigencam"]
-        it = finding.find(np.load(entry["file"]), entry["threshold"])
+        it = regions.measure(np.load(entry["file"]), entry["threshold"])
         assert {name: entry[name] for name in ("share", "length", "width", "boxes")} == it.as_row()
     assert Path(document["found_table"]).read_text().count("\n") == 1 + len(document["pictures"])
     assert xai.main([*flags, "--metrics"]) == 2
@@ -347,19 +349,19 @@ def taught():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    card = Card("fasterrcnn", ["background", "square", "disc"], 0)
-    return Network(model.eval(), card, m.Machine(torch.device("cpu"), torch.float32), None)
+    card = ModelCard("fasterrcnn", ["background", "square", "disc"], 0)
+    return LoadedModel(model.eval(), card, runtime.Runtime(torch.device("cpu"), torch.float32), None)
 
 
 def test_maps_of_a_trained_detector_lie_on_what_it_found(taught, monkeypatch):
-    monkeypatch.setattr(detecting, "STRONGEST", 1.0)  # a hundredth of its 64 channels would be a single one
+    monkeypatch.setattr(detectors, "STRONGEST", 1.0)  # a hundredth of its 64 channels would be a single one
     rng = np.random.default_rng(1)
-    layers = detecting.find_layers(taught, ["backbone"])
+    layers = detectors.find_layers(taught, ["backbone"])
     hits = dict.fromkeys(["ablationcam", "layercam"], 0)
     for _ in range(8):
         picture, boxes = drawn(rng)
         pixels = np.rint(255 * picture.transpose(1, 2, 0)).astype(np.uint8)
-        found = detecting.detect(taught, pixels)
+        found = detectors.detect(taught, pixels)
         assert {d.name for d in found} == {"square", "disc"}
         for detection in found:
             overlap = torchvision.ops.box_iou(torch.tensor([detection.box]), boxes[None, detection.label - 1])
@@ -367,7 +369,7 @@ def test_maps_of_a_trained_detector_lie_on_what_it_found(taught, monkeypatch):
         for label in (1, 2):
             left, top, right, bottom = boxes[label - 1].tolist()
             for method in hits:
-                heat = detecting.heat_map(taught, method, layers, pixels, [d for d in found if d.label == label])
+                heat = detectors.explain_boxes(taught, method, layers, pixels, [d for d in found if d.label == label])
                 y, x = np.unravel_index(int(heat.argmax()), heat.shape)
                 hits[method] += left - 8 <= x <= right + 8 and top - 8 <= y <= bottom + 8  # a cell is 8 pixels
     # By chance a peak lies there in one case of six.
@@ -376,10 +378,10 @@ def test_maps_of_a_trained_detector_lie_on_what_it_found(taught, monkeypatch):
 
 
 def test_a_box_is_as_coco_has_it():
-    picture = Picture(Path("12.jpg"), np.zeros((2, 2, 3), np.uint8))
-    box = detecting.Detection(3, "car", 0.75, (10.0, 20.0, 40.0, 60.5))
-    rows = [detecting.as_row(picture, [], 12), detecting.as_row(picture, [box], 7)]
-    assert detecting.as_coco(rows) == [
+    picture = DecodedImage(Path("12.jpg"), np.zeros((2, 2, 3), np.uint8))
+    box = detectors.Detection(3, "car", 0.75, (10.0, 20.0, 40.0, 60.5))
+    rows = [detectors.as_row(picture, [], 12), detectors.as_row(picture, [box], 7)]
+    assert detectors.as_coco(rows) == [
         {"image_id": 7, "category_id": 3, "bbox": [10.0, 20.0, 30.0, 40.5], "score": 0.75}
     ]
 
@@ -393,17 +395,17 @@ def test_a_box_is_as_coco_has_it():
     ],
 )
 def test_two_pictures_never_share_an_id(names, ids):
-    pictures = [Picture(Path(name), np.zeros((2, 2, 3), np.uint8)) for name in names]
-    assert list(detecting.image_ids(pictures).values()) == ids
+    pictures = [DecodedImage(Path(name), np.zeros((2, 2, 3), np.uint8)) for name in names]
+    assert list(detectors.image_ids(pictures).values()) == ids
 
 
 def test_colours_are_stable_and_boxes_scale_with_the_picture():
-    picture = Picture(Path("a.jpg"), np.zeros((400, 800, 3), np.uint8))
+    picture = DecodedImage(Path("a.jpg"), np.zeros((400, 800, 3), np.uint8))
     found = [
-        detecting.Detection(1, "person", 0.9, (80.0, 40.0, 160.0, 80.0)),
-        detecting.Detection(1, "person", 0.5, (0.0, 0.0, 8.0, 8.0)),
+        detectors.Detection(1, "person", 0.9, (80.0, 40.0, 160.0, 80.0)),
+        detectors.Detection(1, "person", 0.5, (0.0, 0.0, 8.0, 8.0)),
     ]
-    tile = detecting.tile(picture, found, np.zeros((200, 400, 3), np.uint8))
+    tile = detectors.tile(picture, found, np.zeros((200, 400, 3), np.uint8))
     assert tile.boxes[0] == ((40.0, 20.0, 80.0, 40.0), "person 90.0 %", 1)
     assert tile.note == "2 x person"
     assert tile.probabilities == {"person": 0.9}

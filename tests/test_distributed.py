@@ -11,8 +11,11 @@ from conftest import ROOT, TINY_TRAINING, by_torchrun
 from timm.layers import BatchNormAct2d
 
 import train
-from crackcam import checkpoint, console, distributed, parallel
-from crackcam.console import UserError
+from crackcam import distributed
+from crackcam.cli import console
+from crackcam.errors import UserError
+from crackcam.models import checkpoint
+from crackcam.training import parallel
 
 PLAIN = [*TINY_TRAINING, "--precision", "fp32", "--batch-size", "6"]
 
@@ -79,7 +82,7 @@ def test_shares_are_all_of_it_and_alike(monkeypatch):
         taken = []
         for rank in range(world):
             monkeypatch.setenv("RANK", str(rank))
-            taken.append(list(range(11))[distributed.share(11)])
+            taken.append(list(range(11))[distributed.shard(11)])
         assert [index for part in taken for index in part] == list(range(11))
         assert max(map(len, taken)) - min(map(len, taken)) <= 1
 
@@ -99,7 +102,7 @@ def test_batch_norm_of_gpus_is_the_layer_with_all_that_it_does(kind):
 
 @pytest.mark.parametrize(("name", "other"), [("files", "35 files, 0"), ("pictures", [20, 3, 12]), ("weights", False)])
 def test_processes_that_have_other_data_or_weights_do_not_start(fresh, monkeypatch, capsys, name, other):
-    monkeypatch.setattr(distributed, "gathered", lambda found: [found, {**found, name: other}])
+    monkeypatch.setattr(distributed, "all_gather", lambda found: [found, {**found, name: other}])
     assert train.main(PLAIN) == 2
     assert f"not all processes have the same {name}: each needs" in capsys.readouterr().err
     assert not list(Path("weights").iterdir())
@@ -131,7 +134,7 @@ def test_more_processes_than_rows_are_refused(monkeypatch):
 
 
 def test_one_process_is_told_nothing_of_others(capsys, monkeypatch):
-    from crackcam.console import note
+    from crackcam.cli.console import say as note
 
     monkeypatch.setenv("RANK", "1")  # without the rest: not torchrun's
     note("said")

@@ -10,7 +10,7 @@ from conftest import ROOT
 import inference
 import train
 import xai
-from crackcam.methods import METHODS, markdown_table
+from crackcam.explain.methods import METHODS, markdown_table
 from pytorch_grad_cam import BaseCAM
 
 SCRIPTS = {"train.py": train, "inference.py": inference, "xai.py": xai}
@@ -53,7 +53,7 @@ def test_the_readme_shows_small_pictures():
 
 
 def test_the_methods_say_of_themselves_what_the_table_says():
-    from crackcam.methods import method_class
+    from crackcam.explain.methods import method_class
 
     for name, method in METHODS.items():
         found = method_class(name)

@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-from crackcam import dataset, duplicates, sample
-from crackcam.dataset import Pixels
-from crackcam.images import Geometry, files_below, fit
+from crackcam.data import duplicates, pixels
+from crackcam.data.images import list_files
+from crackcam.data.pixels import PixelSplit
+from crackcam.data.synthetic import sample
+from crackcam.preprocessing import Geometry, squash
 
 SIZE = 96
 
@@ -21,9 +23,11 @@ def drawn(count, seed=0):
 
 
 def pixels_of(pictures, prefix="", size=SIZE):
-    stacked = np.stack([fit(np.asarray(p), size) for p in pictures])
+    stacked = np.stack([squash(np.asarray(p), size) for p in pictures])
     paths = [Path(f"{prefix}{i}.jpg") for i in range(len(pictures))]
-    return Pixels(torch.from_numpy(stacked).permute(0, 3, 1, 2), torch.zeros(len(pictures), dtype=torch.int64), paths)
+    return PixelSplit(
+        torch.from_numpy(stacked).permute(0, 3, 1, 2), torch.zeros(len(pictures), dtype=torch.int64), paths
+    )
 
 
 def found(split, train):
@@ -95,7 +99,7 @@ def test_blocks_change_nothing(concrete, monkeypatch):
 
 
 def test_an_empty_split_has_none(concrete):
-    empty = Pixels(torch.empty(0, 3, SIZE, SIZE, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), [])
+    empty = PixelSplit(torch.empty(0, 3, SIZE, SIZE, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), [])
     assert found(empty, pixels_of(concrete)) == []
 
 
@@ -119,7 +123,7 @@ def test_concrete_holds_the_same_photographs_twice(real_data):
     root, classes = real_data / "concrete", ["Negative", "Positive"]
     splits = {}
     for name in ("train", "val", "test"):
-        files = {c: files_below(root / name / c) for c in classes}
-        splits[name] = dataset.load_pixels(name, classes, files, Geometry(64), 2)
+        files = {c: list_files(root / name / c) for c in classes}
+        splits[name] = pixels.load_split(name, classes, files, Geometry(64), 2)
     assert duplicates.warn_of_duplicates(splits) == {"val": 5, "test": 58}
     assert min(pair.correlation for pair in duplicates.near_duplicates(splits)["test"]) > 0.995

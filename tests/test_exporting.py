@@ -12,12 +12,12 @@ from conftest import TINY_TRAINING
 import inference
 import train
 import xai
-from crackcam import checkpoint, exporting
-from crackcam import model as m
-from crackcam.console import UserError
+from crackcam import runtime
+from crackcam.errors import UserError
+from crackcam.models import checkpoint, checks, heads, onnx, pretrained
 
 CPU = torch.device("cpu")
-MACHINE = m.Machine(CPU, torch.float32)
+MACHINE = runtime.Runtime(CPU, torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def exported(trained, tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
     network, card = checkpoint.load(trained.root / "weights/model.safetensors", CPU)
     pixels = torch.randint(0, 256, (5, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    assert exporting.export(path, network, card, MACHINE, pixels) < 1e-5
+    assert onnx.export(path, network, card, MACHINE, pixels) < 1e-5
     return path
 
 
@@ -58,8 +58,8 @@ def test_pictures_smaller_than_the_network_are_trained_small_and_exported_whole(
 def test_one_picture_to_compare_on_is_enough(trained, tmp_path):
     network, card = checkpoint.load(trained.root / "weights/model.safetensors", CPU)
     pixels = torch.randint(0, 256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    exporting.export(tmp_path / "m.onnx", network, card, MACHINE, pixels[:1])
-    assert exporting.OnnxNetwork(tmp_path / "m.onnx", CPU)(MACHINE.input(pixels)).shape == (3, 2)
+    onnx.export(tmp_path / "m.onnx", network, card, MACHINE, pixels[:1])
+    assert onnx.OnnxModel(tmp_path / "m.onnx", CPU)(MACHINE.input(pixels)).shape == (3, 2)
 
 
 def test_what_cannot_be_exported_is_one_line_whatever_it_says(trained, tmp_path, monkeypatch):
@@ -70,7 +70,7 @@ def test_what_cannot_be_exported_is_one_line_whatever_it_says(trained, tmp_path,
 
     monkeypatch.setattr(torch.onnx, "export", fail)
     with pytest.raises(UserError, match="cannot be exported to ONNX: AssertionError"):
-        exporting.export(tmp_path / "m.onnx", network, card, MACHINE, torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+        onnx.export(tmp_path / "m.onnx", network, card, MACHINE, torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
 
 
 def test_predictions_are_those_of_the_checkpoint(place, exported, capsys):
@@ -91,31 +91,31 @@ def test_predictions_are_those_of_the_checkpoint(place, exported, capsys):
 
 def test_the_card_travels(trained, exported):
     _, card = checkpoint.load(trained.root / "weights/model.safetensors", CPU)
-    assert exporting.OnnxNetwork(exported, CPU).card(exported) == card
+    assert onnx.OnnxModel(exported, CPU).card(exported) == card
 
 
 def test_multiscale_heads(tmp_path):
     torch.manual_seed(0)
-    network = m.place(m.multiscale(m.build("resnet18", 2), 2, 64), CPU).eval()
+    network = checks.place(heads.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 64), CPU).eval()
     network.silence(0)
     pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
-    card = checkpoint.Card("resnet18", ["a", "b"], 64, head="multiscale", stages=network.stages)
-    exporting.export(tmp_path / "m.onnx", network, card, MACHINE, pixels)
+    card = checkpoint.ModelCard("resnet18", ["a", "b"], 64, head="multiscale", stages=network.stages)
+    onnx.export(tmp_path / "m.onnx", network, card, MACHINE, pixels)
     inputs = MACHINE.input(pixels)
     with torch.inference_mode():
         wanted = network(inputs)
-    found = exporting.OnnxNetwork(tmp_path / "m.onnx", CPU)(inputs)
+    found = onnx.OnnxModel(tmp_path / "m.onnx", CPU)(inputs)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     assert not network.training
 
 
 def test_what_would_predict_otherwise_is_not_written(tmp_path, trained, monkeypatch):
     network, card = checkpoint.load(trained.root / "weights/model.safetensors", CPU)
-    run = exporting.OnnxNetwork.forward
-    monkeypatch.setattr(exporting.OnnxNetwork, "forward", lambda self, x: run(self, x) * 1.5)
+    run = onnx.OnnxModel.forward
+    monkeypatch.setattr(onnx.OnnxModel, "forward", lambda self, x: run(self, x) * 1.5)
     pixels = torch.randint(0, 256, (5, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     with pytest.raises(ArithmeticError, match="probabilities differ by"):
-        exporting.export(tmp_path / "m.onnx", network, card, MACHINE, pixels)
+        onnx.export(tmp_path / "m.onnx", network, card, MACHINE, pixels)
     assert not list(tmp_path.iterdir())
 
 
@@ -151,4 +151,4 @@ def test_files_that_are_none_of_ours(place, exported, capsys):
 def test_a_missing_package_is_named_with_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"missing \(onnxruntime\): pip install onnx onnxscript onnxruntime"):
-        exporting.need(exporting.TO_WRITE)
+        onnx.require(onnx.TO_WRITE)

@@ -18,11 +18,12 @@ from torch import nn
 import inference
 import train
 import xai
-from crackcam import checkpoint, explaining
-from crackcam import model as m
-from crackcam.checkpoint import Card
-from crackcam.console import UserError
-from crackcam.predicting import Network
+from crackcam import runtime
+from crackcam.classifier import LoadedModel
+from crackcam.errors import UserError
+from crackcam.explain import heatmaps
+from crackcam.models import checkpoint, pretrained, target_layers
+from crackcam.models.checkpoint import ModelCard
 
 METHODS = ["gradcam", "eigencam", "layercam", "scorecam"]
 CONVOLUTIONAL = [
@@ -61,8 +62,8 @@ def timm_model(name, **settings):
 
 
 def network_of(model, size):
-    card = Card("own", ["a", "b", "c", "d"], size)
-    return Network(model.eval(), card, m.Machine(torch.device("cpu"), torch.float32), None)
+    card = ModelCard("own", ["a", "b", "c", "d"], size)
+    return LoadedModel(model.eval(), card, runtime.Runtime(torch.device("cpu"), torch.float32), None)
 
 
 def pixels_of(size, count=2):
@@ -80,11 +81,11 @@ def test_convolutional_networks(arch):
         pytest.importorskip("timm")
     torch.manual_seed(0)
     size = SIZES.get(arch, 64)
-    network = network_of(m.build(arch, 4), size)
-    layers = m.find_target_layers(network.model, size)
+    network = network_of(pretrained.build_classifier(arch, 4), size)
+    layers = target_layers.find_target_layers(network.model, size)
     pixels = pixels_of(size, 1)
     for method in METHODS:
-        heat = explaining.heat_maps(network, method, layers, pixels, [2])
+        heat = heatmaps.heatmaps(network, method, layers, pixels, [2])
         assert heat.shape == (1, size, size)
         assert torch.isfinite(heat).all()
         assert heat.min() >= 0
@@ -164,15 +165,15 @@ def test_odd_layouts_against_references(case):
     make, size, name = ODD[case]
     network = network_of(make(), size)
     if case == "Swin, (N, H, W, C)":
-        (layer,) = m.find_target_layers(network.model, size, [name])
+        (layer,) = target_layers.find_target_layers(network.model, size, [name])
     else:
-        (layer,) = m.find_target_layers(network.model, size)
+        (layer,) = target_layers.find_target_layers(network.model, size)
     assert layer.name == name
     pixels, classes = pixels_of(size), [1, 3]
     x = network.machine.input(pixels)
     places = layer.grid.height * layer.grid.width
     for method in METHODS:
-        found = explaining.heat_maps(network, method, [layer], pixels, classes)
+        found = heatmaps.heatmaps(network, method, [layer], pixels, classes)
         expected = reference(method, network.model, layer.module, x, classes, places)
         assert torch.allclose(found.double(), expected, atol=2e-4 * float(expected.max()) + 1e-12), method
         assert expected.max() > 0, method
@@ -180,7 +181,7 @@ def test_odd_layouts_against_references(case):
 
 def test_a_class_token_hides_what_comes_after_the_last_attention():
     model = vision_transformer().eval()
-    grids, target = m.grid_layers(model, 32)
+    grids, target = target_layers.grid_layers(model, 32)
     assert target == "encoder.layers.encoder_layer_1.ln_1"
     assert {"encoder", "encoder.layers", "encoder.layers.encoder_layer_1.ln_2"} <= set(grids)
     assert grids["encoder"][:3] == (16, 4, 4)
@@ -188,7 +189,7 @@ def test_a_class_token_hides_what_comes_after_the_last_attention():
 
 def test_layers_of_different_layouts_are_refused():
     with pytest.raises(UserError, match="explain one at a time"):
-        m.find_target_layers(swin().eval(), 32, ["permute", "features.1"])
+        target_layers.find_target_layers(swin().eval(), 32, ["permute", "features.1"])
 
 
 # -- timm, from the command line -------------------------------------------------------------------------------------
@@ -217,7 +218,7 @@ def test_timm_networks_see_pictures_as_timm_does(photo, capsys, name):
     assert (card.image_size, card.mean, card.std) == (config["input_size"][1], [*config["mean"]], [*config["std"]])
     expected = timm.data.create_transform(**config)(Image.open(photo))
     pixels = torch.from_numpy(card.geometry.apply(np.asarray(Image.open(photo))).copy()).permute(2, 0, 1)[None]
-    found = m.Machine(device, torch.float32, card.mean, card.std).input(pixels)[0]
+    found = runtime.Runtime(device, torch.float32, card.mean, card.std).input(pixels)[0]
     assert torch.allclose(found, expected, atol=1e-5)
     assert len(document["pictures"][0]["probabilities"]) == 1000
     assert "goldfish" in document["pictures"][0]["probabilities"]

@@ -26,7 +26,12 @@ from PIL import Image
 import inference
 import train
 import xai
-from crackcam import checkpoint, console, dataset, figures, model, predicting, resuming
+from crackcam import classifier, files, runtime
+from crackcam.cli import console
+from crackcam.data import pixels
+from crackcam.models import checkpoint, pretrained
+from crackcam.render import figures
+from crackcam.training import resume
 
 QUICK = [*TINY_TRAINING, "--arch", "squeezenet1_1", "--epochs", "1"]
 CPU = torch.device("cpu")
@@ -36,7 +41,9 @@ CPU = torch.device("cpu")
 def network(tmp_path_factory):
     path = tmp_path_factory.mktemp("network") / "model.safetensors"
     torch.manual_seed(0)
-    checkpoint.save(path, model.build("squeezenet1_1", 2), checkpoint.Card("squeezenet1_1", ["a", "b"], 64))
+    checkpoint.save(
+        path, pretrained.build_classifier("squeezenet1_1", 2), checkpoint.ModelCard("squeezenet1_1", ["a", "b"], 64)
+    )
     return path
 
 
@@ -72,12 +79,12 @@ def files_of_at_most(size):
 
 def save_network(path):
     network = torch.nn.Linear(100, 100)
-    checkpoint.save(path.with_suffix(".safetensors"), network, checkpoint.Card("linear", ["a", "b"], 8))
+    checkpoint.save(path.with_suffix(".safetensors"), network, checkpoint.ModelCard("linear", ["a", "b"], 8))
 
 
 def save_state(path):
     part = torch.nn.Linear(100, 100)
-    resuming.StateFile(path, {}).write({"model": part, "optimizer": part, "schedule": part}, [], {})
+    resume.StateFile(path, {}).write({"model": part, "optimizer": part, "schedule": part}, [], {})
 
 
 def save_figure(path):
@@ -89,8 +96,8 @@ def save_figure(path):
     [
         (save_network, ".safetensors"),
         (save_state, ".resume"),
-        (lambda path: console.write_json(path, {"a": "b" * 9000}), ".json"),
-        (lambda path: console.write_csv(path, [{"a": "b" * 9000}]), ".csv"),
+        (lambda path: files.write_json(path, {"a": "b" * 9000}), ".json"),
+        (lambda path: files.write_csv(path, [{"a": "b" * 9000}]), ".csv"),
     ],
 )
 def test_a_full_disk_is_an_error_of_the_system_and_leaves_what_was_there(tmp_path, save, suffix):
@@ -120,10 +127,10 @@ def test_a_full_disk_through_the_scripts(flight, capsys, script):
 
 def test_pixels_find_no_room_before_they_are_written(monkeypatch):
     """A temporary file with holes would end the process where the disk is full when one is filled."""
-    monkeypatch.setattr(dataset, "IN_MEMORY", 0)
+    monkeypatch.setattr(pixels, "IN_MEMORY", 0)
     with files_of_at_most(10_000), pytest.raises(OSError, match="File too large"):
-        dataset._pixel_array(100, 64)
-    assert dataset._pixel_array(2, 8).shape == (2, 3, 8, 8)
+        pixels._pixel_array(100, 64)
+    assert pixels._pixel_array(2, 8).shape == (2, 3, 8, 8)
 
 
 def test_a_real_full_disk(flight, capsys):
@@ -138,7 +145,9 @@ def test_a_real_full_disk(flight, capsys):
         assert all(name in ("small/filler", "small/page.html", "small/grid.png") for name in contents("small"))
         with pytest.raises(OSError, match="No space left on device"):
             checkpoint.save(
-                Path("small/m.safetensors"), model.build("squeezenet1_1", 2), checkpoint.Card("x", ["a"], 8)
+                Path("small/m.safetensors"),
+                pretrained.build_classifier("squeezenet1_1", 2),
+                checkpoint.ModelCard("x", ["a"], 8),
             )
         with pytest.raises(OSError, match="No space left on device"):
             save_large_state(Path("small/m.resume"))
@@ -149,7 +158,7 @@ def test_a_real_full_disk(flight, capsys):
 
 def save_large_state(path):
     part = torch.nn.Linear(300, 300)
-    resuming.StateFile(path, {}).write({"model": part, "optimizer": part, "schedule": part}, [], {})
+    resume.StateFile(path, {}).write({"model": part, "optimizer": part, "schedule": part}, [], {})
 
 
 @pytest.mark.parametrize("script", [inference, xai, train])
@@ -162,7 +171,7 @@ def test_where_nothing_can_be_written(flight, capsys, script):
 def test_long_names_fit(tmp_path):
     """The temporary name is no longer than the file's own, for 255 bytes are the most."""
     for stem in ("x" * 250, "ü" * 125):
-        console.write_json(tmp_path / f"{stem}.json", {})
+        files.write_json(tmp_path / f"{stem}.json", {})
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -277,20 +286,20 @@ class Small(torch.nn.Module):
 
 
 def test_a_batch_that_a_gpu_cannot_hold_is_halved_and_stays_so(capsys):
-    machine = model.Machine(CPU, torch.float32)
-    card = checkpoint.Card("small", ["a", "b"], 8)
+    machine = runtime.Runtime(CPU, torch.float32)
+    card = checkpoint.ModelCard("small", ["a", "b"], 8)
     pixels = torch.randint(0, 256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    large, small = (predicting.Network(Small(most), card, machine, None) for most in (99, 6))
-    expected = predicting.predict(large, pixels, 20)
+    large, small = (classifier.LoadedModel(Small(most), card, machine, None) for most in (99, 6))
+    expected = classifier.predict(large, pixels, 20)
     assert large.model.asked == [20, 20]
-    assert np.array_equal(predicting.predict(small, pixels, 20), expected)
+    assert np.array_equal(classifier.predict(small, pixels, 20), expected)
     assert small.model.asked == [20, 10, 5, 5, 5, 5, 5, 5, 5, 5]
     assert capsys.readouterr().err.splitlines() == [
         "note: out of memory: going on with 10 pictures at a time",
         "note: out of memory: going on with 5 pictures at a time",
     ]
     with pytest.raises(torch.OutOfMemoryError):
-        predicting.predict(predicting.Network(Small(0), card, machine, None), pixels, 4)
+        classifier.predict(classifier.LoadedModel(Small(0), card, machine, None), pixels, 4)
 
 
 @pytest.mark.parametrize(
@@ -335,7 +344,7 @@ def die(*_):
 def test_a_worker_that_is_killed_is_one_line(fresh, monkeypatch, capsys):
     Path("weights").mkdir()
     Path("weights/model.safetensors").write_bytes(b"earlier")
-    monkeypatch.setattr(dataset.Augmented, "__getitem__", die)
+    monkeypatch.setattr(pixels.AugmentedSplit, "__getitem__", die)
     assert train.main([*QUICK, "--workers", "1"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: a process that augments was killed")

@@ -3,35 +3,36 @@
 import pytest
 import torch
 
-from crackcam import features, training
-from crackcam import model as m
-from crackcam.dataset import Pixels
+from crackcam import runtime
+from crackcam.data.pixels import PixelSplit
+from crackcam.models import checks, heads, pretrained
+from crackcam.training import features, trainer
 
 CPU = torch.device("cpu")
-MACHINE = m.Machine(CPU, torch.float32)
+MACHINE = runtime.Runtime(CPU, torch.float32)
 
 
 def split(count, seed):
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, 3, 64, 64), generator=generator, dtype=torch.uint8)
-    return Pixels(pixels, torch.arange(count) % 2, [])
+    return PixelSplit(pixels, torch.arange(count) % 2, [])
 
 
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    return m.place(m.build("squeezenet1_1", 2), CPU)
+    return checks.place(pretrained.build_classifier("squeezenet1_1", 2), CPU)
 
 
 def test_a_second_probe_runs_no_network_and_ends_alike(network, tmp_path, capsys):
     runs = []
     network.features.register_forward_hook(lambda *_: runs.append(1))
     file = tmp_path / "model.features"
-    first = training.linear_probe(network, MACHINE, split(20, 0), split(8, 1), 8, file)
+    first = trainer.linear_probe(network, MACHINE, split(20, 0), split(8, 1), 8, file)
     assert len(runs) == 3 + 1  # batches
     head = [tensor.clone() for tensor in network.classifier[1].parameters()]
-    m.set_linear_head(network, torch.zeros(2, 512), torch.zeros(2))
-    second = training.linear_probe(network, MACHINE, split(20, 0), split(8, 1), 8, file)
+    heads.set_linear_head(network, torch.zeros(2, 512), torch.zeros(2))
+    second = trainer.linear_probe(network, MACHINE, split(20, 0), split(8, 1), 8, file)
     assert second.val_loss == pytest.approx(first.val_loss, rel=1e-6)
     assert len(runs) == 4
     assert f"features: those of the last run, in {file}" in capsys.readouterr().err
@@ -40,8 +41,8 @@ def test_a_second_probe_runs_no_network_and_ends_alike(network, tmp_path, capsys
 
 
 def test_the_probe_scores_what_the_network_does(network):
-    found = training.linear_probe(network, MACHINE, split(20, 0), split(8, 1), 8)
-    scores = training.evaluate(network, MACHINE, split(8, 1), 8)
+    found = trainer.linear_probe(network, MACHINE, split(20, 0), split(8, 1), 8)
+    scores = trainer.evaluate(network, MACHINE, split(8, 1), 8)
     assert found.val_loss == pytest.approx(scores.loss, rel=1e-4)
     assert found.val_accuracy == scores.accuracy
 
@@ -52,14 +53,14 @@ def test_the_key_is_of_all_that_features_depend_on(network):
 
     own = key()
     assert key() == own
-    m.set_linear_head(network, torch.ones(2, 512), torch.ones(2))
+    heads.set_linear_head(network, torch.ones(2, 512), torch.ones(2))
     assert key() == own  # the head is not among them
     changed = split(4, 0)
     changed.pixels[3, 2, 63, 63] ^= 1
     assert key(train=changed) != own
     assert key(val=split(1, 0)) != own
-    assert key(machine=m.Machine(CPU, torch.bfloat16)) != own
-    assert key(machine=m.Machine(CPU, torch.float32, (0.5, 0.5, 0.5))) != own
+    assert key(machine=runtime.Runtime(CPU, torch.bfloat16)) != own
+    assert key(machine=runtime.Runtime(CPU, torch.float32, (0.5, 0.5, 0.5))) != own
     with torch.no_grad():
         network.features[0].bias[0] += 1e-3
     assert key() != own

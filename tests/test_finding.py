@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from crackcam import explaining, figures, finding
-from crackcam.checkpoint import Card
-from crackcam.refining import RADIUS, guided, refine
+from crackcam.evaluation import regions
+from crackcam.explain import heatmaps, thresholds
+from crackcam.explain.refinement import RADIUS, guided, refine
+from crackcam.models.checkpoint import ModelCard
+from crackcam.render import overlays
 
 
 def found(mask):
-    return finding.find(mask.astype(np.float32), 0.5)
+    return regions.measure(mask.astype(np.float32), 0.5)
 
 
 # -- measures ----------------------------------------------------------------------------------------------------------
@@ -76,7 +78,7 @@ def test_bumps_make_nothing_longer():
             mask[30 - i, x + i : x + 17 - i] = mask[49 + i, x + i : x + 17 - i] = True
     it = found(mask)
     assert it.length == pytest.approx(200, rel=0.04)
-    line = finding.middle_line(mask)
+    line = regions.middle_line(mask)
     assert set(np.nonzero(line.any(axis=1))[0]) <= set(range(33, 50))
 
 
@@ -98,7 +100,7 @@ def test_a_full_and_an_empty_map():
     assert (full.share, full.boxes) == (1, [(0, 0, 60, 60)])
     assert (full.length, full.width) == (pytest.approx(60, rel=0.03), pytest.approx(60, rel=0.03))
     for threshold in (0, 0.5):  # nothing is hotter than nothing
-        empty = finding.find(np.zeros((30, 40), np.float32), threshold)
+        empty = regions.measure(np.zeros((30, 40), np.float32), threshold)
         assert empty[1:] == ([], 0, 0, 0)
         assert not empty.mask.any()
         assert empty.says() == empty.says(short=True) == "nothing found"
@@ -132,8 +134,8 @@ def test_what_touches_at_a_corner_is_one():
 def test_only_what_is_hotter_is_found():
     heat = np.zeros((20, 20), np.float32)
     heat[:, :10], heat[:, 10:] = 0.25, 0.5
-    assert finding.find(heat, 0.25).share == 0.5
-    assert finding.find(heat, 0.5).share == 0
+    assert regions.measure(heat, 0.25).share == 0.5
+    assert regions.measure(heat, 0.5).share == 0
 
 
 # -- thresholds --------------------------------------------------------------------------------------------------------
@@ -141,9 +143,9 @@ def test_only_what_is_hotter_is_found():
 
 def test_calibration_leaves_half_a_hundredth():
     heats = torch.arange(10_000, dtype=torch.float32).reshape(4, 50, 50)
-    assert finding.calibrate(heats) == pytest.approx(9949.005)
-    assert finding.calibrate(heats.numpy()) == pytest.approx(9949.005)
-    assert (heats > finding.calibrate(heats)).sum() == 50
+    assert thresholds.calibrate(heats) == pytest.approx(9949.005)
+    assert thresholds.calibrate(heats.numpy()) == pytest.approx(9949.005)
+    assert (heats > thresholds.calibrate(heats)).sum() == 50
 
 
 def test_thresholds_come_from_pictures_of_other_classes(monkeypatch):
@@ -153,15 +155,15 @@ def test_thresholds_come_from_pictures_of_other_classes(monkeypatch):
         asked.append((method, layers, len(pixels), set(targets), settings))
         return pixels[:, 0].float() + 1000 * targets[0]
 
-    monkeypatch.setattr(explaining, "heat_maps", heat_maps)
-    network = SimpleNamespace(card=Card("resnet18", ["a", "b", "c"], 8))
+    monkeypatch.setattr(heatmaps, "heatmaps", heat_maps)
+    network = SimpleNamespace(card=ModelCard("resnet18", ["a", "b", "c"], 8))
     labels = torch.tensor([0] * 300 + [1] * 200)
     pixels = labels[:, None, None, None].expand(-1, 3, 4, 4).to(torch.uint8) * 7
-    limits = finding.thresholds(network, "gradcam", ["layer"], pixels, labels, batch_size=5)
+    limits = thresholds.class_thresholds(network, "gradcam", ["layer"], pixels, labels, batch_size=5)
     assert limits == {"a": 7.0, "b": 1000.0, "c": 2007.0}  # "c" has no pictures: all are of others
-    each = finding.LOOKED_AT // 3
+    each = thresholds.LOOKED_AT // 3
     assert asked == [("gradcam", ["layer"], each, {index}, {"batch_size": 5}) for index in range(3)]
-    alone = finding.thresholds(network, "gradcam", [], pixels[:300], labels[:300])
+    alone = thresholds.class_thresholds(network, "gradcam", [], pixels[:300], labels[:300])
     assert set(alone) == {"b", "c"}
 
 
@@ -171,10 +173,10 @@ def flags(**others):
 
 
 def test_where_thresholds_come_from(capsys):
-    card = Card("resnet18", ["a", "b"], 8, thresholds={"gradcam": {"a": 0.25}})
-    assert finding.known_thresholds(flags(), card, "gradcam", [0, 0]) == [0.25, 0.25]
-    assert finding.known_thresholds(flags(threshold=3.0), card, "gradcam", [0, 1]) == [3.0, 3.0]
-    some = finding.known_thresholds(flags(), card, "gradcam", [0, 1])
+    card = ModelCard("resnet18", ["a", "b"], 8, thresholds={"gradcam": {"a": 0.25}})
+    assert thresholds.known_thresholds(flags(), card, "gradcam", [0, 0]) == [0.25, 0.25]
+    assert thresholds.known_thresholds(flags(threshold=3.0), card, "gradcam", [0, 1]) == [3.0, 3.0]
+    some = thresholds.known_thresholds(flags(), card, "gradcam", [0, 1])
     assert some[0] == 0.25
     assert math.isnan(some[1])
     for other in (
@@ -184,13 +186,13 @@ def test_where_thresholds_come_from(capsys):
         {"aug_smooth": True},
         {"eigen_smooth": True},
     ):  # maps of another unit
-        assert math.isnan(finding.known_thresholds(flags(**other), card, "gradcam", [0])[0])
-    assert math.isnan(finding.known_thresholds(flags(), card, "layercam", [0])[0])
+        assert math.isnan(thresholds.known_thresholds(flags(**other), card, "gradcam", [0])[0])
+    assert math.isnan(thresholds.known_thresholds(flags(), card, "layercam", [0])[0])
 
     two_levels = torch.tensor([[0.1, 0.1], [0.1, 0.9]])
-    assert finding.completed([0.25, 0.25], "gradcam", [two_levels, two_levels]) == [0.25, 0.25]
+    assert thresholds.complete_thresholds([0.25, 0.25], "gradcam", [two_levels, two_levels]) == [0.25, 0.25]
     assert capsys.readouterr().err == ""
-    first, second = finding.completed(some, "gradcam", [1000 * two_levels, two_levels])
+    first, second = thresholds.complete_thresholds(some, "gradcam", [1000 * two_levels, two_levels])
     assert first == 0.25
     assert 0.1 <= second < 0.9
     assert "note: no threshold is known for these maps of gradcam: cut at 0.1" in capsys.readouterr().err
@@ -264,15 +266,17 @@ def test_a_finding_is_tinted_outlined_and_boxed(size):
     picture = np.full((*size, 3), 100, np.uint8)
     mask = np.zeros(size, bool)
     mask[size[0] // 5 : size[0] * 3 // 5, size[1] // 4 : size[1] // 2] = True
-    drawn = figures.marked(picture, found(mask), figures.choose_style("mask", None).colours, side=400)
+    drawn = overlays.draw_regions(picture, found(mask), overlays.choose_style("mask", None).colours, side=400)
     assert drawn.shape == (200, 400, 3)
-    tint = 255 * np.array(figures.choose_style("mask", None).colours(0.75)[:3])
+    tint = 255 * np.array(overlays.choose_style("mask", None).colours(0.75)[:3])
     assert np.abs(drawn[80, 150] - (0.65 * 100 + 0.35 * tint)).max() <= 1  # inside
     assert np.abs(drawn[80, 99:102].astype(float) - tint).max(axis=1).min() < 40  # its left edge
     assert (drawn == 255).all(axis=2).any()  # the box
     assert (drawn[150:] == 100).all()
     assert (drawn[:, 220:] == 100).all()
-    nothing = figures.marked(picture, found(np.zeros(size, bool)), figures.choose_style("mask", None).colours, 400)
+    nothing = overlays.draw_regions(
+        picture, found(np.zeros(size, bool)), overlays.choose_style("mask", None).colours, 400
+    )
     assert (nothing == 100).all()
 
 

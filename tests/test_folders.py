@@ -19,8 +19,13 @@ from PIL import Image
 
 import inference
 import xai
-from crackcam import checkpoint, console, distributed, explaining, folders, images, model, predicting, streaming
-from crackcam.methods import NAMED
+from crackcam import classifier, distributed, preprocessing, runtime
+from crackcam.batch import folders, streaming
+from crackcam.cli import console
+from crackcam.data import images
+from crackcam.explain import heatmaps
+from crackcam.explain.methods import NAMED
+from crackcam.models import checkpoint, heads, pretrained, target_layers
 
 SCRIPTS = {"inference.py": inference, "xai.py": xai}
 CALLS = {
@@ -40,14 +45,16 @@ def flown(tiny_data, tmp_path_factory):
         next((root / "flight/test/Negative").iterdir()).read_bytes()[:900]
     )
     torch.manual_seed(3)
-    network = model.build("squeezenet1_1", 2)
-    head = network.get_submodule(model.head_name(network))
+    network = pretrained.build_classifier("squeezenet1_1", 2)
+    head = network.get_submodule(heads.head_name(network))
     torch.nn.init.normal_(head.weight, std=0.2)
-    card = checkpoint.Card("squeezenet1_1", ["Negative", "Positive"], 64)
-    machine = model.Machine(torch.device("cpu"), torch.float32)
-    pixels = [images.fit(images.load(path), 64) for path in sorted((root / "flight/train").rglob("*.jpg"))]
+    card = checkpoint.ModelCard("squeezenet1_1", ["Negative", "Positive"], 64)
+    machine = runtime.Runtime(torch.device("cpu"), torch.float32)
+    pixels = [
+        preprocessing.squash(images.read_image(path), 64) for path in sorted((root / "flight/train").rglob("*.jpg"))
+    ]
     with torch.no_grad():
-        logits = network.eval()(machine.input(predicting.stacked(pixels)))
+        logits = network.eval()(machine.input(classifier.stacked(pixels)))
         head.bias[1] -= (logits[:, 1] - logits[:, 0]).median() + 1e-3
     checkpoint.save(root / "weights/model.safetensors", network, card)
     return root
@@ -81,7 +88,7 @@ def written(folder="outputs"):
 
 
 def expected_files():
-    return [str(path) for path in images.files_below(Path("flight"))]
+    return [str(path) for path in images.list_files(Path("flight"))]
 
 
 # -- one process -----------------------------------------------------------------------------------------------------
@@ -101,7 +108,12 @@ def test_a_folder_tree_as_a_table(flight, capsys):
     for row in rows[::7]:
         if row["error"]:
             continue
-        pixels = torch.from_numpy(images.fit(images.load(Path(row["file"])), 64).copy()).permute(2, 0, 1)[None] / 255
+        pixels = (
+            torch.from_numpy(preprocessing.squash(images.read_image(Path(row["file"])), 64).copy()).permute(2, 0, 1)[
+                None
+            ]
+            / 255
+        )
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
         with torch.no_grad():
             by_hand = network((pixels - mean) / std).softmax(1)[0]
@@ -143,15 +155,15 @@ def test_an_overlay_of_each_picture_in_shards(flight, capsys, monkeypatch):
         assert float(row["probability"]) == pytest.approx(float(prediction[f"p_{row['predicted']}"]), abs=2e-6)
         overlay = Path(row["overlay"])
         assert overlay.parent == Path(f"outputs/xai_images_gradcam/{i // 10:05d}")
-        picture, heat = images.load(Path(row["file"])), np.load(row["map"])
+        picture, heat = images.read_image(Path(row["file"])), np.load(row["map"])
         assert Path(row["map"]).parent == Path(f"maps/{i // 10:05d}")
         assert Image.open(overlay).format == "JPEG"
-        assert images.load(overlay).shape == picture.shape
+        assert images.read_image(overlay).shape == picture.shape
         assert heat.shape == picture.shape[:2]
         assert float(row["max"]) == pytest.approx(heat.max(), rel=0.05)
         cold = heat == 0
         if cold.any() and not cold.all():
-            shown = images.load(overlay).astype(int)
+            shown = images.read_image(overlay).astype(int)
             change = np.abs(shown - picture).mean(axis=2)
             assert change[heat > 0.5 * heat.max()].mean() > change[cold].mean()
     assert len({row["overlay"] for row in rows if row["overlay"]}) == 72
@@ -202,23 +214,23 @@ def test_flags_of_all_alone(flight, capsys):
 @pytest.mark.parametrize("method", [name for name, m in NAMED.items() if m.passes == "1"])
 def test_one_run_predicts_and_explains_as_two_do(method):
     torch.manual_seed(0)
-    built, names = model.build("resnet18", 2).eval(), ["layer2"]
+    built, names = pretrained.build_classifier("resnet18", 2).eval(), ["layer2"]
     if method == "evidence":
-        built = model.multiscale(built, 2, 64).eval()
+        built = heads.add_multiscale_head(built, 2, 64).eval()
     if method in ("refinecam", "cam"):
         names = ["layer4"] if method == "cam" else ["layer2", "layer3"]
-    machine = model.Machine(torch.device("cpu"), torch.float32)
-    network = predicting.Network(built, checkpoint.Card("resnet18", ["no", "yes"], 64), machine, None)
-    layers = model.find_target_layers(built, 64, names)
+    machine = runtime.Runtime(torch.device("cpu"), torch.float32)
+    network = classifier.LoadedModel(built, checkpoint.ModelCard("resnet18", ["no", "yes"], 64), machine, None)
+    layers = target_layers.find_target_layers(built, 64, names)
     pixels = torch.randint(0, 256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     pictures = list(pixels.permute(0, 2, 3, 1).numpy())
     for wanted in (None, 1):
         args = xai.build_parser().parse_args(["--method", method])
-        chances, targets, heats = explaining.explained(args, network, network, method, layers, pixels, pictures, wanted)
-        expected = predicting.predict(network, pixels, 3)
+        chances, targets, heats = heatmaps.explained(args, network, network, method, layers, pixels, pictures, wanted)
+        expected = classifier.predict(network, pixels, 3)
         assert np.allclose(chances, expected, atol=1e-6)
         assert targets == (expected.argmax(axis=1).tolist() if wanted is None else [1] * 3)
-        two = explaining.heat_maps(network, method, layers, pixels, targets)
+        two = heatmaps.heatmaps(network, method, layers, pixels, targets)
         assert torch.allclose(torch.stack(heats), two, rtol=1e-4, atol=1e-6)
 
 
@@ -254,7 +266,7 @@ def test_torn_lines_are_cut_off(flight, capsys, monkeypatch, script):
     run(capsys, script)
     whole = written()
     shutil.rmtree("outputs")
-    calls, real = [], images.Geometry.apply
+    calls, real = [], preprocessing.Geometry.apply
 
     def interrupted(self, picture):
         calls.append(1)
@@ -262,7 +274,7 @@ def test_torn_lines_are_cut_off(flight, capsys, monkeypatch, script):
             raise KeyboardInterrupt
         return real(self, picture)
 
-    monkeypatch.setattr(images.Geometry, "apply", interrupted)
+    monkeypatch.setattr(preprocessing.Geometry, "apply", interrupted)
     code, _, err = run(capsys, script)
     assert code == 130
     assert "interrupted" in err
@@ -276,7 +288,7 @@ def test_torn_lines_are_cut_off(flight, capsys, monkeypatch, script):
         Path("outputs/xai_images_gradcam/00000/.0000039_half.77.jpg").write_bytes(b"half")
         Path("outputs/xai_images_gradcam/00000/.keep").touch()  # none of ours
         whole["outputs/xai_images_gradcam/00000/.keep"] = b""
-    monkeypatch.setattr(images.Geometry, "apply", real)
+    monkeypatch.setattr(preprocessing.Geometry, "apply", real)
     code, _, err = run(capsys, script, "--resume")
     assert code == 0
     assert f"resuming behind {len(lines)} pictures" in err
@@ -304,7 +316,7 @@ def test_another_run_is_not_gone_on_with(flight, capsys, monkeypatch, script):
         assert code == 2
         assert said in err
     network, card = checkpoint.load(Path("weights/model.safetensors"), torch.device("cpu"))
-    model.cool(network, 2.0)
+    heads.apply_temperature(network, 2.0)
     checkpoint.save(Path("weights/model.safetensors"), network, card)
     code, _, err = run(capsys, script, "--resume")
     assert code == 2
@@ -334,8 +346,8 @@ def child(script, flags, environment, log):
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
     if "SLOW" in environment:  # so that a moment can be met
-        real = images.Geometry.apply
-        images.Geometry.apply = lambda *a: time.sleep(0.01) or real(*a)
+        real = preprocessing.Geometry.apply
+        preprocessing.Geometry.apply = lambda *a: time.sleep(0.01) or real(*a)
     sys.exit(SCRIPTS[script].main([*CALLS[script], *flags]))
 
 
@@ -468,7 +480,7 @@ def test_a_process_that_dies_takes_the_others_along_and_leaves_no_table(flight, 
 
 
 def test_processes_with_other_files_do_not_start(flight, capsys, monkeypatch):
-    monkeypatch.setattr(distributed, "gathered", lambda found: [found, {**found, "list of files": "others"}])
+    monkeypatch.setattr(distributed, "all_gather", lambda found: [found, {**found, "list of files": "others"}])
     code, _, err = run(capsys, "inference.py")
     assert code == 2
     assert "not all processes have the same list of files: each needs the same files at the same place" in err

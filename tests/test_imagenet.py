@@ -11,9 +11,12 @@ from PIL import Image
 
 import inference
 import xai
-from crackcam import explaining, figures, images
-from crackcam import model as m
-from crackcam.images import Geometry
+from crackcam import runtime
+from crackcam.data import images
+from crackcam.explain import heatmaps
+from crackcam.models import pretrained, registry
+from crackcam.preprocessing import Geometry
+from crackcam.render import overlays
 
 
 @pytest.fixture
@@ -24,7 +27,7 @@ def imagenet(monkeypatch):
         torch.manual_seed(0)
         return torchvision.models.get_model(arch, weights=None).state_dict()
 
-    monkeypatch.setattr(m, "imagenet_state", state)
+    monkeypatch.setattr(pretrained, "imagenet_state", state)
 
 
 @pytest.fixture
@@ -47,11 +50,11 @@ def result_of(main, capsys, *flags):
 @pytest.mark.parametrize("size", [(300, 500), (500, 300), (37, 91), (256, 256)])
 def test_preprocessing_is_that_of_the_weights(arch, size):
     picture = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
-    recipe = m.weights_entry(arch).transforms()
+    recipe = registry.weights_entry(arch).transforms()
     geometry = Geometry(recipe.crop_size[0], recipe.resize_size[0], recipe.interpolation.value)
     expected = recipe(Image.fromarray(picture))
     pixels = torch.from_numpy(geometry.apply(picture).copy()).permute(2, 0, 1)[None]
-    found = m.Machine(torch.device("cpu"), torch.float32, recipe.mean, recipe.std).input(pixels)[0]
+    found = runtime.Runtime(torch.device("cpu"), torch.float32, recipe.mean, recipe.std).input(pixels)[0]
     assert torch.allclose(found, expected, atol=1e-6)
 
 
@@ -62,12 +65,12 @@ def test_a_map_is_put_back_where_it_came_from():
     assert geometry.seen(200, 400) == (slice(20, 180), slice(120, 280))
     heat = torch.zeros(40, 40)
     heat[10, 30] = 1
-    whole = explaining.at_picture_size(heat, picture, geometry)
+    whole = heatmaps.at_picture_size(heat, picture, geometry)
     assert whole[:20].max() == whole[180:].max() == whole[:, :120].max() == whole[:, 280:].max() == 0
     row, column = np.unravel_index(whole.argmax(), whole.shape)
     assert 20 + 10 * 4 <= row < 20 + 11 * 4
     assert 120 + 30 * 4 <= column < 120 + 31 * 4
-    over = explaining.drawn(heat, picture + 100, geometry, figures.choose_style("overlay", None))
+    over = heatmaps.drawn(heat, picture + 100, geometry, overlays.choose_style("overlay", None))
     assert (over[:, :120] == 100).all()  # what was cropped away is shown as it is
 
 
@@ -79,7 +82,7 @@ def test_top_five_of_a_thousand(photo, imagenet, capsys):
     assert document["classes"] == 1000
     (row,) = document["pictures"]
     model = torchvision.models.squeezenet1_0(weights=None)
-    model.load_state_dict(m.imagenet_state("squeezenet1_0"))
+    model.load_state_dict(pretrained.imagenet_state("squeezenet1_0"))
     weights = torchvision.models.SqueezeNet1_0_Weights.DEFAULT
     with torch.no_grad():
         chances = model.eval()(weights.transforms()(Image.open(photo).convert("RGB"))[None]).softmax(1)[0]
@@ -126,9 +129,9 @@ def test_class_folders_mean_nothing_to_an_imagenet_network(place, imagenet, caps
 
 def test_without_the_weights_it_says_which(photo, monkeypatch, capsys):
     def unavailable(arch):
-        raise m.WeightsUnavailableError("no route to host")
+        raise pretrained.WeightsUnavailableError("no route to host")
 
-    monkeypatch.setattr(m, "imagenet_state", unavailable)
+    monkeypatch.setattr(pretrained, "imagenet_state", unavailable)
     assert xai.main(["--arch", "vgg16", "--image", "photo.png"]) == 2
     assert "error: no ImageNet weights for vgg16: no route to host" in capsys.readouterr().err
     assert not list(Path("outputs").glob("*.png"))
@@ -159,7 +162,7 @@ def test_the_dog_and_the_cat(real_data, imagenet_weights, tmp_path, monkeypatch,
     """One picture, the dog in its upper left part and the cat in its lower right: each map peaks on its own animal."""
     monkeypatch.chdir(tmp_path)
     picture = real_data / "photos/dog_and_cat.png"
-    height, width = images.load(picture).shape[:2]
+    height, width = images.read_image(picture).shape[:2]
     for target, part in (("bull mastiff", "upper"), ("tiger cat", "lower"), ("tabby", "lower")):
         result_of(
             xai.main, capsys, "--arch", "squeezenet1_0", "--image", str(picture), "--target", target, "--save-maps", "m"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crackcam import dataset, images
+from crackcam import preprocessing
+from crackcam.data import images, pixels
 
 
 @pytest.fixture
@@ -25,31 +26,31 @@ def saved(path, picture, mode="RGB", **options):
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tiff", "a.webp", "a.gif", "A.PNG"])
 def test_formats_without_loss(tmp_path, rgb, name):
     options = {"lossless": True} if name.endswith("webp") else {}
-    assert np.array_equal(images.load(saved(tmp_path / name, rgb, **options)), rgb)
+    assert np.array_equal(images.read_image(saved(tmp_path / name, rgb, **options)), rgb)
 
 
 def test_content_counts_not_the_extension(tmp_path, rgb):
     for name in ("a.jfif", "b", "c.png", "d.txt"):
         saved(tmp_path / name, rgb, format="JPEG", quality=95)
-        assert np.abs(images.load(tmp_path / name).astype(int) - rgb).mean() < 4
+        assert np.abs(images.read_image(tmp_path / name).astype(int) - rgb).mean() < 4
 
 
 def test_grey_palette_and_one_bit(tmp_path, rgb):
-    grey = images.load(saved(tmp_path / "l.png", rgb, "L"))
+    grey = images.read_image(saved(tmp_path / "l.png", rgb, "L"))
     assert grey.shape == (20, 30, 3)
     assert (grey[..., 0] == grey[..., 2]).all()
     assert grey[0, 0, 0] == pytest.approx(0.299 * 200 + 0.587 * 40 + 0.114 * 10, abs=1)
     Image.fromarray(rgb).quantize(4).save(tmp_path / "p.png")
     assert Image.open(tmp_path / "p.png").mode == "P"
-    assert np.abs(images.load(tmp_path / "p.png").astype(int) - rgb).max() <= 2
-    assert set(np.unique(images.load(saved(tmp_path / "1.png", rgb, "1")))) <= {0, 255}
+    assert np.abs(images.read_image(tmp_path / "p.png").astype(int) - rgb).max() <= 2
+    assert set(np.unique(images.read_image(saved(tmp_path / "1.png", rgb, "1")))) <= {0, 255}
 
 
 def test_transparency_is_over_white(tmp_path, rgb):
     alpha = np.full((20, 30, 1), 255, np.uint8)
     alpha[0, 0], alpha[0, 1] = 0, 128
     Image.fromarray(np.concatenate([rgb, alpha], axis=2)).save(tmp_path / "rgba.png")
-    picture = images.load(tmp_path / "rgba.png")
+    picture = images.read_image(tmp_path / "rgba.png")
     assert picture[0, 0].tolist() == [255, 255, 255]
     assert np.allclose(picture[0, 1], rgb[0, 1] * (128 / 255) + 127, atol=2)
     assert np.array_equal(picture[5:], rgb[5:])
@@ -58,13 +59,13 @@ def test_transparency_is_over_white(tmp_path, rgb):
 def test_sixteen_bit_and_float(tmp_path):
     values = np.linspace(0, 65535, 600).reshape(20, 30)
     Image.fromarray(values.astype(np.uint16)).save(tmp_path / "16.png")
-    assert np.allclose(images.load(tmp_path / "16.png")[..., 0], values / 257, atol=1)
+    assert np.allclose(images.read_image(tmp_path / "16.png")[..., 0], values / 257, atol=1)
     Image.fromarray((values / 65535).astype(np.float32)).save(tmp_path / "float.tiff")
-    assert np.allclose(images.load(tmp_path / "float.tiff")[..., 1], values / 257, atol=1)
+    assert np.allclose(images.read_image(tmp_path / "float.tiff")[..., 1], values / 257, atol=1)
 
 
 def test_cmyk(tmp_path, rgb):
-    picture = images.load(saved(tmp_path / "cmyk.jpg", rgb, "CMYK", quality=95))
+    picture = images.read_image(saved(tmp_path / "cmyk.jpg", rgb, "CMYK", quality=95))
     assert picture.shape == (20, 30, 3)
     assert picture[2, 2, 0] > 150
     assert picture[15, 25, 2] > 150
@@ -74,13 +75,13 @@ def test_exif_rotation_is_applied(tmp_path, rgb):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to view
     saved(tmp_path / "turned.png", rgb, exif=exif)
-    assert np.array_equal(images.load(tmp_path / "turned.png"), np.rot90(rgb, -1))
+    assert np.array_equal(images.read_image(tmp_path / "turned.png"), np.rot90(rgb, -1))
 
 
 def test_one_pixel(tmp_path):
     saved(tmp_path / "dot.png", np.full((1, 1, 3), 77, np.uint8))
-    picture = images.load(tmp_path / "dot.png")
-    assert (images.fit(picture, 64) == 77).all()
+    picture = images.read_image(tmp_path / "dot.png")
+    assert (preprocessing.squash(picture, 64) == 77).all()
 
 
 @pytest.mark.parametrize(
@@ -94,8 +95,8 @@ def test_one_pixel(tmp_path):
 )
 def test_reasons(tmp_path, content, reason):
     (tmp_path / "x.jpg").write_bytes(content)
-    with pytest.raises(images.PictureError, match=reason):
-        images.load(tmp_path / "x.jpg")
+    with pytest.raises(images.ImageError, match=reason):
+        images.read_image(tmp_path / "x.jpg")
 
 
 @pytest.mark.parametrize("name", ["cut.jpg", "cut.png"])
@@ -103,27 +104,27 @@ def test_truncated(tmp_path, name):
     noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3)).astype(np.uint8)
     whole = saved(tmp_path / name, noise).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(images.PictureError, match="truncated"):
-        images.load(tmp_path / name)
+    with pytest.raises(images.ImageError, match="truncated"):
+        images.read_image(tmp_path / name)
 
 
 def test_folders_missing_files_and_bombs(tmp_path, monkeypatch):
-    with pytest.raises(images.PictureError, match="no such file"):
-        images.load(tmp_path / "gone.jpg")
-    with pytest.raises(images.PictureError, match="is a directory"):
-        images.load(tmp_path)
+    with pytest.raises(images.ImageError, match="no such file"):
+        images.read_image(tmp_path / "gone.jpg")
+    with pytest.raises(images.ImageError, match="is a directory"):
+        images.read_image(tmp_path)
     monkeypatch.setattr(images, "MAX_PIXELS", 500)
-    with pytest.raises(images.PictureError, match="more than 0 megapixels"):
-        images.load(saved(tmp_path / "large.png", np.zeros((30, 30, 3), np.uint8)))
+    with pytest.raises(images.ImageError, match="more than 0 megapixels"):
+        images.read_image(saved(tmp_path / "large.png", np.zeros((30, 30, 3), np.uint8)))
 
 
 def test_reading_many_keeps_their_order(tmp_path, rgb):
     paths = [saved(tmp_path / f"{i}.png", np.full((4, 4, 3), i, np.uint8)) for i in range(100)]
     paths[37].write_bytes(b"broken")
-    found = list(images.read_all(paths, threads=3))
+    found = list(images.read_images(paths, threads=3))
     assert [item.path for item in found] == paths
-    assert isinstance(found[37], images.Unreadable)
-    assert [int(item.pixels[0, 0, 0]) for item in found if isinstance(item, images.Picture)] == [
+    assert isinstance(found[37], images.UnreadableImage)
+    assert [int(item.pixels[0, 0, 0]) for item in found if isinstance(item, images.DecodedImage)] == [
         *range(37),
         *range(38, 100),
     ]
@@ -133,48 +134,48 @@ def test_files_below_in_natural_order(tmp_path):
     for name in ("10.jpg", "9.jpg", "b/1.jpg", ".hidden/x.jpg", ".DS_Store", "a1b2.jpg", "a1b10.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    names = [p.relative_to(tmp_path).as_posix() for p in images.files_below(tmp_path)]
+    names = [p.relative_to(tmp_path).as_posix() for p in images.list_files(tmp_path)]
     assert names == ["9.jpg", "10.jpg", "a1b2.jpg", "a1b10.jpg", "b/1.jpg"]
 
 
 def test_fit_squashes_the_whole_picture(rgb):
-    fitted = images.fit(rgb, 10)
+    fitted = preprocessing.squash(rgb, 10)
     assert fitted.shape == (10, 10, 3)
     assert fitted[0, 0].tolist() == [200, 40, 10]
     assert fitted[9, 9].tolist() == [10, 60, 220]
-    assert images.fit(fitted, 10) is fitted
+    assert preprocessing.squash(fitted, 10) is fitted
 
 
 def test_sample_leaves_out_what_cannot_be_read(tmp_path, rgb):
     paths = [saved(tmp_path / f"{i}.png", rgb) for i in range(6)]
     paths[2].write_bytes(b"")
-    pictures, unreadable = images.sample(paths, 9, seed=0)
+    pictures, unreadable = images.sample_images(paths, 9, seed=0)
     assert {p.path for p in pictures} == {*paths} - {paths[2]}
     assert [(u.path, u.reason) for u in unreadable] == [(Path(paths[2]), "empty file")]
 
 
 def test_small_pictures_are_not_enlarged_but_framed():
     picture = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
-    geometry = images.Geometry(64, max_scale=1.0)
+    geometry = preprocessing.Geometry(64, max_scale=1.0)
     square = geometry.apply(picture)
     rows, columns = geometry.inside(30, 50)
     assert square.shape == (64, 64, 3)
     assert (rows, columns) == (slice(17, 47), slice(7, 57))
     assert (square[rows, columns] == picture).all()
-    square[rows, columns] = images.GREY
-    assert (square == images.GREY).all()
+    square[rows, columns] = preprocessing.GREY
+    assert (square == preprocessing.GREY).all()
 
 
 def test_large_pictures_keep_their_proportions():
     picture = np.zeros((100, 400, 3), np.uint8)
-    geometry = images.Geometry(64, max_scale=1.0)
+    geometry = preprocessing.Geometry(64, max_scale=1.0)
     assert geometry.inside(100, 400) == (slice(24, 40), slice(0, 64))
     assert geometry.apply(picture).shape == (64, 64, 3)
     assert geometry.seen(100, 400) == (slice(0, 100), slice(0, 400))
 
 
 def test_twice_the_size_enlarges_twice():
-    geometry = images.Geometry(64, max_scale=1.0).times(2)
+    geometry = preprocessing.Geometry(64, max_scale=1.0).times(2)
     assert geometry.inside(30, 50) == (slice(34, 94), slice(14, 114))
     square = geometry.apply(np.full((30, 50, 3), 7, np.uint8))
     assert (square == 7).all(axis=2).sum() == 60 * 100
@@ -186,6 +187,6 @@ def test_training_goes_by_the_largest_picture(tmp_path, largest, side):
         Image.fromarray(np.zeros((*size, 3), np.uint8)).save(tmp_path / f"{index}.png")
     (tmp_path / "broken.png").write_bytes(b"no picture")
     files = {"a": sorted(tmp_path.iterdir())}
-    geometry = images.Geometry(128, max_scale=1.0)
-    assert dataset.own_geometry(files, geometry, 64) == images.Geometry(side, max_scale=1.0)
-    assert dataset.own_geometry(files, images.Geometry(128), 64) == images.Geometry(128)
+    geometry = preprocessing.Geometry(128, max_scale=1.0)
+    assert pixels.training_geometry(files, geometry, 64) == preprocessing.Geometry(side, max_scale=1.0)
+    assert pixels.training_geometry(files, preprocessing.Geometry(128), 64) == preprocessing.Geometry(128)

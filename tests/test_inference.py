@@ -11,7 +11,9 @@ from conftest import ROOT
 from PIL import Image
 
 import inference
-from crackcam import figures, images
+from crackcam import preprocessing
+from crackcam.data import images
+from crackcam.render import figures
 
 
 def run(capsys, *flags):
@@ -156,7 +158,7 @@ def test_nothing_readable_is_an_error(place, capsys):
 
 
 def test_pictures_by_name(place, capsys):
-    picture = images.load(sorted(Path("data/test/Positive").iterdir())[0])
+    picture = images.read_image(sorted(Path("data/test/Positive").iterdir())[0])
     Image.fromarray(picture).save("bridge pier.jfif", "JPEG")
     code, out, _ = run(capsys, "--image", "bridge pier.jfif", "data/test/Negative", "--num", "3")
     assert code == 0
@@ -179,20 +181,21 @@ def test_a_split_that_training_held_out(place, capsys):
 
 def test_same_input_as_in_training(trained):
     """What training feeds its network and what inference feeds it is the same array."""
-    from crackcam import dataset, predicting
-    from crackcam.checkpoint import Card
+    from crackcam import classifier
+    from crackcam.data import pixels
+    from crackcam.models.checkpoint import ModelCard
 
     files = {"Positive": sorted((trained.root / "data/test/Positive").iterdir())[:2]}
-    in_training = dataset.load_pixels("test", ["Positive"], files, images.Geometry(64), 1).pixels
-    network = predicting.Network(None, Card("resnet18", ["Positive"], 64), None, Path())
-    in_inference = predicting.to_pixels(network, [images.load(p) for p in files["Positive"]])
+    in_training = pixels.load_split("test", ["Positive"], files, preprocessing.Geometry(64), 1).pixels
+    network = classifier.LoadedModel(None, ModelCard("resnet18", ["Positive"], 64), None, Path())
+    in_inference = classifier.to_pixels(network, [images.read_image(p) for p in files["Positive"]])
     assert np.array_equal(in_training, in_inference)
 
 
 def test_plain_state_dict_with_arch_and_classes(place, capsys):
     import torch
 
-    from crackcam import checkpoint
+    from crackcam.models import checkpoint
 
     tensors = checkpoint.read_tensors(Path("weights/model.safetensors"))
     torch.save(tensors, "weights/plain.pth")

@@ -7,11 +7,12 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import train
-from crackcam import mixing, sample, training
-from crackcam.checkpoint import load
-from crackcam.console import UserError
-from crackcam.dataset import Pixels
-from crackcam.mixing import CLASSES, COVERED, CRACKED, PLAIN, UNKNOWN, Blended, Mixed
+from crackcam.data.pixels import PixelSplit
+from crackcam.data.synthetic import mixing, sample
+from crackcam.data.synthetic.mixing import CLASSES, COVERED, CRACKED, PLAIN, UNKNOWN, BlendedImages, MixedImages
+from crackcam.errors import UserError
+from crackcam.models.checkpoint import load
+from crackcam.training import trainer
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +20,11 @@ def split():
     """Eight generated pictures of each class."""
     made = [cv2.resize(sample.draw(np.random.default_rng([5, i]), cracked=i % 2 == 1)[0], (96, 96)) for i in range(16)]
     pixels = torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).contiguous()
-    return Pixels(pixels, torch.arange(16) % 2, [])
+    return PixelSplit(pixels, torch.arange(16) % 2, [])
 
 
 def test_same_seed_same_examples(split):
-    first, again, other = Mixed(split, 3, 96), Mixed(split, 3, 96), Mixed(split, 4, 96)
+    first, again, other = MixedImages(split, 3, 96), MixedImages(split, 3, 96), MixedImages(split, 4, 96)
     for index in range(4):
         for a, b in zip(first[index], again[index], strict=True):
             assert torch.equal(torch.as_tensor(a), torch.as_tensor(b))
@@ -31,7 +32,7 @@ def test_same_seed_same_examples(split):
 
 
 def test_a_split_has_as_many_examples_as_pictures(split):
-    made, examples = mixing.mixed_pixels(split, 3, 96), Mixed(split, 3, 96)
+    made, examples = mixing.mixed_split(split, 3, 96), MixedImages(split, 3, 96)
     assert made.pixels.shape == (16, 3, 96, 96)
     assert made.labels.tolist() == [examples[index][1] for index in range(16)]
     assert all(torch.equal(made.pixels[index], examples[index][0]) for index in range(16))
@@ -41,11 +42,13 @@ def test_a_split_has_as_many_examples_as_pictures(split):
 def test_a_split_of_one_class_cannot_be_mixed(split, lacking):
     there = split.labels != lacking
     with pytest.raises(UserError, match=f"a split without {CLASSES[lacking]}: add some, or --mix-sample 0"):
-        mixing.mixed_pixels(Pixels(split.pixels[there], split.labels[there], []), 0, 96)
+        mixing.mixed_split(PixelSplit(split.pixels[there], split.labels[there], []), 0, 96)
 
 
 def test_masks_agree_with_labels(split):
-    examples = [Mixed(split, seed, size)[index] for seed, size in enumerate((227, 128, 300)) for index in range(8)]
+    examples = [
+        MixedImages(split, seed, size)[index] for seed, size in enumerate((227, 128, 300)) for index in range(8)
+    ]
     assert {label for _, label, _ in examples} == {PLAIN, CRACKED}
     for picture, label, mask in examples:
         assert picture.shape == (3, *mask.shape)
@@ -62,7 +65,7 @@ def test_masks_agree_with_labels(split):
 def test_cracks_darken_where_their_mask_says(split, monkeypatch):
     monkeypatch.setattr(mixing, "DISTRACTING", 0)
     monkeypatch.setattr(mixing, "REAL", 0)
-    mixed = Mixed(split, 0, 227)
+    mixed = MixedImages(split, 0, 227)
     darker = []
     for index in range(30):
         example = mixed.example(np.random.default_rng([1, index]), cracked=True)
@@ -82,7 +85,7 @@ def test_hairlines_keep_their_width_in_mosaics(split, monkeypatch):
     covered = {}
     for fields in (1, 3):
         monkeypatch.setattr(mixing, "FIELDS", (fields, fields, fields))
-        mixed = Mixed(split, 0, 227)
+        mixed = MixedImages(split, 0, 227)
         masks = [mixed.example(np.random.default_rng([4, index]), cracked=True).mask for index in range(12)]
         assert all(cv2.distanceTransform((m > 0).astype(np.uint8), cv2.DIST_L2, 5).max() >= 1 for m in masks)
         covered[fields] = np.mean([(m > 0).mean() for m in masks])
@@ -90,7 +93,7 @@ def test_hairlines_keep_their_width_in_mosaics(split, monkeypatch):
 
 
 def test_real_cracks_are_among_them_with_unknown_places(split):
-    mixed = Mixed(split, 0, 227)
+    mixed = MixedImages(split, 0, 227)
     examples = [mixed.example(np.random.default_rng([2, i]), cracked=True) for i in range(40)]
     real = [example for example in examples if (example.mask == UNKNOWN).any()]
     assert 5 < len(real) < 25
@@ -119,10 +122,10 @@ def test_zoom_keeps_the_size(scale, monkeypatch):
 def test_blend_takes_its_share_and_knows_plain_pictures(split):
     pictures = [(split.pixels[i], int(split.labels[i])) for i in range(16)]
     for share, low, high in ((0.0, 0, 0), (0.5, 3, 13), (1.0, 16, 16)):
-        blend = Blended(pictures, Mixed(split, 0, 96), share)
+        blend = BlendedImages(pictures, MixedImages(split, 0, 96), share)
         assert len(blend) == 16
         assert low <= blend.taken.sum() <= high
-    untouched = Blended(pictures, Mixed(split, 0, 96), 0.0)
+    untouched = BlendedImages(pictures, MixedImages(split, 0, 96), 0.0)
     picture, label, mask = untouched[4]
     assert label == PLAIN
     rng = np.random.default_rng([0, 4])
@@ -146,13 +149,13 @@ def test_shifted_pictures_show_their_frame():
 
 
 def test_default_share_is_for_cracks_only():
-    assert mixing.share(None, CLASSES, multiscale=True) == mixing.SHARE
-    assert mixing.share(None, CLASSES, multiscale=False) == 0
-    assert mixing.share(0.0, CLASSES, multiscale=True) == 0
-    assert mixing.share(None, ["cats", "dogs"], multiscale=True) == 0
-    assert mixing.share(0.25, CLASSES, multiscale=False) == 0.25
+    assert mixing.mix_fraction(None, CLASSES, multiscale=True) == mixing.SHARE
+    assert mixing.mix_fraction(None, CLASSES, multiscale=False) == 0
+    assert mixing.mix_fraction(0.0, CLASSES, multiscale=True) == 0
+    assert mixing.mix_fraction(None, ["cats", "dogs"], multiscale=True) == 0
+    assert mixing.mix_fraction(0.25, CLASSES, multiscale=False) == 0.25
     with pytest.raises(UserError, match="Negative and Positive"):
-        mixing.share(0.25, ["cats", "dogs"], multiscale=True)
+        mixing.mix_fraction(0.25, ["cats", "dogs"], multiscale=True)
 
 
 def test_mask_loss_by_hand():
@@ -162,10 +165,10 @@ def test_mask_loss_by_hand():
     masks[0, 2:, 2:] = torch.tensor([[UNKNOWN, 0], [0, 0]])  # not counted
     evidence = torch.tensor([[[0.3, 2.0], [-1.0, 9.0]]])
     expected = binary_cross_entropy_with_logits(
-        torch.tensor([0.3, 2.0, -1.0]), torch.tensor([0.5, 1, 0]), pos_weight=torch.tensor(training.CRACKS_ARE_RARE)
+        torch.tensor([0.3, 2.0, -1.0]), torch.tensor([0.5, 1, 0]), pos_weight=torch.tensor(trainer.CRACKS_ARE_RARE)
     )
-    torch.testing.assert_close(training.mask_loss(evidence, masks), expected)
-    assert training.mask_loss(evidence, torch.full_like(masks, UNKNOWN)) == 0
+    torch.testing.assert_close(trainer.mask_loss(evidence, masks), expected)
+    assert trainer.mask_loss(evidence, torch.full_like(masks, UNKNOWN)) == 0
 
 
 QUICK = ["--pretrained", "none", "--image-size", "64", "--batch-size", "8", "--workers", "0", "--head", "multiscale"]

@@ -13,9 +13,8 @@ import torch
 import torchvision
 
 import train
-from crackcam import checkpoint
-from crackcam import model as m
-from crackcam.console import UserError
+from crackcam.errors import UserError
+from crackcam.models import checkpoint, heads, pretrained, target_layers
 
 # Name of the default target layer, its channels and the side of its grid at 128 pixels.
 TARGETS = {
@@ -40,19 +39,19 @@ TARGETS = {
 @pytest.mark.parametrize("arch", TARGETS)
 def test_head_and_target_layer_are_found(arch):
     torch.manual_seed(0)
-    model = m.build(arch, 3).eval()
+    model = pretrained.build_classifier(arch, 3).eval()
     name, channels, side = TARGETS[arch]
-    grids, target = m.grid_layers(model, 128)
+    grids, target = target_layers.grid_layers(model, 128)
     assert target == name
     assert grids[target][:3] == (channels, side, side)
     x = torch.randn(2, 3, 128, 128)
-    with m.head_inputs(model) as seen, torch.no_grad():
+    with heads.head_inputs(model) as seen, torch.no_grad():
         logits = model(x)
     (features,) = seen
     assert logits.shape == (2, 3)
     # A linear head put in by hand gives the linear function of the collected features: the probe is exact.
     weight, bias = torch.randn(3, features.shape[1]), torch.randn(3)
-    m.set_linear_head(model, weight, bias)
+    heads.set_linear_head(model, weight, bias)
     with torch.no_grad():
         assert torch.allclose(model(x), features @ weight.T + bias, atol=1e-3, rtol=1e-3)
 
@@ -65,7 +64,7 @@ def test_vision_transformer_is_explained_on_its_tokens():
     torch.manual_seed(0)
     model = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=3).eval()
     torch.nn.init.normal_(model.heads.head.weight)
-    (layer,) = m.find_target_layers(model, 32)
+    (layer,) = target_layers.find_target_layers(model, 32)
     assert layer.name == "encoder.layers.encoder_layer_1.ln_1"
     x = torch.randn(2, 3, 32, 32)
     for method in (GradCAM, AblationCAM):
@@ -78,22 +77,22 @@ def test_vision_transformer_is_explained_on_its_tokens():
 
 
 def test_finding_the_layer_leaves_the_model_alone():
-    model = m.build("resnet18", 2).train()
+    model = pretrained.build_classifier("resnet18", 2).train()
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    m.grid_layers(model, 64)
+    target_layers.grid_layers(model, 64)
     assert model.training
     assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
     assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_target_strides_are_the_same_at_another_size():
-    model = m.build("resnet18", 2)
-    assert m.grid_layers(model, 256)[0]["layer4"][:3] == (512, 8, 8)
+    model = pretrained.build_classifier("resnet18", 2)
+    assert target_layers.grid_layers(model, 256)[0]["layer4"][:3] == (512, 8, 8)
 
 
 def test_unknown_layer_is_listed():
     with pytest.raises(UserError, match="no layer 'nope' with a grid; there are: conv1, bn1"):
-        m.find_target_layers(m.build("resnet18", 2), 64, ["nope"])
+        target_layers.find_target_layers(pretrained.build_classifier("resnet18", 2), 64, ["nope"])
 
 
 # -- ImageNet weights --------------------------------------------------------------------------------------------------
@@ -131,19 +130,19 @@ def server(tmp_path, monkeypatch):
 def test_weights_are_downloaded_once_and_used(server):
     serve, state, folder, name, cache = server
     serve()
-    model = m.build("squeezenet1_1", 2, imagenet=True)
+    model = pretrained.build_classifier("squeezenet1_1", 2, imagenet=True)
     assert all(torch.equal(state[k], v) for k, v in model.state_dict().items() if not k.startswith("classifier."))
     assert (cache / "hub/checkpoints" / name).is_file()
     (folder / name).unlink()
-    m.build("squeezenet1_1", 2, imagenet=True)
+    pretrained.build_classifier("squeezenet1_1", 2, imagenet=True)
 
 
 def test_damaged_download_is_refused_and_not_kept(server):
     serve, _, folder, name, cache = server
     serve()
     (folder / name).write_bytes((folder / name).read_bytes()[:5000])
-    with pytest.raises(m.WeightsUnavailableError, match="hash"):
-        m.build("squeezenet1_1", 2, imagenet=True)
+    with pytest.raises(pretrained.WeightsUnavailableError, match="hash"):
+        pretrained.build_classifier("squeezenet1_1", 2, imagenet=True)
     assert not (cache / "hub/checkpoints" / name).exists()
 
 
@@ -154,29 +153,29 @@ def test_weights_that_lack_tensors(server):
     digest = hashlib.sha256((folder / "x.pth").read_bytes()).hexdigest()[:8]
     (folder / "x.pth").rename(folder / f"lacking-{digest}.pth")
     serve(f"lacking-{digest}.pth")
-    with pytest.raises(m.WeightsUnavailableError, match="lacks features.0.weight"):
-        m.build("squeezenet1_1", 2, imagenet=True)
+    with pytest.raises(pretrained.WeightsUnavailableError, match="lacks features.0.weight"):
+        pretrained.build_classifier("squeezenet1_1", 2, imagenet=True)
 
 
 def test_missing_on_the_server(server):
     serve, *_ = server
     serve("gone-12345678.pth")
-    with pytest.raises(m.WeightsUnavailableError, match="404"):
-        m.build("squeezenet1_1", 2, imagenet=True)
+    with pytest.raises(pretrained.WeightsUnavailableError, match="404"):
+        pretrained.build_classifier("squeezenet1_1", 2, imagenet=True)
 
 
 def test_silent_network_is_noticed_in_seconds(server, monkeypatch):
     """A server that takes the connection and never answers, as behind many a firewall."""
     serve, *_ = server
-    monkeypatch.setattr(m, "NETWORK_TIMEOUT", 1)
+    monkeypatch.setattr(pretrained, "NETWORK_TIMEOUT", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         serve("silent-12345678.pth", f"http://127.0.0.1:{silent.getsockname()[1]}")
         start = time.perf_counter()
-        with pytest.raises(m.WeightsUnavailableError, match="timed out"):
-            m.build("squeezenet1_1", 2, imagenet=True)
+        with pytest.raises(pretrained.WeightsUnavailableError, match="timed out"):
+            pretrained.build_classifier("squeezenet1_1", 2, imagenet=True)
         assert time.perf_counter() - start < 5
     assert socket.getdefaulttimeout() is None
-    assert m.NETWORK_TIMEOUT <= 10
+    assert pretrained.NETWORK_TIMEOUT <= 10
 
 
 TINY = ["--arch", "squeezenet1_1", "--image-size", "64", "--workers", "0"]

@@ -13,11 +13,13 @@ from torch import nn
 import inference
 import train
 import xai
-from crackcam import checkpoint, explaining, images
-from crackcam import model as m
-from crackcam.console import UserError
-from crackcam.multiscale import Multiscale
-from crackcam.predicting import Network, to_pixels
+from crackcam import runtime
+from crackcam.classifier import LoadedModel, to_pixels
+from crackcam.data import images
+from crackcam.errors import UserError
+from crackcam.explain import heatmaps
+from crackcam.models import checkpoint, heads, pretrained, target_layers
+from crackcam.models.multiscale import Multiscale
 
 CPU = torch.device("cpu")
 
@@ -62,7 +64,7 @@ def test_evidence_and_logits_by_hand():
 @pytest.mark.parametrize("arch", ["resnet18", "squeezenet1_0", "mobilenet_v3_small"])
 def test_map_sums_to_the_logit(arch):
     torch.manual_seed(0)
-    model = m.multiscale(m.build(arch, 3), 3, 64).eval()
+    model = heads.add_multiscale_head(pretrained.build_classifier(arch, 3), 3, 64).eval()
     with torch.no_grad():
         for stage in model.maps:
             stage[1].weight.normal_()
@@ -77,10 +79,10 @@ def test_map_sums_to_the_logit(arch):
 
 
 def test_stages_of_resnet18():
-    model = m.multiscale(m.build("resnet18", 2), 2, 224)
+    model = heads.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 224)
     assert model.stages == {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
-    assert m.grid_layers(model.eval(), 224)[1] == "backbone.layer4"
-    (layer,) = m.find_target_layers(model, 224, ["layer3"])  # by the name that the architecture gives it
+    assert target_layers.grid_layers(model.eval(), 224)[1] == "backbone.layer4"
+    (layer,) = target_layers.find_target_layers(model, 224, ["layer3"])  # by the name that the architecture gives it
     assert layer.module is model.backbone.layer3
 
 
@@ -93,7 +95,7 @@ def test_a_small_certain_place_counts_more_than_a_large_doubtful_one():
 
 def test_networks_of_tokens_are_refused():
     with pytest.raises(UserError, match="grids of several sizes"):
-        m.multiscale(m.build("vit_b_32", 2), 2, 224)
+        heads.add_multiscale_head(pretrained.build_classifier("vit_b_32", 2), 2, 224)
 
 
 def test_absence_has_no_map():
@@ -131,8 +133,8 @@ def test_a_layer_that_is_not_there():
 @pytest.mark.parametrize("half", [False, True])
 def test_checkpoint_round_trip(tmp_path, half):
     torch.manual_seed(0)
-    model = m.multiscale(m.build("resnet18", 2), 2, 64).eval()
-    card = checkpoint.Card("resnet18", ["a", "b"], 64, head="multiscale", stages=model.stages)
+    model = heads.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 64).eval()
+    card = checkpoint.ModelCard("resnet18", ["a", "b"], 64, head="multiscale", stages=model.stages)
     checkpoint.save(tmp_path / "m.safetensors", model, card, half=half)
     again, read = checkpoint.load(tmp_path / "m.safetensors", CPU)
     assert read.head == "multiscale"
@@ -145,8 +147,8 @@ def test_checkpoint_round_trip(tmp_path, half):
 
 
 def test_a_card_that_names_no_layer(tmp_path):
-    model = m.multiscale(m.build("resnet18", 2), 2, 64)
-    card = checkpoint.Card("resnet18", ["a", "b"], 64, head="multiscale", stages={"layer9": 64})
+    model = heads.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 64)
+    card = checkpoint.ModelCard("resnet18", ["a", "b"], 64, head="multiscale", stages={"layer9": 64})
     checkpoint.save(tmp_path / "m.safetensors", model, card)
     with pytest.raises(UserError, match="damaged"):
         checkpoint.load(tmp_path / "m.safetensors", CPU)
@@ -170,7 +172,7 @@ def test_training_and_explaining_one(fresh, capsys):
     assert row["maps"]["evidence"]["threshold"] == card.thresholds["evidence"]["Positive"]
     heat = np.load(row["maps"]["evidence"]["file"])
     geometry = card.geometry
-    pixels = torch.from_numpy(geometry.apply(images.load(Path(row["file"])))).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy(geometry.apply(images.read_image(Path(row["file"])))).permute(2, 0, 1)[None]
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (card.mean, card.std))
     with torch.no_grad():
         evidence = network.evidence((pixels / 255 - mean) / std)[:, 1:].sigmoid()
@@ -203,14 +205,14 @@ def test_map_of_a_small_picture_lies_on_it(tmp_path, monkeypatch):
     with torch.no_grad():
         model.maps[0][1].weight.copy_(torch.tensor([9.0, 0, 0]).view(1, 3, 1, 1))
         model.maps[1][1].weight.zero_()
-    card = checkpoint.Card("resnet18", ["a"], 64, [0.0] * 3, [1.0] * 3, max_scale=1.0, head="multiscale")
-    network = Network(model, card, m.Machine(CPU, torch.float32, card.mean, card.std), None)
+    card = checkpoint.ModelCard("resnet18", ["a"], 64, [0.0] * 3, [1.0] * 3, max_scale=1.0, head="multiscale")
+    network = LoadedModel(model, card, runtime.Runtime(CPU, torch.float32, card.mean, card.std), None)
     picture = np.zeros((30, 50, 3), np.uint8)
     picture[:10, 40:] = 255
     pixels = to_pixels(network, [picture])
     for scales in ([1], [1, 2.0], ["own"], [1, "own"]):
-        (heat,) = explaining.merged_maps(network, "evidence", [], pixels, [picture], [0], scales)
-        whole = explaining.at_picture_size(heat, picture, card.geometry)
+        (heat,) = heatmaps.merged_maps(network, "evidence", [], pixels, [picture], [0], scales)
+        whole = heatmaps.at_picture_size(heat, picture, card.geometry)
         assert whole.shape == (30, 50)
         assert whole[:8, 42:].min() > 0.9
         assert whole[13:].max() < 0.1

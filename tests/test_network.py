@@ -11,8 +11,8 @@ from conftest import TINY_TRAINING
 import inference
 import train
 import xai
-from crackcam import console
-from crackcam import model as m
+from crackcam import config, runtime
+from crackcam.models import pretrained
 
 IMAGE = ["--image", "data/test/Positive"]
 
@@ -61,9 +61,9 @@ def test_the_hubs_own_variable_says_the_same(place, no_network, empty_cache, cap
 
 
 def test_offline_training_says_that_it_starts_from_random_weights(monkeypatch, no_network, empty_cache, capsys):
-    monkeypatch.setattr(console, "_offline", True)
-    _, pretrained = m.from_weights("squeezenet1_1", "auto", 2)
-    assert pretrained.startswith("random weights")
+    monkeypatch.setattr(config, "_offline", True)
+    _, source = pretrained.from_weights("squeezenet1_1", "auto", 2)
+    assert source.startswith("random weights")
     said = capsys.readouterr().err
     assert (
         "no ImageNet weights for squeezenet1_1 (not at hand, and --offline fetches nothing (torchvision looks" in said
@@ -78,28 +78,28 @@ def test_weights_at_hand_are_used_offline(tmp_path, monkeypatch, no_network):
     file.parent.mkdir(parents=True)
     torch.save({"weight": torch.ones(2)}, file)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(console, "_offline", True)
+    monkeypatch.setattr(config, "_offline", True)
 
     def state(**_):
         return torch.hub.load_state_dict_from_url("https://example.invalid/some.pth", weights_only=True)
 
-    found = m.downloaded(SimpleNamespace(url="https://example.invalid/some.pth", get_state_dict=state))
+    found = pretrained.download_weights(SimpleNamespace(url="https://example.invalid/some.pth", get_state_dict=state))
     assert found["weight"].tolist() == [1, 1]
 
 
 def test_what_offline_changes_is_put_back(monkeypatch):
-    monkeypatch.setattr(console, "_offline", True)
+    monkeypatch.setattr(config, "_offline", True)
     hub = SimpleNamespace(HF_HUB_OFFLINE=False)
     monkeypatch.setitem(sys.modules, "huggingface_hub.constants", hub)
     before = socket.getaddrinfo
     seen = []
 
     def fetch():
-        with m._fetching("here"):
+        with pretrained._fetching("here"):
             seen.append(hub.HF_HUB_OFFLINE)
             socket.create_connection(("example.invalid", 443))
 
-    with pytest.raises(m.WeightsUnavailableError, match="--offline fetches nothing .here"):
+    with pytest.raises(pretrained.WeightsUnavailableError, match="--offline fetches nothing .here"):
         fetch()
     assert seen == [True]
     assert socket.getaddrinfo is before
@@ -109,7 +109,7 @@ def test_what_offline_changes_is_put_back(monkeypatch):
 def test_no_code_of_ours_knows_the_network_elsewhere():
     """One place fetches: what else names a way out has to be looked at."""
     ways = ("import socket", "urllib", "requests", "http.client", "urlopen", "import ssl", "ftplib", "smtplib")
-    root = Path(console.__file__).parents[1]
-    files = [*root.glob("*.py"), *root.glob("crackcam/*.py"), *root.glob("pytorch_grad_cam/**/*.py")]
+    root = Path(runtime.__file__).parents[1]
+    files = [*root.glob("*.py"), *root.glob("crackcam/**/*.py"), *root.glob("pytorch_grad_cam/**/*.py")]
     found = {f.relative_to(root).as_posix() for f in files if any(way in f.read_text("utf-8") for way in ways)}
-    assert found == {"crackcam/model.py"}
+    assert found == {"crackcam/models/pretrained.py"}

@@ -12,8 +12,8 @@ from conftest import ROOT
 from networks import METHODS
 
 import pytorch_grad_cam
-from crackcam.model import Machine
-from crackcam.sample import draw
+from crackcam.data.synthetic.sample import draw
+from crackcam.runtime import Runtime
 from pytorch_grad_cam import RandomCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from pytorch_grad_cam.utils.reshape_transforms import vit_reshape_transform
@@ -67,7 +67,7 @@ def job():
     torch.manual_seed(3)
     cnn = torchvision.models.resnet18(num_classes=5)
     drawn = np.stack([draw(np.random.default_rng(i), cracked=i % 2 == 0)[0][:64, :64] for i in range(6)])
-    x = Machine(torch.device("cpu"), torch.float32).input(torch.from_numpy(drawn).permute(0, 3, 1, 2))
+    x = Runtime(torch.device("cpu"), torch.float32).input(torch.from_numpy(drawn).permute(0, 3, 1, 2))
     with torch.no_grad():
         for _ in range(10):
             cnn(x)

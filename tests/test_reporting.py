@@ -21,9 +21,12 @@ from PIL import Image
 import inference
 import train
 import xai
-from crackcam import dataset, explaining, images, reporting
-from crackcam.dataset import Pixels
-from crackcam.images import Geometry
+from crackcam.data import images, pixels, statistics
+from crackcam.data.pixels import PixelSplit
+from crackcam.data.splits import plan_splits
+from crackcam.explain import heatmaps
+from crackcam.preprocessing import Geometry
+from crackcam.render import report
 
 EVIL = '<script>alert("x")</script>'
 CHROMIUM = shutil.which("chromium")
@@ -64,7 +67,7 @@ def written(tmp_path, rows, maps=None, name="report.html", masks=None, pictures=
     if maps:
         more = {"methods": {method: ["layer4"] for method in maps}, "target": "predicted", **more}
     pictures = grey(len(rows)) if pictures is None else pictures
-    reporting.write(path, document(rows, **more), pictures, maps, colormaps["inferno"], masks)
+    report.write(path, document(rows, **more), pictures, maps, colormaps["inferno"], masks)
     return path
 
 
@@ -106,7 +109,7 @@ def test_the_policy_allows_only_what_came_with_the_page(tmp_path):
 def test_a_map_is_drawn_as_in_the_figures():
     """Half heat: half of inferno, covering 0.5 ** 0.7 of the picture."""
     heat = np.array([[0, 128, 255]], np.uint8)
-    layer = reporting._layer("gradcam", heat, reporting._palette(colormaps["inferno"]), {})
+    layer = report._layer("gradcam", heat, report._palette(colormaps["inferno"]), {})
     pixels = np.asarray(decoded(layer.image).convert("RGBA")).astype(int)[0]
     assert pixels[:, 3].tolist() == pytest.approx([0, 255 * 0.5**0.7, 255], abs=4)
     for pixel, share in zip(pixels, (0.0, 0.5, 1.0), strict=True):
@@ -118,18 +121,18 @@ def test_small_maps_are_stretched_and_lie_where_the_map_is():
     heat = torch.zeros(8, 8)
     heat[1, 6] = 1e-6
     heat[0, 0] = 5e-7
-    small = explaining.small_map(heat, (20, 80), Geometry(8))
+    small = heatmaps.small_map(heat, (20, 80), Geometry(8))
     assert (small.shape, small.dtype) == ((20, 80), np.uint8)
     assert np.unravel_index(small.argmax(), small.shape)[1] in range(60, 70)
     assert small.max() > 200
     assert small[0, 0] == pytest.approx(128, abs=1)
-    assert explaining.small_map(torch.zeros(3, 8, 8), (8, 8), Geometry(8)).shape == (8, 8, 3)
+    assert heatmaps.small_map(torch.zeros(3, 8, 8), (8, 8), Geometry(8)).shape == (8, 8, 3)
 
 
 def test_probabilities_are_not_stretched(tmp_path):
     heat = torch.full((8, 8), 0.2)
     heat[1, 6] = 0.6
-    assert np.unique(explaining.small_map(heat, (8, 8), Geometry(8), stretch=False)).tolist() == [51, 153]
+    assert np.unique(heatmaps.small_map(heat, (8, 8), Geometry(8), stretch=False)).tolist() == [51, 153]
     html = written(tmp_path, [row("a.jpg", "cat", "cat", 0.9)], {"evidence": [peak(0, 0)], "gradcam": [peak(0, 0)]})
     legends = re.findall(
         r'<p class="legend" data-method="(\w+)"( hidden)?>.*?</b> (.*?) <img[^>]*> (.*?)</p>', html.read_text()
@@ -147,8 +150,8 @@ def test_probabilities_are_not_stretched(tmp_path):
     ("y", "x", "says"), [(1, 28, "upper right"), (10, 15, "middle"), (19, 0, "lower left"), (10, 2, "left")]
 )
 def test_maps_are_described_for_who_cannot_see_them(y, x, says):
-    assert reporting.hottest(peak(y, x)) == f"hottest at the {says}"
-    assert reporting.hottest(peak(0, 0) * 0) == "empty"
+    assert report.hottest(peak(y, x)) == f"hottest at the {says}"
+    assert report.hottest(peak(0, 0) * 0) == "empty"
 
 
 def test_numbers_are_shown_under_their_own_names(tmp_path):
@@ -161,20 +164,20 @@ def test_numbers_are_shown_under_their_own_names(tmp_path):
 
 
 def test_scores_that_nobody_has_are_left_out():
-    none = dict.fromkeys(reporting.SCORES)
+    none = dict.fromkeys(report.SCORES)
     scores = [
         {"method": "layercam", "baseline": False, **none, "ap": 0.25, "iou": 0.125},
         {"method": "random", "baseline": True, **none, "ap": 0.5},
     ]
     metrics = [{"method": "layercam", "baseline": False, "insertion": 0.75, "deletion": 0.125}]
-    assert reporting.tables({"scores": scores, "metrics": metrics}) == [
-        reporting.Table(
+    assert report.tables({"scores": scores, "metrics": metrics}) == [
+        report.Table(
             "Maps against masks",
             ["method", "AP", "IoU"],
             [["layercam", "0.250", "0.125"], ["random (knows no network)", "0.500", "-"]],
             frozenset({1}),
         ),
-        reporting.Table(
+        report.Table(
             "Maps against the network",
             ["method", "deletion, low", "insertion, high"],
             [["layercam", "0.125", "0.750"]],
@@ -185,7 +188,7 @@ def test_scores_that_nobody_has_are_left_out():
 def test_a_method_that_loses_to_no_network_is_said_to(tmp_path):
     scores = [{"method": name, "baseline": name == "dark", "ap": ap} for name, ap in [("gradcam", 0.25), ("dark", 0.5)]]
     rows = [row("a.jpg", "cat", "cat", 0.9)]
-    assert reporting.key_figures(document(rows, scores=scores), rows)[-1] == (
+    assert report.key_figures(document(rows, scores=scores), rows)[-1] == (
         "best average precision", "0.250", "gradcam; dark, which knows no network, 0.500",
     )  # fmt: skip
 
@@ -200,7 +203,7 @@ def test_an_empty_map_is_explained_where_it_is_shown(tmp_path):
 
 def test_what_is_not_a_number_is_null(tmp_path):
     scores = [
-        {"method": "gradcam", "baseline": False, "cover_empty": float("nan"), **dict.fromkeys(reporting.SCORES, 0.5)}
+        {"method": "gradcam", "baseline": False, "cover_empty": float("nan"), **dict.fromkeys(report.SCORES, 0.5)}
     ]
     html = written(tmp_path, [row("a.jpg", None, "cat", 0.9)], {"gradcam": [peak(0, 0)]}, scores=scores).read_text()
     assert run_of(html)["scores"][0]["cover_empty"] is None
@@ -208,13 +211,13 @@ def test_what_is_not_a_number_is_null(tmp_path):
 
 def test_the_top_says_what_was_asked(tmp_path):
     rows = [row("a.jpg", "cat", "cat", 0.9), row("b.jpg", "cat", "dog", 0.7)]
-    facts = dict(reporting.facts(document(rows), rows, datetime(2026, 3, 9, 8, 5)))
+    facts = dict(report.facts(document(rows), rows, datetime(2026, 3, 9, 8, 5)))
     assert facts == {
         "asked": "python xai.py --report", "model": "resnet18, weights/model.safetensors, SHA-256 abababababababab…",
         "pictures": "data, test split, seed 0", "machine": "cpu, fp32", "versions": "torch 2.6",
         "made": "9 March 2026, 08:05",
     }  # fmt: skip
-    assert reporting.key_figures(document(rows), rows) == [
+    assert report.key_figures(document(rows), rows) == [
         ("pictures", "2", "predicted cat 1, dog 1"), ("right", "50.0 %", "1 of 2"),
         ("mean confidence", "80.0 %", "least 70.0 %"),
     ]  # fmt: skip
@@ -229,7 +232,7 @@ def test_wrong_pictures_come_first_then_the_least_confident(tmp_path):
 
 
 def test_many_pictures_make_several_pages(tmp_path, monkeypatch):
-    monkeypatch.setattr(reporting, "PAGE", 2)
+    monkeypatch.setattr(report, "PAGE", 2)
     rows = [row(f"{i}.jpg", "cat", "cat", 0.5 + i / 100) for i in range(5)]
     written(tmp_path, rows, name="my report.html")
     names = ["my report.html", "my report-2.html", "my report-3.html"]
@@ -247,7 +250,7 @@ def test_many_pictures_make_several_pages(tmp_path, monkeypatch):
 
 
 def test_many_pictures_are_smaller(tmp_path, monkeypatch):
-    monkeypatch.setattr(reporting, "FEW", 1)
+    monkeypatch.setattr(report, "FEW", 1)
     rows = [row(f"{i}.jpg", "cat", "cat", 0.9) for i in range(2)]
     maps = {"gradcam": [np.full((120, 160), 7, np.uint8)] * 2}
     html = written(tmp_path, rows, maps, pictures=grey(2, 600, 800)).read_text()
@@ -274,7 +277,7 @@ def test_reliability_is_drawn_where_there_are_predictions():
     """Two bins of three are empty; 3 predictions at 0.75, all of which are right at the top of the plot: 8 below 0."""
     nan = float("nan")
     found = {"confidence": [nan, nan, 0.75], "accuracy": [nan, nan, 1.0], "count": [0, 0, 3]}
-    chart = reporting._reliability_chart(found, 0.25)
+    chart = report._reliability_chart(found, 0.25)
     assert chart.says == "share right by confidence: expected calibration error 25.0 %"
     assert chart.bars == [(219, 8, 88, 144, 1.0, "3 pictures with a confidence of about 75.0 %: 100.0 % right")]
     assert [(line.name, line.points) for line in chart.lines] == [
@@ -292,12 +295,12 @@ def test_data_is_summed_up(tmp_path):
     a, b, c = (tmp_path / f"{i}.jpg" for i in range(3))
     turned = tmp_path / "turned.jpg"
     splits = {
-        "train": Pixels(
+        "train": PixelSplit(
             torch.stack([pixels[0], pixels[1], pixels[2], pixels[2]]), torch.tensor([0, 1, 1, 1]), [a, b, c, turned]
         ),
-        "test": Pixels(torch.stack([pixels[0], pixels[1]]), torch.tensor([0, 0]), [a, a]),
+        "test": PixelSplit(torch.stack([pixels[0], pixels[1]]), torch.tensor([0, 0]), [a, a]),
     }
-    found = dataset.summary(splits, ["cat", "dog"])
+    found = statistics.summarize(splits, ["cat", "dog"])
     assert found["pictures"] == {"train": {"cat": 1, "dog": 3}, "test": {"cat": 2, "dog": 0}}
     assert {*found["sizes"]} == {(40, 30, 4), (20, 10, 1), (30, 40, 1)}
     assert found["other_sizes"] == 0
@@ -323,14 +326,14 @@ def test_xai_writes_a_report(place, capsys):
     assert {r["file"] for r in in_page["pictures"]} == {r["file"] for r in printed["pictures"]}
     assert html.count('class="heat"') == 9
     assert html.count('class="outline"') == 3
-    masks = [images.load(Path("data/masks") / f"{Path(r['file']).stem}.png").any() for r in printed["pictures"]]
+    masks = [images.read_image(Path("data/masks") / f"{Path(r['file']).stem}.png").any() for r in printed["pictures"]]
     assert all(masks)
     from sklearn.metrics import average_precision_score
 
     assert xai.main(["--method", "gradcam", "--num", "3", "--save-maps", "maps"]) == 0
     for r in printed["pictures"]:
         stem = Path(r["file"]).stem
-        mask, heat = images.load(Path(f"data/masks/{stem}.png")).mean(axis=2) > 127, np.load(f"maps/{stem}.npy")
+        mask, heat = images.read_image(Path(f"data/masks/{stem}.png")).mean(axis=2) > 127, np.load(f"maps/{stem}.npy")
         assert r["maps"]["gradcam"]["ap"] == pytest.approx(
             average_precision_score(mask.ravel(), heat.ravel()), abs=1e-4
         )
@@ -341,7 +344,7 @@ def test_the_report_shows_maps_as_they_are_drawn(place, capsys, monkeypatch):
     """Refined maps, and what was found in them."""
     shown = []
     monkeypatch.setattr(
-        reporting, "write", lambda path, document, pictures, maps, *rest: shown.append((document, pictures, maps))
+        report, "write", lambda path, document, pictures, maps, *rest: shown.append((document, pictures, maps))
     )
     flags = ["--method", "gradcam", "--num", "1", "--refine", "lines", "--style", "mask"]
     assert xai.main([*flags, "--save-maps", "maps", "--report"]) == 0
@@ -410,7 +413,7 @@ def test_a_multiscale_network_is_reported_by_its_evidence(fresh, capsys):
     html = Path("outputs/report.html").read_text()
     (heat,) = (np.load(path) for path in Path("maps").iterdir())
     drawn = decoded(re.search(r'class="heat"[^>]*src="([^"]*)"', html)[1])
-    levels = np.asarray(drawn).astype(float) / (reporting.LEVELS - 1)
+    levels = np.asarray(drawn).astype(float) / (report.LEVELS - 1)
     assert (levels.min(), levels.max()) == pytest.approx((heat.min(), heat.max()), abs=0.02)
     assert "100 %: how probably a place is of that class" in html
 
@@ -645,22 +648,21 @@ def trained_page(trained, tmp_path_factory):
 
 
 def report_of_training(page):
-    from crackcam import checkpoint, training
-    from crackcam.model import Machine
-    from crackcam.predicting import Network
+    from crackcam.classifier import LoadedModel
+    from crackcam.models import checkpoint
+    from crackcam.runtime import Runtime
+    from crackcam.training import trainer
 
     path = Path("weights/model.safetensors")
     model, card = checkpoint.load(path, torch.device("cpu"))
-    plan = dataset.plan_training(Path("data"), 0.15, 0)
-    splits = {
-        name: dataset.load_pixels(name, plan.classes, files, Geometry(64), 2) for name, files in plan.files.items()
-    }
-    machine = Machine(torch.device("cpu"), torch.float32, card.mean, card.std)
-    result = training.final_report(model, machine, splits["test"], plan.classes, 8, 1.0)
+    plan = plan_splits(Path("data"), 0.15, 0)
+    splits = {name: pixels.load_split(name, plan.classes, files, Geometry(64), 2) for name, files in plan.files.items()}
+    machine = Runtime(torch.device("cpu"), torch.float32, card.mean, card.std)
+    result = trainer.final_report(model, machine, splits["test"], plan.classes, 8, 1.0)
     with Path("outputs/training.csv").open() as file:
         log = [{k: json.loads(v.lower()) if v else None for k, v in r.items()} for r in csv.DictReader(file)]
-    history = [training.Epoch(**epoch) for epoch in log]
-    reporting.write_training(page, Network(model, card, machine, path), splits, "test", result, history)
+    history = [trainer.Epoch(**epoch) for epoch in log]
+    report.write_training(page, LoadedModel(model, card, machine, path), splits, "test", result, history)
     return page
 
 

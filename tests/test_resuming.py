@@ -15,8 +15,11 @@ import torch
 from conftest import ROOT, TINY_TRAINING
 
 import train
-from crackcam import checkpoint, dataset, figures, resuming
-from crackcam.console import UserError
+from crackcam.data import splits
+from crackcam.errors import UserError
+from crackcam.models import checkpoint
+from crackcam.render import figures
+from crackcam.training import resume
 
 ARGUMENTS = [*TINY_TRAINING, "--epochs", "3"]
 CSV = Path("outputs/training.csv")
@@ -52,7 +55,7 @@ def test_kills_between_two_files_lose_and_double_nothing(fresh, monkeypatch):
     curve = list(csv.reader(CSV.open()))
 
     with monkeypatch.context() as patched:  # the first epoch's checkpoint is there, its state is not
-        patched.setattr(resuming.StateFile, "write", die)
+        patched.setattr(resume.StateFile, "write", die)
         assert train.main(ARGUMENTS) == 9
     assert not Path("weights/model.resume").exists()
 
@@ -67,7 +70,7 @@ def test_kills_between_two_files_lose_and_double_nothing(fresh, monkeypatch):
         patched.setattr(Path, "replace", replace_and_die)
         assert train.main([*ARGUMENTS, "--resume"]) == 9
     assert not Path("weights/model.resume").exists()
-    assert len(resuming.read_state(Path("weights/model.resume"))["history"]) == 1
+    assert len(resume.read_state(Path("weights/model.resume"))["history"]) == 1
 
     with monkeypatch.context() as patched:
         patched.setattr(figures, "training_curves", die)
@@ -78,19 +81,19 @@ def test_kills_between_two_files_lose_and_double_nothing(fresh, monkeypatch):
 
 def test_a_damaged_state_gives_way_to_the_previous_one(tmp_path, capsys):
     path = tmp_path / "model.resume"
-    state = resuming.StateFile(path, {})
+    state = resume.StateFile(path, {})
     parts = {"model": torch.nn.Linear(1, 1), "optimizer": torch.nn.Linear(1, 1), "schedule": torch.nn.Linear(1, 1)}
     for number in (1, 2):
         state.write(parts, [{"epoch": number}], {})
-    assert resuming.read_state(path)["history"] == [{"epoch": 2}]
+    assert resume.read_state(path)["history"] == [{"epoch": 2}]
     path.write_bytes(path.read_bytes()[:1000])
-    assert resuming.read_state(path)["history"] == [{"epoch": 1}]
+    assert resume.read_state(path)["history"] == [{"epoch": 1}]
     assert f"the state in {path} is damaged" in capsys.readouterr().err
     state.previous.write_bytes(b"")
     with pytest.raises(UserError, match="is damaged: train without --resume"):
-        resuming.read_state(path)
+        resume.read_state(path)
     state.remove()
-    assert resuming.read_state(path) is None
+    assert resume.read_state(path) is None
     assert not list(tmp_path.iterdir())
 
 
@@ -100,7 +103,7 @@ def test_what_kills_left_half_written_goes_and_nothing_else(tmp_path):
     for name in left | others:
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (10**9, 10**9))
-    state = resuming.StateFile(tmp_path / "model.resume", {})
+    state = resume.StateFile(tmp_path / "model.resume", {})
     now = tmp_path / ".model.8.safetensors"  # by another run into the same file, at this moment
     now.touch()
     os.utime(now, (state.begun + 1, state.begun + 1))
@@ -109,16 +112,14 @@ def test_what_kills_left_half_written_goes_and_nothing_else(tmp_path):
 
 
 def test_other_files_are_refused(fresh, monkeypatch, capsys):
-    state = resuming.StateFile(
-        Path("state"), {"files": resuming.fingerprint(dataset.plan_training(Path("data"), 0.15, 0))}
-    )
+    state = resume.StateFile(Path("state"), {"files": resume.fingerprint(splits.plan_splits(Path("data"), 0.15, 0))})
     same = {"run": dict(state.run)}
     state.check(same)
     changed = Path("data/train/Positive/00003.jpg")
     changed.write_bytes(changed.read_bytes() + b" ")
-    other = resuming.fingerprint(dataset.plan_training(Path("data"), 0.15, 0))
+    other = resume.fingerprint(splits.plan_splits(Path("data"), 0.15, 0))
     with pytest.raises(UserError, match="belongs to a run with files 36 files, .*: give the same arguments"):
-        resuming.StateFile(Path("state"), {"files": other}).check(same)
+        resume.StateFile(Path("state"), {"files": other}).check(same)
 
 
 @pytest.mark.torture
@@ -141,7 +142,7 @@ def test_twenty_kills_at_random_moments(fresh):
             process.kill()
             assert process.wait() == -signal.SIGKILL
             kills += 1
-            state = resuming.read_state(Path("weights/model.resume"))
+            state = resume.read_state(Path("weights/model.resume"))
             after.add(len(state["history"]) if state else 0)
             continue
         assert code == 0

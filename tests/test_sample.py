@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from crackcam import sample
+from crackcam.data.synthetic import sample
 
 
 def drawn(cracked, count=60, seed=9):

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from crackcam import scoring
-from crackcam.model import Machine
+from crackcam.evaluation import baselines, faithfulness, mask_scores
+from crackcam.runtime import Runtime
 
 HEAT = np.array([[0.9, 0.8], [0.7, 0.1]], np.float32)
 MASK = np.array([[True, False], [True, False]])
 
 
 def test_masks_by_hand():
-    found = scoring.against_masks([HEAT], [MASK], threshold=0.75)
+    found = mask_scores.score_masks([HEAT], [MASK], threshold=0.75)
     assert found.pictures == 1
     assert found.ap == found.ap_each == pytest.approx(1 * 0.5 + 2 / 3 * 0.5)
     assert found.auroc == found.auroc_each == pytest.approx(3 / 4)  # of 4 pairs, 0.7 < 0.8 is wrong
@@ -32,7 +32,7 @@ def test_masks_by_hand():
 def test_pictures_without_cracks_count_in_the_pooled_figures_alone():
     empty, other = np.array([[0.95, 0.0], [0.0, 0.0]], np.float32), np.array([[0.2, 0.1], [0.9, 0.3]], np.float32)
     masks = [MASK, np.zeros((2, 2), bool), MASK]
-    found = scoring.against_masks([HEAT, empty, other], masks, threshold=0.75)
+    found = mask_scores.score_masks([HEAT, empty, other], masks, threshold=0.75)
     assert found.pictures == 2
     each = [5 / 6, 1 * 0.5 + 2 / 3 * 0.5]
     assert found.ap_each == pytest.approx(np.mean(each))
@@ -41,20 +41,20 @@ def test_pictures_without_cracks_count_in_the_pooled_figures_alone():
     assert found.ap == pytest.approx(2 / 3 * 0.5 + 3 / 5 * 0.25 + 4 / 7 * 0.25)
     assert found.cover_empty == pytest.approx(0.25)
     with pytest.raises(ValueError, match="all masks are empty or full"):
-        scoring.against_masks([empty, empty], [np.zeros((2, 2), bool), np.ones((2, 2), bool)])
+        mask_scores.score_masks([empty, empty], [np.zeros((2, 2), bool), np.ones((2, 2), bool)])
     with pytest.raises(ValueError, match=r"a map of \(2, 2\) against a mask of \(3, 3\)"):
-        scoring.against_masks([HEAT], [np.ones((3, 3), bool)])
+        mask_scores.score_masks([HEAT], [np.ones((3, 3), bool)])
 
 
 def test_thresholds_of_their_own_and_none():
     heats, masks = [HEAT, 10 * HEAT, HEAT], [MASK, MASK, np.zeros((2, 2), bool)]
-    one = scoring.against_masks([HEAT, HEAT, HEAT], masks, 0.75)
-    each = scoring.against_masks(heats, masks, [0.75, 7.5, 0.75])
+    one = mask_scores.score_masks([HEAT, HEAT, HEAT], masks, 0.75)
+    each = mask_scores.score_masks(heats, masks, [0.75, 7.5, 0.75])
     assert (one.f1, one.iou, one.cover_empty) == (each.f1, each.iou, each.cover_empty)
     assert one.cover_empty == 0.5
-    assert scoring.against_masks([HEAT], [MASK], 0.7).iou == 1 / 3  # what is as hot as the threshold was not found
+    assert mask_scores.score_masks([HEAT], [MASK], 0.7).iou == 1 / 3  # what is as hot as the threshold was not found
     for unknown in ((), (float("nan"),), ([0.75, float("nan"), 0.75],)):
-        none = scoring.against_masks(heats, masks, *unknown)
+        none = mask_scores.score_masks(heats, masks, *unknown)
         assert np.isnan([none.f1, none.iou, none.cover_empty]).all()
         assert none.ap == each.ap
 
@@ -63,8 +63,8 @@ def test_figures_do_not_depend_on_the_unit():
     rng = np.random.default_rng(0)
     heats = [rng.random((20, 30), np.float32) for _ in range(3)]
     masks = [rng.random((20, 30)) < 0.3 for _ in range(3)]
-    one = scoring.against_masks(heats, masks, 0.5)
-    other = scoring.against_masks([1e-9 * heat for heat in heats], masks, 0.5e-9)
+    one = mask_scores.score_masks(heats, masks, 0.5)
+    other = mask_scores.score_masks([1e-9 * heat for heat in heats], masks, 0.5e-9)
     for name, value in one._asdict().items():
         if name != "best_threshold":
             assert getattr(other, name) == pytest.approx(value, nan_ok=True), name
@@ -76,9 +76,9 @@ def test_the_pointing_game_allows_a_tolerance():
     mask, heat = np.zeros((100, 60), bool), np.zeros((100, 60), np.float32)
     mask[50, 10:20] = True
     heat[53, 15] = 1
-    assert scoring.peak_hits(heat, mask, tolerance=0.03)
-    assert not scoring.peak_hits(heat, mask, tolerance=0.029)
-    assert not scoring.peak_hits(np.ones((100, 60), np.float32), mask)  # a constant map points nowhere
+    assert mask_scores.peak_hits(heat, mask, tolerance=0.03)
+    assert not mask_scores.peak_hits(heat, mask, tolerance=0.029)
+    assert not mask_scores.peak_hits(np.ones((100, 60), np.float32), mask)  # a constant map points nowhere
 
 
 def test_baselines_see_what_their_names_say():
@@ -87,17 +87,17 @@ def test_baselines_see_what_their_names_say():
     cv2.line(picture, (120, 0), (150, 119), (60, 60, 60), 2)
     line = picture[..., 0] == 60
     shadow = picture[..., 0] == 90
-    maps = {name: baseline(picture) for name, baseline in scoring.BASELINES.items()}
+    maps = {name: baseline(picture) for name, baseline in baselines.BASELINES.items()}
     for heat in maps.values():
         assert heat.shape == (120, 200)
         assert heat.min() >= 0
         assert heat.dtype == np.float32
     assert maps["dark"][shadow].min() > 0
     assert maps["dark"][~shadow & ~line].max() == 0
-    assert scoring.peak_hits(maps["local darkness"], line)
+    assert mask_scores.peak_hits(maps["local darkness"], line)
     assert maps["local darkness"][:, 20].max() < 0.02  # within the shadow nothing is locally dark
     assert np.unravel_index(maps["centre"].argmax(), (120, 200)) in [(59, 99), (59, 100), (60, 99), (60, 100)]
-    assert np.array_equal(maps["random"], scoring.random_map(picture))
+    assert np.array_equal(maps["random"], baselines.random_map(picture))
 
 
 class Corner(nn.Module):
@@ -125,13 +125,13 @@ def test_curves_equal_a_plain_loop(insert):
     torch.manual_seed(0)
     model, inputs = Corner(), torch.rand(2, 3, 16, 16)
     heats = torch.rand(2, 16, 16)
-    found = scoring.perturbation_curve(model, inputs, heats, [1, 0], insert, batch_size=5)
-    assert found.shape == (2, scoring.STEPS)
+    found = faithfulness.perturbation_curve(model, inputs, heats, [1, 0], insert, batch_size=5)
+    assert found.shape == (2, faithfulness.STEPS)
     for picture, heat, target, curve in zip(inputs, heats, [1, 0], found, strict=True):
         soft = cv2.GaussianBlur(picture.permute(1, 2, 0).numpy(), (0, 0), 0.8, borderType=cv2.BORDER_REFLECT)
         now = torch.from_numpy(soft).permute(2, 0, 1).clone() if insert else picture.clone()
         order, points = np.argsort(-heat.flatten().numpy()), []
-        for step in range(scoring.STEPS + 1):
+        for step in range(faithfulness.STEPS + 1):
             for place in order[: 8 * step]:
                 now[:, place // 16, place % 16] = picture[:, place // 16, place % 16] if insert else 0
             points.append(model(now[None]).softmax(1)[0, target].item())
@@ -141,8 +141,8 @@ def test_curves_equal_a_plain_loop(insert):
 def test_a_true_map_beats_a_false_one():
     torch.manual_seed(1)
     model, inputs, targets = Corner(), 0.5 + torch.rand(6, 3, 16, 16), [1] * 6
-    true = scoring.against_network(model, inputs, targets, corner_map)
-    false = scoring.against_network(model, inputs, targets, lambda *given: corner_map(*given).flip(1, 2))
+    true = faithfulness.score_faithfulness(model, inputs, targets, corner_map)
+    false = faithfulness.score_faithfulness(model, inputs, targets, lambda *given: corner_map(*given).flip(1, 2))
     assert true.deletion < false.deletion - 0.1
     assert true.insertion > false.insertion
     assert true.road > 0 > false.road
@@ -154,23 +154,23 @@ def test_a_true_map_beats_a_false_one():
 
 def test_baselines_are_scored_as_methods_are():
     torch.manual_seed(2)
-    machine = Machine(torch.device("cpu"), torch.float32)
+    machine = Runtime(torch.device("cpu"), torch.float32)
     network = SimpleNamespace(model=Corner(), machine=machine)
     pixels = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     assert torch.equal(machine.pixels(machine.input(pixels)), pixels)
 
     def dark(model, inputs, targets):
         pictures = machine.pixels(inputs).permute(0, 2, 3, 1).contiguous().numpy()
-        return torch.from_numpy(np.stack([scoring.dark_map(picture) for picture in pictures]))
+        return torch.from_numpy(np.stack([baselines.dark_map(picture) for picture in pictures]))
 
-    rows = scoring.compared_by_network(network, {"mine": dark, "corner": corner_map}, pixels, [1, 1])
+    rows = faithfulness.compare_faithfulness(network, {"mine": dark, "corner": corner_map}, pixels, [1, 1])
     assert [row["baseline"] for row in rows] == [False] * 2 + [True] * 4
     assert rows[0]["insertion"] >= rows[1]["insertion"]
     of = {row["method"]: row for row in rows}
-    assert set(of) == {"mine", "corner", *scoring.BASELINES}
-    for name in scoring.NetworkScores._fields:
+    assert set(of) == {"mine", "corner", *baselines.BASELINES}
+    for name in faithfulness.FaithfulnessScores._fields:
         assert of["mine"][name] == pytest.approx(of["dark"][name]), name
-    lines = scoring.network_table(rows).splitlines()
+    lines = faithfulness.faithfulness_table(rows).splitlines()
     assert lines[3] == "-- maps that know no network"
     assert len(lines) == 8
     assert {len(line) for line in lines if not line.startswith("--")} == {20 + 7 * 15}
@@ -195,13 +195,13 @@ def test_a_gradient_does_not_survive_random_weights():
     def explain(network, pictures, targets):
         return GradCAM(network, ["conv"]).maps(pictures, targets, normalize=False)
 
-    found = scoring.against_network(model, inputs, [0, 1] * 4, explain)
+    found = faithfulness.score_faithfulness(model, inputs, [0, 1] * 4, explain)
     assert abs(found.randomised) < 0.9
     assert 0 < found.instability < 2
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-    other = scoring.randomised(model, seed=3)
+    other = faithfulness.randomised(model, seed=3)
     assert not torch.equal(other.conv.weight, model.conv.weight)
-    assert torch.equal(other.conv.weight, scoring.randomised(model, seed=3).conv.weight)
+    assert torch.equal(other.conv.weight, faithfulness.randomised(model, seed=3).conv.weight)
 
 
 def test_no_weight_survives():
@@ -212,7 +212,7 @@ def test_no_weight_survives():
     model = VisionTransformer(16, 8, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8)
     for parameter in model.parameters():  # as if trained: no longer what it began as
         nn.init.normal_(parameter)
-    other = dict(scoring.randomised(model).named_parameters())
+    other = dict(faithfulness.randomised(model).named_parameters())
     alike = [name for name, parameter in model.named_parameters() if torch.equal(parameter, other[name])]
     assert not alike
     embeddings = [model.encoder.pos_embedding, other["encoder.pos_embedding"]]

@@ -16,12 +16,14 @@ from torch import nn
 
 import pytorch_grad_cam
 import xai
-from crackcam import explaining, images
-from crackcam import model as m
-from crackcam.checkpoint import Card
-from crackcam.console import UserError
-from crackcam.methods import METHODS, SHARING, STRETCHED
-from crackcam.predicting import Network
+from crackcam import preprocessing, runtime
+from crackcam.classifier import LoadedModel
+from crackcam.data import images
+from crackcam.errors import UserError
+from crackcam.explain import heatmaps
+from crackcam.explain.methods import METHODS, SHARING, STRETCHED
+from crackcam.models import output_stride, registry, target_layers
+from crackcam.models.checkpoint import ModelCard
 
 
 def run(capsys, *flags):
@@ -31,18 +33,18 @@ def run(capsys, *flags):
 
 
 def network_of(model, size, resize=None):
-    card = Card("own", ["a", "b", "c"], size, resize=resize)
-    return Network(model.eval(), card, m.Machine(torch.device("cpu"), torch.float32), None)
+    card = ModelCard("own", ["a", "b", "c"], size, resize=resize)
+    return LoadedModel(model.eval(), card, runtime.Runtime(torch.device("cpu"), torch.float32), None)
 
 
 def layers_of(network, *names):
-    return m.find_target_layers(network.model, network.card.image_size, list(names) or None)
+    return target_layers.find_target_layers(network.model, network.card.image_size, list(names) or None)
 
 
 def random_network(arch):
     """With statistics of batch norm that are not those of a fresh network."""
     torch.manual_seed(0)
-    model = m.bare_network(arch).eval()
+    model = registry.bare_network(arch).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
@@ -102,7 +104,7 @@ def output_of(model, layer, x):
 )
 def test_a_finer_grid_holds_the_old_one(arch, size, layer, own, stride, tolerance):
     model = random_network(arch)
-    finer = m.dilate(model, stride, size)
+    finer = output_stride.dilate(model, stride, size)
     x = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
     old, new = output_of(model, layer, x), output_of(finer, layer, x)
     step = own // stride
@@ -116,7 +118,7 @@ def test_the_network_stays_as_it_was():
     x = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(1))
     before = {name: (str(module), module.training) for name, module in model.named_modules()}
     expected = model(x)
-    finer = m.dilate(model, 8, 96)
+    finer = output_stride.dilate(model, 8, 96)
     assert {name: (str(module), module.training) for name, module in model.named_modules()} == before
     assert not any(
         module._forward_pre_hooks or module._forward_hooks for module in (*model.modules(), *finer.modules())
@@ -128,7 +130,7 @@ def test_the_network_stays_as_it_was():
 def test_its_own_stride_changes_nothing():
     model = random_network("resnet18")
     x = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(m.dilate(model, 32, 96)(x), model(x))
+    assert torch.equal(output_stride.dilate(model, 32, 96)(x), model(x))
 
 
 def test_reflection_at_the_border():
@@ -137,7 +139,7 @@ def test_reflection_at_the_border():
         nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3),
     ).eval()  # fmt: skip
     x = torch.randn(1, 3, 33, 33)
-    old, new = (output_of(each, "2", x) for each in (model, m.dilate(model, 2, 33)))
+    old, new = (output_of(each, "2", x) for each in (model, output_stride.dilate(model, 2, 33)))
     assert torch.allclose(new[..., ::2, ::2], old, atol=1e-6)
 
 
@@ -170,7 +172,7 @@ def headed(*layers, channels=4):
 )  # fmt: skip
 def test_networks_that_cannot_be_dilated(make, size, stride, message):
     with pytest.raises(UserError, match=message):
-        m.dilate(make(), stride, size)
+        output_stride.dilate(make(), stride, size)
 
 
 def test_stride_of_the_script(place, capsys):
@@ -238,13 +240,13 @@ def test_the_mean_of_scales_is_made_of_the_picture_in_each_size():
     """HiResCAM by hand: head weights times activations, which are 1/places of the gradient times activations."""
     network = network_of(Convolutions(), 32)
     picture, target = picture_of(90, 120), 1
-    pixels = images.fit(picture, 32)[None].transpose(0, 3, 1, 2)
-    (found,) = explaining.merged_maps(
+    pixels = preprocessing.squash(picture, 32)[None].transpose(0, 3, 1, 2)
+    (found,) = heatmaps.merged_maps(
         network, "hirescam", layers_of(network), torch.from_numpy(pixels.copy()), [picture], [target], [1, 2]
     )
     parts = []
     for size in (32, 64):
-        x = network.machine.input(torch.from_numpy(images.fit(picture, size).copy()).permute(2, 0, 1)[None])
+        x = network.machine.input(torch.from_numpy(preprocessing.squash(picture, size).copy()).permute(2, 0, 1)[None])
         with torch.no_grad():
             activations = network.model.late(network.model.early(x))
             heat = torch.einsum("nchw,c->nhw", activations, network.model.head.weight[target]).relu() / 8**2
@@ -257,10 +259,10 @@ def test_the_mean_of_scales_is_made_of_the_picture_in_each_size():
 
 
 def test_a_scale_sees_the_same_part_of_the_picture():
-    geometry = images.Geometry(40, 50).times(2)
+    geometry = preprocessing.Geometry(40, 50).times(2)
     assert (geometry.size, geometry.resize) == (80, 100)
-    assert geometry.seen(200, 400) == images.Geometry(40, 50).seen(200, 400)
-    assert images.Geometry(30).times(1.5) == images.Geometry(45)
+    assert geometry.seen(200, 400) == preprocessing.Geometry(40, 50).seen(200, 400)
+    assert preprocessing.Geometry(30).times(1.5) == preprocessing.Geometry(45)
 
 
 def test_scales_of_the_script(place, capsys):
@@ -270,7 +272,7 @@ def test_scales_of_the_script(place, capsys):
     assert (document["stride"], document["scales"], document["fuse"]) == (16, [1, 2, "own"], None)
     for row in document["pictures"]:
         heat = np.load(row["maps"]["gradcam"]["file"])
-        assert heat.shape == images.load(Path(row["file"])).shape[:2]
+        assert heat.shape == images.read_image(Path(row["file"])).shape[:2]
         assert heat.max() == pytest.approx(row["maps"]["gradcam"]["max"])
         assert heat.min() >= 0
 
@@ -314,7 +316,7 @@ def test_tiles_give_the_map_of_the_whole_picture(height, width):
     picture = picture_of(height, width)
     x = network.machine.input(torch.from_numpy(picture).permute(2, 0, 1)[None])
     layers = layers_of(network)
-    (tiled,) = explaining.tiled_maps(network, "hirescam", layers, [picture], [1], batch_size=5)
+    (tiled,) = heatmaps.tiled_maps(network, "hirescam", layers, [picture], [1], batch_size=5)
     with torch.no_grad():
         activations = network.model.late(network.model.early(x))
         heat = torch.einsum("nchw,c->nhw", activations, network.model.head.weight[1]).relu() / 8**2
@@ -331,7 +333,7 @@ def test_no_seams_where_tiles_do_not_fit(method):
     flat = np.full((101, 147, 3), 90, np.uint8)
     with torch.no_grad():
         target = int((network.model(network.machine.input(torch.from_numpy(flat).permute(2, 0, 1)[None]))).argmax())
-    (heat,) = explaining.tiled_maps(network, method, layers_of(network), [flat], [target])
+    (heat,) = heatmaps.tiled_maps(network, method, layers_of(network), [flat], [target])
     inner = heat[8:-8, 8:-8]
     assert inner.min() > 0
     assert inner.max() - inner.min() <= 1e-4 * inner.max()
@@ -341,10 +343,10 @@ def test_no_seams_where_tiles_do_not_fit(method):
 def test_a_picture_smaller_than_the_network_is_enlarged():
     network = network_of(Convolutions(), 32)
     picture = picture_of(20, 50)
-    (heat,) = explaining.tiled_maps(network, "gradcam", layers_of(network), [picture], [1])
+    (heat,) = heatmaps.tiled_maps(network, "gradcam", layers_of(network), [picture], [1])
     assert heat.shape == (20, 50)
     large = np.asarray(Image.fromarray(picture).resize((50, 32), Image.Resampling.BILINEAR))
-    (expected,) = explaining.tiled_maps(network, "gradcam", layers_of(network), [large], [1])
+    (expected,) = heatmaps.tiled_maps(network, "gradcam", layers_of(network), [large], [1])
     expected = nn.functional.interpolate(expected[None, None], (20, 50), mode="bilinear")[0, 0]
     assert torch.allclose(heat, expected)
 
@@ -353,10 +355,10 @@ def test_tiles_of_a_crop_cover_the_crop():
     network = network_of(Convolutions(), 32, resize=40)
     picture = picture_of(100, 200)
     pixels = torch.from_numpy(network.card.geometry.apply(picture).copy()).permute(2, 0, 1)[None]
-    (heat,) = explaining.merged_maps(network, "gradcam", layers_of(network), pixels, [picture], [1], [1, "own"])
+    (heat,) = heatmaps.merged_maps(network, "gradcam", layers_of(network), pixels, [picture], [1], [1, "own"])
     rows, columns = network.card.geometry.seen(100, 200)
     assert heat.shape == (80, 80) == picture[rows, columns].shape[:2]
-    whole = explaining.at_picture_size(heat, picture, network.card.geometry)
+    whole = heatmaps.at_picture_size(heat, picture, network.card.geometry)
     assert np.array_equal(whole[rows, columns], heat.numpy())
     whole[rows, columns] = 0
     assert not whole.any()
@@ -368,9 +370,9 @@ def test_methods_in_tiles(name):
     layers = layers_of(network)
     if METHODS[name].picture or name in STRETCHED:
         with pytest.raises(UserError, match=name):
-            explaining.merged_maps(network, name, layers, None, [picture_of(80, 80)], [1], ["own"])
+            heatmaps.merged_maps(network, name, layers, None, [picture_of(80, 80)], [1], ["own"])
         return
-    (heat,) = explaining.merged_maps(network, name, layers, None, [picture_of(80, 80)], [1], ["own"])
+    (heat,) = heatmaps.merged_maps(network, name, layers, None, [picture_of(80, 80)], [1], ["own"])
     assert heat.shape == (80, 80)
     assert torch.isfinite(heat).all()
     assert heat.min() >= 0
@@ -417,9 +419,9 @@ def test_memory_of_a_large_photograph():
 
 def test_fused_by_hand():
     maps = [torch.tensor([[4.0, 1.0], [0.0, 2.0]]), torch.tensor([[0.1, 0.4], [0.4, 0.2]])]
-    assert torch.allclose(explaining.fused(maps, "mean"), torch.tensor([[0.625, 0.625], [0.5, 0.5]]))
-    assert torch.allclose(explaining.fused(maps, "product"), torch.tensor([[0.5, 0.5], [0.0, 0.5]]))
-    assert not explaining.fused([maps[0], torch.zeros(2, 2)], "product").any()
+    assert torch.allclose(heatmaps.fused(maps, "mean"), torch.tensor([[0.625, 0.625], [0.5, 0.5]]))
+    assert torch.allclose(heatmaps.fused(maps, "product"), torch.tensor([[0.5, 0.5], [0.0, 0.5]]))
+    assert not heatmaps.fused([maps[0], torch.zeros(2, 2)], "product").any()
 
 
 def test_fuse_of_the_script(place, capsys):
@@ -442,7 +444,7 @@ def test_layers_are_fused_after_tiles():
     network = network_of(Convolutions(), 32)
     layers = layers_of(network, "early", "late")
     picture = picture_of(96, 96)
-    (found,) = explaining.merged_maps(network, "layercam", layers, None, [picture], [1], ["own"], "product")
-    each = [next(explaining.tiled_maps(network, "layercam", [layer], [picture], [1])) for layer in layers]
+    (found,) = heatmaps.merged_maps(network, "layercam", layers, None, [picture], [1], ["own"], "product")
+    each = [next(heatmaps.tiled_maps(network, "layercam", [layer], [picture], [1])) for layer in layers]
     expected = ((each[0] / each[0].max()) * (each[1] / each[1].max())).sqrt()
     assert torch.allclose(found, expected, atol=1e-6)

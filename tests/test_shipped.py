@@ -12,8 +12,8 @@ from safetensors import safe_open
 
 import inference
 import xai
-from crackcam import sample
-from crackcam.console import SHIPPED
+from crackcam.config import SHIPPED
+from crackcam.data.synthetic import sample
 
 BALANCED_ELSEWHERE, ON_CONCRETE = 0.87, 0.985  # less than docs/experiments.md says: processors differ
 

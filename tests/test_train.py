@@ -20,11 +20,14 @@ from conftest import ROOT, TINY_TRAINING
 from PIL import Image
 
 import train
-from crackcam import checkpoint, dataset, resuming, training
-from crackcam.console import UserError
-from crackcam.dataset import Pixels
-from crackcam.images import Geometry
-from crackcam.model import Machine
+from crackcam.data import pixels
+from crackcam.data.pixels import PixelSplit
+from crackcam.data.splits import choose_split, hold_out, plan_splits
+from crackcam.errors import UserError
+from crackcam.models import checkpoint
+from crackcam.preprocessing import Geometry
+from crackcam.runtime import Runtime
+from crackcam.training import features, resume, trainer
 
 FIGURES = {"outputs/training_curves.png", "outputs/confusion_matrix.png", "outputs/reliability.png"}
 OUTPUTS = {"outputs/training.csv", *FIGURES}
@@ -72,7 +75,7 @@ def test_validation_is_held_out_of_training_and_never_the_test_split(trained):
     assert set(card.split) == {"val"}
     assert len(card.split["val"]) == 2 * 2  # 15 % of 12, of each class
     assert all(name.startswith("train/") for name in card.split["val"])
-    plan = dataset.plan_training(trained.root / "data", 0.15, 0)
+    plan = plan_splits(trained.root / "data", 0.15, 0)
     train_files = {p.name for files in plan.files["train"].values() for p in files}
     assert not train_files & {Path(name).name for name in card.split["val"]}
     assert len(train_files) == 24 - 4
@@ -93,28 +96,27 @@ def test_the_kept_epoch_is_the_best_one_on_validation(fresh):
     best = max(rows, key=lambda row: (float(row["val_balanced_accuracy"]), -float(row["val_loss"])))
     model, card = checkpoint.load(Path("weights/model.safetensors"), CPU)
     assert card.metrics["best_epoch"] == int(best["epoch"])
-    plan = dataset.plan_training(Path("data"), 0.15, 0)
-    val = dataset.load_pixels("val", plan.classes, plan.files["val"], Geometry(64), 2)
-    from crackcam.console import choose_precision
-    from crackcam.model import Machine
+    plan = plan_splits(Path("data"), 0.15, 0)
+    val = pixels.load_split("val", plan.classes, plan.files["val"], Geometry(64), 2)
+    from crackcam.runtime import Runtime, choose_precision
 
-    logits = training.forward(model, Machine(CPU, choose_precision("auto", CPU)[0]), val, 8, "")
-    loss = training.score(logits * card.metrics["temperature"], val.labels).loss
+    logits = features.forward(model, Runtime(CPU, choose_precision("auto", CPU)[0]), val, 8, "")
+    loss = trainer.score(logits * card.metrics["temperature"], val.labels).loss
     assert loss == pytest.approx(float(best["val_loss"]), rel=1e-3)
 
 
 def test_probabilities_are_calibrated_on_validation_and_reported_on_test(trained):
     """The checkpoint is a plain network: what its logits were divided by is on the card only."""
-    from crackcam.calibrating import expected_calibration_error, fit_temperature
-    from crackcam.console import choose_precision
+    from crackcam.runtime import choose_precision
+    from crackcam.training.calibration import expected_calibration_error, fit_temperature
 
     model, card = checkpoint.load(trained.root / "weights/model.safetensors", CPU)
-    plan = dataset.plan_training(trained.root / "data", 0.15, 0)
-    machine = Machine(CPU, choose_precision("auto", CPU)[0])
+    plan = plan_splits(trained.root / "data", 0.15, 0)
+    machine = Runtime(CPU, choose_precision("auto", CPU)[0])
     logits = {}
     for name in ("val", "test"):
-        split = dataset.load_pixels(name, plan.classes, plan.files[name], Geometry(64), 2)
-        logits[name] = training.forward(model, machine, split, 8, ""), split.labels
+        split = pixels.load_split(name, plan.classes, plan.files[name], Geometry(64), 2)
+        logits[name] = features.forward(model, machine, split, 8, ""), split.labels
     temperature = card.metrics["temperature"]
     before, labels = logits["val"][0] * temperature, logits["val"][1]
     assert fit_temperature(before, labels) == pytest.approx(temperature, rel=1e-3)
@@ -132,14 +134,14 @@ def weights_of(path):
 
 
 def fail_in_epoch(number, monkeypatch):
-    run_epoch = training._train_epoch
+    run_epoch = trainer._train_epoch
 
     def run_or_die(*of_epoch):
         if of_epoch[-2] == number:
             raise SystemExit(9)
         return run_epoch(*of_epoch)
 
-    monkeypatch.setattr(training, "_train_epoch", run_or_die)
+    monkeypatch.setattr(trainer, "_train_epoch", run_or_die)
 
 
 def test_resumed_run_ends_with_the_same_weights_as_an_uninterrupted_one(fresh, monkeypatch):
@@ -202,7 +204,7 @@ def test_kill_at_any_moment_leaves_whole_files(fresh):
     time.sleep(0.37)
     process.kill()
     process.communicate(timeout=60)
-    state = resuming.read_state(Path("weights/model.resume"))
+    state = resume.read_state(Path("weights/model.resume"))
     assert len(state["history"]) >= 2  # the third is said before it is written
     checkpoint.load(Path("weights/model.safetensors"), CPU)
 
@@ -212,7 +214,7 @@ def test_kill_at_any_moment_leaves_whole_files(fresh):
 
 @pytest.mark.parametrize(("pictures", "epochs"), [(510, 12), (3000, 5), (40000, 3), (20, 30)])
 def test_epochs_from_random_weights_follow_the_number_of_pictures(pictures, epochs):
-    recipe = training.recipe_for(True, pictures, 224, None, None, batch_size=32, patience=0, seed=0, workers=0)
+    recipe = trainer.schedule_for(True, pictures, 224, None, None, batch_size=32, patience=0, seed=0, workers=0)
     assert len(recipe.sizes) == epochs
     assert recipe.sizes[0] == 128
     assert recipe.sizes[-1] == 224
@@ -224,23 +226,24 @@ def test_probe_equals_logistic_regression_by_hand(fresh):
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from crackcam import model as m
+    from crackcam import runtime
+    from crackcam.models import heads, pretrained
 
-    plan = dataset.plan_training(Path("data"), 0.25, 0)
-    train_split, val = (dataset.load_pixels(s, plan.classes, plan.files[s], Geometry(64), 2) for s in ("train", "val"))
+    plan = plan_splits(Path("data"), 0.25, 0)
+    train_split, val = (pixels.load_split(s, plan.classes, plan.files[s], Geometry(64), 2) for s in ("train", "val"))
     torch.manual_seed(0)
-    network = m.build("squeezenet1_1", 2)
-    machine = m.Machine(CPU, torch.float32)
-    with m.head_inputs(network) as seen:
-        training.forward(network, machine, train_split, 8, "")
+    network = pretrained.build_classifier("squeezenet1_1", 2)
+    machine = runtime.Runtime(CPU, torch.float32)
+    with heads.head_inputs(network) as seen:
+        features.forward(network, machine, train_split, 8, "")
         x = torch.cat(seen).numpy()
         seen.clear()
-        training.forward(network, machine, val, 8, "")
+        features.forward(network, machine, val, 8, "")
         x_val = torch.cat(seen).numpy()
-    training.linear_probe(network, machine, train_split, val, 8)
-    found = training.evaluate(network, machine, val, 8).probabilities
+    trainer.linear_probe(network, machine, train_split, val, 8)
+    found = trainer.evaluate(network, machine, val, 8).probabilities
     candidates = []
-    for strength in training.REGULARISATION:
+    for strength in trainer.REGULARISATION:
         regression = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
         candidates.append(make_pipeline(StandardScaler(), regression).fit(x, train_split.labels).predict_proba(x_val))
     assert min(abs(found - candidate).max() for candidate in candidates) < 1e-4
@@ -259,12 +262,12 @@ class Stubborn(torch.nn.Module):
 
 def test_classes_count_alike_whatever_their_size(tmp_path):
     """With 1 picture of one class for 9 of the other, the loss is the mean of the two classes' losses."""
-    split = Pixels(torch.zeros(10, 3, 32, 32, dtype=torch.uint8), torch.tensor([0] * 9 + [1]), [])
-    recipe = training.Recipe((32,), 1e-9, batch_size=10, strong=False, patience=0, seed=0, workers=0)
+    split = PixelSplit(torch.zeros(10, 3, 32, 32, dtype=torch.uint8), torch.tensor([0] * 9 + [1]), [])
+    recipe = trainer.Schedule((32,), 1e-9, batch_size=10, strong=False, patience=0, seed=0, workers=0)
     history = []
-    training.fit(
-        Stubborn(), Machine(torch.device("cpu"), torch.float32), recipe, split, split, history,
-        resuming.StateFile(tmp_path / "state", {}), None, lambda epoch: None,
+    trainer.fit(
+        Stubborn(), Runtime(torch.device("cpu"), torch.float32), recipe, split, split, history,
+        resume.StateFile(tmp_path / "state", {}), None, lambda epoch: None,
     )  # fmt: skip
     losses = [math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))]  # of a picture of either class
     assert history[0].train_loss == pytest.approx(sum(losses) / 2, abs=1e-5)
@@ -275,14 +278,14 @@ def test_classes_count_alike_whatever_their_size(tmp_path):
 
 def test_better_is_balanced_accuracy_then_loss():
     def epoch(balanced, loss):
-        return training.Epoch(1, 0.1, 0.9, loss, 0.5, balanced, 0.0, 64, best=False)
+        return trainer.Epoch(1, 0.1, 0.9, loss, 0.5, balanced, 0.0, 64, best=False)
 
-    assert training.is_better(epoch(0.5, 0.5), [])
-    assert training.is_better(epoch(0.9, 0.6), [epoch(0.8, 0.1)])
-    assert training.is_better(epoch(0.9, 0.4), [epoch(0.9, 0.5)])
-    assert not training.is_better(epoch(0.9, 0.5), [epoch(0.9, 0.5)])
-    assert training.is_better(epoch(0.8, 0.4), [epoch(0.9, 0.5)], by_loss=True)
-    assert not training.is_better(epoch(0.9, 0.5), [epoch(0.8, 0.5)], by_loss=True)
+    assert trainer.is_better(epoch(0.5, 0.5), [])
+    assert trainer.is_better(epoch(0.9, 0.6), [epoch(0.8, 0.1)])
+    assert trainer.is_better(epoch(0.9, 0.4), [epoch(0.9, 0.5)])
+    assert not trainer.is_better(epoch(0.9, 0.5), [epoch(0.9, 0.5)])
+    assert trainer.is_better(epoch(0.8, 0.4), [epoch(0.9, 0.5)], by_loss=True)
+    assert not trainer.is_better(epoch(0.9, 0.5), [epoch(0.8, 0.5)], by_loss=True)
 
 
 def test_patience_stops(fresh, capsys):
@@ -315,7 +318,7 @@ def test_pretrained_path_of_another_architecture(fresh, trained, capsys):
 
 def test_sample_generates_only_where_there_is_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("crackcam.sample.COUNTS", {"train": 4, "test": 2})
+    monkeypatch.setattr("crackcam.data.synthetic.sample.COUNTS", {"train": 4, "test": 2})
     assert train.main([*TINY_TRAINING, "--sample", "--epochs", "0"]) == 0
     assert "generated 12 pictures" in capsys.readouterr().err
     stamp = Path("data/train/Positive/00001.jpg").stat().st_mtime_ns
@@ -329,21 +332,21 @@ def test_plain_class_folders_are_split_without_copying(tmp_path):
         (tmp_path / name).mkdir()
         for i in range(40):
             (tmp_path / name / f"{i}.jpg").touch()
-    plan = dataset.plan_training(tmp_path, 0.2, seed=3)
+    plan = plan_splits(tmp_path, 0.2, seed=3)
     assert plan.classes == ["a", "b", "Ünï côde"]
     parts = [{p for files in plan.files[s].values() for p in files} for s in ("train", "val", "test")]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 120
     assert len(plan.files["test"]["a"]) == 6  # a fifth of what validation (8) left
     assert plan.held_out.keys() == {"val", "test"}
-    assert dataset.plan_training(tmp_path, 0.2, seed=3) == plan
-    assert dataset.plan_training(tmp_path, 0.2, seed=4).held_out != plan.held_out
-    assert dataset.choose_split(tmp_path, None, plan.held_out) == ("test", plan.files["test"])
-    assert dataset.choose_split(tmp_path, "val", plan.held_out) == ("val", plan.files["val"])
+    assert plan_splits(tmp_path, 0.2, seed=3) == plan
+    assert plan_splits(tmp_path, 0.2, seed=4).held_out != plan.held_out
+    assert choose_split(tmp_path, None, plan.held_out) == ("test", plan.files["test"])
+    assert choose_split(tmp_path, "val", plan.held_out) == ("val", plan.files["val"])
 
 
 def test_held_out_files_are_neighbours():
     files = [Path(f"{i}.jpg") for i in range(200)]
-    _, held = dataset.hold_out(files, 0.2, "seed")
+    _, held = hold_out(files, 0.2, "seed")
     numbers = [int(p.stem) for p in held]
     blocks = 1 + sum(b - a > 1 for a, b in itertools.pairwise(numbers))
     assert len(held) == 40
@@ -463,7 +466,7 @@ def groups_of(plan, split, pattern):
 @pytest.mark.parametrize("pattern", [r"photo\d+", r"_(photo\d+)_", r"_(photo(\d+))_[xy]"])
 def test_groups_of_files_stay_in_one_split(tmp_path, pattern, capsys):
     photographs(tmp_path)
-    plan = dataset.plan_training(tmp_path, 0.2, 0, pattern)
+    plan = plan_splits(tmp_path, 0.2, 0, pattern)
     splits = {split: groups_of(plan, split, r"photo\d+") for split in ("train", "val", "test")}
     assert sum(map(len, splits.values())) == len(set.union(*splits.values())) == 20
     assert [len(splits[split]) for split in ("val", "test", "train")] == [4, 3, 13]  # a fifth of 20, then of 16
@@ -471,14 +474,14 @@ def test_groups_of_files_stay_in_one_split(tmp_path, pattern, capsys):
         split: dict.fromkeys("ab", 6 * len(groups)) for split, groups in splits.items()
     }
     assert capsys.readouterr().err == "groups: 20 of 240 files\n"
-    assert dataset.plan_training(tmp_path, 0.2, 0, pattern) == plan
-    assert dataset.plan_training(tmp_path, 0.2, 1, pattern).held_out != plan.held_out
-    assert dataset.choose_split(tmp_path, "test", plan.held_out).files == plan.files["test"]
+    assert plan_splits(tmp_path, 0.2, 0, pattern) == plan
+    assert plan_splits(tmp_path, 0.2, 1, pattern).held_out != plan.held_out
+    assert choose_split(tmp_path, "test", plan.held_out).files == plan.files["test"]
 
 
 def test_blocks_of_neighbours_would_part_those_groups(tmp_path):
     photographs(tmp_path)
-    plan = dataset.plan_training(tmp_path, 0.2, 0)
+    plan = plan_splits(tmp_path, 0.2, 0)
     assert groups_of(plan, "val", r"photo\d+") & groups_of(plan, "train", r"photo\d+")
 
 
@@ -487,7 +490,7 @@ def test_classes_of_unlike_sizes_are_held_out_alike(tmp_path):
     photographs(tmp_path, ["few"], count=10, tiles=2)
     for path in (tmp_path / "few").iterdir():
         path.rename(path.with_name(path.name.replace("photo", "other")))
-    plan = dataset.plan_training(tmp_path, 0.2, 0, r"(?:photo|other)\d+")
+    plan = plan_splits(tmp_path, 0.2, 0, r"(?:photo|other)\d+")
     assert {name: len(files) for name, files in plan.files["val"].items()} == {"few": 4, "many": 80}
 
 
@@ -496,7 +499,7 @@ def test_files_without_a_match_are_groups_of_their_own_and_counted(tmp_path, cap
     for name in ("a", "b"):
         for i in range(20):
             (tmp_path / name / f"single{i}.jpg").touch()
-    plan = dataset.plan_training(tmp_path, 0.2, 0, r"photo(\d+)|single")  # a match, but not of the first group
+    plan = plan_splits(tmp_path, 0.2, 0, r"photo(\d+)|single")  # a match, but not of the first group
     first = tmp_path / "a" / "single0.jpg"
     said = f"groups: 60 of 280 files; 40 files without a match, the first {first}, each by itself\n"
     assert capsys.readouterr().err == said
@@ -534,4 +537,4 @@ def test_hold_out_needs_two(tmp_path):
         (tmp_path / "train" / name).mkdir(parents=True)
         (tmp_path / "train" / name / "1.jpg").touch()
     with pytest.raises(UserError, match="too few pictures"):
-        dataset.plan_training(tmp_path, 0.2, 0)
+        plan_splits(tmp_path, 0.2, 0)

@@ -21,7 +21,9 @@ from PIL import Image
 
 import inference
 import xai
-from crackcam import checkpoint, images, model, predicting
+from crackcam import classifier, preprocessing
+from crackcam.data import images
+from crackcam.models import checkpoint, pretrained
 
 FUZZ = ROOT / "tests/fuzz_pictures.py"
 
@@ -60,8 +62,8 @@ def test_whole_files_of_all_kinds(tmp_path, name):
     """Progressive, CMYK with a profile, 16 bits, floats, alpha, palettes, animated, several pages: the first one."""
     path = tmp_path / "picture.txt"
     path.write_bytes(seeds()[name])
-    pixels = images.load(path)
-    upright = images.size_of(path)
+    pixels = images.read_image(path)
+    upright = images.read_size(path)
     assert pixels.shape[1::-1] == upright
     plain = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     plain = np.asarray(Image.fromarray(plain).resize((48, 32)))
@@ -107,10 +109,10 @@ def test_bombs_are_refused_before_they_take_memory(tmp_path, kind):
     path.write_bytes(bombs()[kind])
     assert path.stat().st_size < 100_000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(images.PictureError, match="more than 178 megapixels"):
-        images.load(path)
-    with pytest.raises(images.PictureError, match="more than 178 megapixels"):
-        images.size_of(path)
+    with pytest.raises(images.ImageError, match="more than 178 megapixels"):
+        images.read_image(path)
+    with pytest.raises(images.ImageError, match="more than 178 megapixels"):
+        images.read_size(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KB; decoded it would be 10 GB
 
 
@@ -120,10 +122,10 @@ def test_the_limit_is_the_one_that_is_said(tmp_path):
                                 (65_535, 1, None), (1, 65_536, "a side of more than 65,535 pixels")):  # fmt: skip
         path.write_bytes(png_of(width, height, 1))
         if says is None:
-            assert images.size_of(path) == (width, height)
+            assert images.read_size(path) == (width, height)
         else:
-            with pytest.raises(images.PictureError, match=says):
-                images.size_of(path)
+            with pytest.raises(images.ImageError, match=says):
+                images.read_size(path)
 
 
 def test_long_rows_are_refused(tmp_path):
@@ -132,8 +134,8 @@ def test_long_rows_are_refused(tmp_path):
     assert webp[12:16] == b"VP8X"
     webp[24:30] = (5_570_607).to_bytes(3, "little") + (31).to_bytes(3, "little")
     (tmp_path / "strip.webp").write_bytes(webp)
-    with pytest.raises(images.PictureError, match="a side of more than 65,535 pixels"):
-        images.load(tmp_path / "strip.webp")
+    with pytest.raises(images.ImageError, match="a side of more than 65,535 pixels"):
+        images.read_image(tmp_path / "strip.webp")
 
 
 @pytest.mark.parametrize("shape", [(1, 60000), (60000, 1), (7, 300)])
@@ -141,7 +143,7 @@ def test_strips_are_not_scaled_as_a_whole(shape):
     """Of one row, 256 pixels high, a strip would be 15 million wide: 12 GB."""
     picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    square = images.Geometry(224, 256).apply(picture)
+    square = preprocessing.Geometry(224, 256).apply(picture)
     assert square.shape == (224, 224, 3)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
     if shape == (7, 300):
@@ -165,8 +167,8 @@ def test_an_eps_file_is_not_run(tmp_path, monkeypatch):
     (tmp_path / "crack.jpg").write_bytes(
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n0 0 moveto\n%%EOF\n"
     )
-    with pytest.raises(images.PictureError, match="not a picture"):
-        images.load(tmp_path / "crack.jpg")
+    with pytest.raises(images.ImageError, match="not a picture"):
+        images.read_image(tmp_path / "crack.jpg")
     assert not (tmp_path / "run").exists()
     with Image.open(tmp_path / "crack.jpg") as image, pytest.raises(OSError, match=r".*"):
         image.load()
@@ -177,22 +179,22 @@ def test_reading_threads_leave_warnings_as_they_are(tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     before = list(warnings.filters)
     for _ in range(3):
-        list(images.read_all([tmp_path / "a.png"] * 500, threads=8))
+        list(images.read_images([tmp_path / "a.png"] * 500, threads=8))
     assert warnings.filters == before
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     for path in (tmp_path / "pipe.jpg", Path("/dev/zero")):
-        with pytest.raises(images.PictureError, match="not a file but a pipe, socket or device"):
-            images.load(path)
+        with pytest.raises(images.ImageError, match="not a file but a pipe, socket or device"):
+            images.read_image(path)
 
 
 def test_memory_that_lacks_is_not_the_files_fault(tmp_path, monkeypatch):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     monkeypatch.setattr(images, "_rgb", lambda image: (_ for _ in ()).throw(MemoryError))
-    with pytest.raises(images.PictureError, match="not enough memory for it"):
-        images.load(tmp_path / "a.png")
+    with pytest.raises(images.ImageError, match="not enough memory for it"):
+        images.read_image(tmp_path / "a.png")
 
 
 def test_links_folders_and_loops(tmp_path):
@@ -203,9 +205,9 @@ def test_links_folders_and_loops(tmp_path):
     (tmp_path / "self").symlink_to(".")
     (tmp_path / "folder.jpg").mkdir()
     os.mkfifo(tmp_path / "pipe.jpg")
-    found = images.files_below(tmp_path)
+    found = images.list_files(tmp_path)
     assert [path.name for path in found] == ["a.png", "b.png", "broken.png", "loop.png"]
-    reasons = [getattr(item, "reason", "read") for item in images.read_all(found)]
+    reasons = [getattr(item, "reason", "read") for item in images.read_images(found)]
     assert reasons == ["read", "read", "no such file or directory", "too many levels of symbolic links"]
 
 
@@ -222,7 +224,7 @@ def test_what_may_not_be_read_is_named(tmp_path):
     (tmp_path / "b/x.png").chmod(0o600)
     try:
         os.seteuid(65534)
-        found = list(images.read_all(images.files_below(Path())))
+        found = list(images.read_images(images.list_files(Path())))
     finally:
         os.seteuid(0)
         os.chdir(before)
@@ -236,8 +238,8 @@ def test_a_turned_tiff_has_its_upright_size(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (30, 20)).save(tmp_path / "a.tiff", exif=exif)
-    assert images.load(tmp_path / "a.tiff").shape == (30, 20, 3)
-    assert images.size_of(tmp_path / "a.tiff") == (20, 30)
+    assert images.read_image(tmp_path / "a.tiff").shape == (30, 20, 3)
+    assert images.read_size(tmp_path / "a.tiff") == (20, 30)
 
 
 # -- through the scripts ------------------------------------------------------------------------------------------------
@@ -257,7 +259,9 @@ NAMES = [
 def network(tmp_path_factory):
     path = tmp_path_factory.mktemp("network") / "model.safetensors"
     torch.manual_seed(0)
-    checkpoint.save(path, model.build("squeezenet1_1", 2), checkpoint.Card("squeezenet1_1", ["a", "b"], 64))
+    checkpoint.save(
+        path, pretrained.build_classifier("squeezenet1_1", 2), checkpoint.ModelCard("squeezenet1_1", ["a", "b"], 64)
+    )
     return str(path)
 
 
@@ -322,7 +326,7 @@ def test_names_that_are_no_text_in_tables(flight, network, capsys, script):
 
 
 def test_files_that_go_or_change_after_they_were_listed(flight, network, capsys, monkeypatch):
-    real = predicting.select
+    real = classifier.select
 
     def select(*given, **options):
         found = real(*given, **options)
@@ -332,7 +336,7 @@ def test_files_that_go_or_change_after_they_were_listed(flight, network, capsys,
         Path("in/$x^{$.jpg").mkdir()
         return found
 
-    monkeypatch.setattr(predicting, "select", select)
+    monkeypatch.setattr(classifier, "select", select)
     assert inference.main(["--weights", network, "--image", "in", "--all", "--output", "table.csv"]) == 0
     with Path("table.csv").open(newline="", errors="surrogateescape") as file:
         errors = {row["file"]: row["error"] for row in csv.DictReader(file) if row["error"]}

@@ -21,10 +21,11 @@ from safetensors.torch import save_file
 import inference
 import train
 import xai
-from crackcam import checkpoint, resuming
-from crackcam import model as m
-from crackcam.console import UserError, visible
-from crackcam.resuming import StateFile
+from crackcam.errors import UserError
+from crackcam.models import checkpoint, checks, heads, pretrained
+from crackcam.text import visible
+from crackcam.training import resume
+from crackcam.training.resume import StateFile
 
 CPU = torch.device("cpu")
 UNPRINTABLE = re.compile(r"[^\x20-\x7e\n\u00a1-\u02ff]")
@@ -35,8 +36,8 @@ def sound(tmp_path_factory):
     """A whole checkpoint of a small network."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "sound.safetensors"
-    card = checkpoint.Card("squeezenet1_1", ["a", "b", "c"], 64, split={"val": ["train/b/1.jpg"]})
-    checkpoint.save(path, m.build("squeezenet1_1", 3), card)
+    card = checkpoint.ModelCard("squeezenet1_1", ["a", "b", "c"], 64, split={"val": ["train/b/1.jpg"]})
+    checkpoint.save(path, pretrained.build_classifier("squeezenet1_1", 3), card)
     return path.read_bytes()
 
 
@@ -145,10 +146,10 @@ def test_cards_that_are_none(text):
 
 def test_a_network_that_stages_do_not_belong_to(sound, there, capsys):
     """Its tensors fit; only a run shows that a layer puts out no grid."""
-    model = m.with_maps(m.build("squeezenet1_1", 3), {"features.0": 64, "classifier.1": 3}, 3)
-    wrong = m.with_maps(m.build("squeezenet1_1", 3), {"features.0": 64, "features.1": 17}, 3)
+    model = heads.with_maps(pretrained.build_classifier("squeezenet1_1", 3), {"features.0": 64, "classifier.1": 3}, 3)
+    wrong = heads.with_maps(pretrained.build_classifier("squeezenet1_1", 3), {"features.0": 64, "features.1": 17}, 3)
     for network in (model, wrong):
-        card = checkpoint.Card("squeezenet1_1", ["a", "b", "c"], 64, head="multiscale", stages=network.stages)
+        card = checkpoint.ModelCard("squeezenet1_1", ["a", "b", "c"], 64, head="multiscale", stages=network.stages)
         checkpoint.save(Path("w.safetensors"), network, card)
         refused(capsys, look("w.safetensors"), "does not run on pictures of 64 px")
 
@@ -163,7 +164,7 @@ def test_numbers_that_are_none(sound, there, capsys):
         given = ["--arch", "squeezenet1_1", "--classes", "a,b,c"]
         refused(capsys, look("w.pth", *given), "NaN or infinite. in features.0.weight")
         with pytest.raises(UserError, match="NaN or infinite"):
-            m.load_backbone(m.build("squeezenet1_1", 3), Path("w.pth"))
+            pretrained.load_backbone(pretrained.build_classifier("squeezenet1_1", 3), Path("w.pth"))
     large = {name: tensor * 1e30 for name, tensor in tensors.items()}  # numbers, whose sums are none
     torch.save(large, "w.pth")
     refused(capsys, look("w.pth", *given), "does not put out a finite number for each of its 3 classes")
@@ -208,7 +209,7 @@ def test_no_pickle_is_run_wherever_it_lies(there, capsys):
         refused(capsys, look("w.pth", "--arch", "resnet18", "--classes", "a,b"), "holds more than tensors")
         Path("w.resume").write_bytes(Path("w.pth").read_bytes())
         with pytest.raises(UserError, match="is damaged"):
-            resuming.read_state(Path("w.resume"))
+            resume.read_state(Path("w.resume"))
     assert not Path("was-here").exists()
 
 
@@ -288,9 +289,9 @@ def test_states_that_lie(place, capsys):
 def test_features_that_lie_are_computed_anew(tmp_path, capsys):
     from test_features import MACHINE, split
 
-    from crackcam import features
+    from crackcam.training import features
 
-    network = m.place(m.build("squeezenet1_1", 2), CPU)
+    network = checks.place(pretrained.build_classifier("squeezenet1_1", 2), CPU)
     splits, file = {"train": split(4, 0)}, tmp_path / "model.features"
     true = features.kept_features(network, MACHINE, splits, 4, file)["train"]
     key = features.key_of(network, MACHINE, splits)

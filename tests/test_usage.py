@@ -77,7 +77,7 @@ def test_mendable_errors_are_one_line_and_exit_2(place, capsys, script, flags, m
 
 
 def test_a_missing_system_library_is_named(capsys):
-    from crackcam import console
+    from crackcam.cli import console
 
     @console.command
     def main(argv=None):
@@ -88,7 +88,7 @@ def test_a_missing_system_library_is_named(capsys):
 
 
 def test_our_own_faults_show_a_traceback():
-    from crackcam import console
+    from crackcam.cli import console
 
     @console.command
     def main(argv=None):
@@ -99,7 +99,7 @@ def test_our_own_faults_show_a_traceback():
 
 
 def test_full_disk_is_one_line(capsys):
-    from crackcam import console
+    from crackcam.cli import console
 
     @console.command
     def main(argv=None):
@@ -130,7 +130,7 @@ raise SystemExit(main([]))
 
 
 def test_interrupted_write_leaves_the_old_file(tmp_path):
-    from crackcam.console import write_atomically
+    from crackcam.files import write_atomically
 
     path = tmp_path / "result.json"
     path.write_text("old")

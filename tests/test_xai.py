@@ -13,9 +13,14 @@ from PIL import Image
 
 import inference
 import xai
-from crackcam import checkpoint, explaining, figures, finding, images, scoring
-from crackcam.methods import METHODS, QUICK, STYLES
-from crackcam.refining import refine
+from crackcam import preprocessing
+from crackcam.data import images
+from crackcam.evaluation import baselines, regions
+from crackcam.explain import heatmaps
+from crackcam.explain.methods import METHODS, QUICK, STYLES
+from crackcam.explain.refinement import refine
+from crackcam.models import checkpoint
+from crackcam.render import overlays
 
 
 def run(capsys, *flags):
@@ -43,7 +48,7 @@ def test_every_method_writes_its_grid(place, capsys, method):
     for row in document["pictures"]:
         heat = np.load(row["maps"][method]["file"])
         assert heat.dtype == np.float32
-        assert heat.shape == images.load(Path(row["file"])).shape[:2]
+        assert heat.shape == images.read_image(Path(row["file"])).shape[:2]
         assert heat.min() >= 0
         assert Path(row["maps"][method]["file"]).name == Path(row["file"]).stem + ".npy"
         peaks.append(heat.max())
@@ -73,8 +78,8 @@ def test_saved_map_is_grad_cam_by_hand(place, capsys):
     run(capsys, "--save-maps", "maps", "--num", "1")
     row = json.loads(Path("outputs/xai_Positive_gradcam.json").read_text())["pictures"][0]
     model, card = checkpoint.load(Path("weights/model.safetensors"), torch.device("cpu"))
-    picture = images.load(Path(row["file"]))
-    x = torch.from_numpy(images.fit(picture, 64).copy()).permute(2, 0, 1)[None].float() / 255
+    picture = images.read_image(Path(row["file"]))
+    x = torch.from_numpy(preprocessing.squash(picture, 64).copy()).permute(2, 0, 1)[None].float() / 255
     x = (x - torch.tensor(card.mean).view(3, 1, 1)) / torch.tensor(card.std).view(3, 1, 1)
     kept = {}
     model.layer4.register_forward_hook(lambda m, i, o: kept.update(a=o) or o.retain_grad())
@@ -149,7 +154,7 @@ def test_pictures_of_the_same_name_are_not_overwritten(place, capsys):
     a, b = Path("a/x.jpg"), Path("b/x.png")
     for path in (a, b):
         path.parent.mkdir()
-        Image.fromarray(images.load(sorted(Path("data/test/Positive").iterdir())[0])).save(path)
+        Image.fromarray(images.read_image(sorted(Path("data/test/Positive").iterdir())[0])).save(path)
     code, _, err = run(capsys, "--image", str(a), str(b), "--save-maps", "maps")
     assert code == 2
     assert "same name" in err
@@ -168,7 +173,7 @@ def test_geometry_of_a_wide_picture():
     """A map put back on a picture twice as wide as high: the hot cell is where it was."""
     heat = torch.zeros(4, 4)
     heat[1, 3] = 1
-    whole = explaining.at_picture_size(heat, np.zeros((40, 80, 3), np.uint8), images.Geometry(4))
+    whole = heatmaps.at_picture_size(heat, np.zeros((40, 80, 3), np.uint8), preprocessing.Geometry(4))
     assert whole.shape == (40, 80)
     row, column = np.unravel_index(whole.argmax(), whole.shape)
     assert 10 <= row < 20
@@ -178,7 +183,7 @@ def test_geometry_of_a_wide_picture():
 def test_overlay_leaves_cold_places_alone_and_colours_hot_ones():
     picture = np.full((2, 2, 3), 100, np.uint8)
     heat = np.array([[0, 0], [0, 1]], np.float32)
-    over = figures.styled(picture, heat, figures.choose_style("overlay", None))
+    over = overlays.draw_heatmap(picture, heat, overlays.choose_style("overlay", None))
     assert (over[0] == 100).all()
     assert over[1, 1, 0] > 200  # bright yellow
     assert over[1, 1, 2] < over[1, 1, 0]
@@ -191,13 +196,13 @@ def test_styles_by_hand():
     heat = np.tile(np.linspace(0, 1, 60, dtype=np.float32), (60, 1))
 
     def shown(name, colormap=None):
-        return figures.styled(picture, heat, figures.choose_style(name, colormap))
+        return overlays.draw_heatmap(picture, heat, overlays.choose_style(name, colormap))
 
     jet = shown("sidebyside", "jet")
     assert jet[0, 0].tolist() == [0, 0, 128]  # the tutorials' look
     assert jet[0, -1].tolist() == [128, 0, 0]
     edges = shown("edges").astype(int)
-    flat = np.rint(0.4 * 255 + 0.6 * 255 * figures.choose_style("edges", None).colours(heat)[..., :3])
+    flat = np.rint(0.4 * 255 + 0.6 * 255 * overlays.choose_style("edges", None).colours(heat)[..., :3])
     darker = (flat - edges).max(axis=2) > 90  # lines of the square, at its rim and nowhere else
     assert darker[18:42, 18:42].any()
     darker[17:43, 17:43] = False
@@ -226,7 +231,7 @@ def test_unknown_colormap(place, capsys):
 
 def test_empty_map_says_so(place, capsys, monkeypatch):
     nothing = np.full((6, 2), 0.5), [1] * 6, [torch.zeros(64, 64)] * 6
-    monkeypatch.setattr(explaining, "explained", lambda *a: nothing)
+    monkeypatch.setattr(heatmaps, "explained", lambda *a: nothing)
     code, _, _ = run(capsys)
     assert code == 0
     rows = json.loads(Path("outputs/xai_Positive_gradcam.json").read_text())["pictures"]
@@ -332,7 +337,7 @@ def test_findings_are_drawn_measured_and_tabled(place, capsys):
     assert len(lines) == len(entries) == 6
     otsu = {method: entry["threshold"] for _, method, entry in entries}
     for line, (row, method, entry) in zip(lines, entries, strict=True):
-        it = finding.find(np.load(entry["file"]), otsu[method])  # at the picture's own size: 227 x 227
+        it = regions.measure(np.load(entry["file"]), otsu[method])  # at the picture's own size: 227 x 227
         assert {name: entry[name] for name in ("share", "length", "width", "boxes")} == it.as_row()
         assert [line[name] for name in ("file", "true", "predicted", "method")] == [
             row["file"], "Positive", row["predicted"], method,
@@ -374,7 +379,7 @@ def test_refined_maps_are_those_that_are_saved(place, capsys):
     for row in document["pictures"]:
         name = Path(row["maps"]["gradcam"]["file"]).name
         plain, refined = np.load(f"plain/{name}"), np.load(f"refined/{name}")
-        assert np.array_equal(refined, refine("guided", plain, images.load(Path(row["file"]))))
+        assert np.array_equal(refined, refine("guided", plain, images.read_image(Path(row["file"]))))
         assert not np.array_equal(plain, refined)
         assert row["maps"]["gradcam"]["max"] == refined.max()
 
@@ -476,7 +481,7 @@ def test_maps_are_scored_against_the_network(place, capsys):
     with Path(document["metrics_table"]).open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["method"] for row in table] == [row["method"] for row in document["metrics"]]
-    assert {row["method"] for row in table} == {"gradcam", *scoring.BASELINES}
+    assert {row["method"] for row in table} == {"gradcam", *baselines.BASELINES}
     rows = {row["method"]: row for row in document["metrics"]}
     assert rows["centre"]["randomised"] == pytest.approx(1)  # looks at no network
     assert rows["centre"]["instability"] == 0  # nor at the picture

@@ -1,0 +1,162 @@
+"""Splits decoded into memory, and their augmentation."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from crackcam.data.images import ImageError, UnreadableImage, read_images, read_size
+from crackcam.data.splits import SPLITS, ClassFiles, DataSplits
+from crackcam.distributed import hide_progress
+from crackcam.errors import UserError
+from crackcam.preprocessing import GREY, Geometry
+from crackcam.text import counted
+
+logger = logging.getLogger(__name__)
+
+IN_MEMORY = 4 * 2**30  # bytes of pixels in memory; a larger split lies in a temporary file, 40,000 pictures are 6 GB
+
+
+# -- pixels ------------------------------------------------------------------------------------------------------
+
+
+class PixelSplit(NamedTuple):
+    """A split in memory, at the network's size.
+
+    Attributes:
+        pixels: (N, 3, size, size) uint8.
+        labels: (N,) int64.
+        paths: N files.
+    """
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+    paths: list[Path]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def concatenate(*splits: PixelSplit) -> PixelSplit:
+    """One split of several."""
+    pixels, labels, paths = zip(*splits, strict=True)
+    return PixelSplit(torch.cat(pixels), torch.cat(labels), [path for of_one in paths for path in of_one])
+
+
+def load_splits(
+    plan: DataSplits, geometry: Geometry, workers: int, names: tuple[str, ...] = SPLITS
+) -> dict[str, PixelSplit]:
+    """:func:`load_pixels` of each split of those names that there is, by name."""
+    return {
+        name: load_split(name, plan.classes, files, geometry, max(2, workers))
+        for name, files in plan.files.items()
+        if name in names
+    }
+
+
+def load_split(name: str, classes: list[str], files: ClassFiles, geometry: Geometry, threads: int) -> PixelSplit:
+    """Decode a split once. Unreadable files are named and left out; large splits lie in a temporary file.
+
+    Raises:
+        UserError: no file of a training class can be read, or none of the validation split.
+    """
+    paths = [path for c in classes for path in files[c]]
+    labels = [index for index, c in enumerate(classes) for _ in files[c]]
+    array = _pixel_array(len(paths), geometry.size)
+    good: list[int] = []
+    reading = read_images(paths, geometry.apply, threads)
+    for i, item in enumerate(
+        tqdm(reading, f"reading {name}", len(paths), leave=False, disable=hide_progress(), unit="picture")
+    ):
+        if isinstance(item, UnreadableImage):
+            logger.warning(f"skipped {item.path}: {item.reason}")
+            continue
+        array[len(good)] = item.pixels.transpose(2, 0, 1)
+        good.append(i)
+    if len(good) < len(paths):
+        logger.warning(f"{counted(len(paths) - len(good), 'file')} of the {name} split could not be read")
+    kept = torch.tensor([labels[i] for i in good], dtype=torch.int64)
+    for index, c in enumerate(classes):
+        if name == "train" and not (kept == index).any():
+            raise UserError(f"no picture of class {c} in the {name} split can be read")
+    if name == "val" and not good:
+        raise UserError("no picture in the val split can be read: training goes by them")
+    return PixelSplit(torch.from_numpy(array[: len(good)]), kept, [paths[i] for i in good])
+
+
+def training_geometry(files: ClassFiles, geometry: Geometry, smallest: int, multiple: int = 32) -> Geometry:
+    """The network's view of pictures, in a smaller square where the largest of them leaves room: cheaper to train on.
+
+    Args:
+        geometry: of the network; where it enlarges pictures to its square there is no room.
+        smallest: least side.
+        multiple: of which the side is one, to the nearest.
+    """
+    if geometry.max_scale is None:
+        return geometry
+    sides = [smallest]
+    for path in (path for paths in files.values() for path in paths):
+        with suppress(ImageError):  # unreadable files are named where they are decoded
+            sides.append(max(read_size(path)))
+    return geometry._replace(size=min(geometry.size, max(smallest, round(max(sides) / multiple) * multiple)))
+
+
+def _pixel_array(count: int, size: int) -> np.ndarray:
+    shape = (count, 3, size, size)
+    if count * 3 * size * size <= IN_MEMORY:
+        return np.empty(shape, np.uint8)
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the array
+    if hasattr(os, "posix_fallocate"):  # a disk that fills up later on would end the process without a word
+        os.posix_fallocate(file.fileno(), 0, math.prod(shape))
+    return np.memmap(file, np.uint8, "r+", shape=shape)
+
+
+def augmentation(size: int, strong: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What training does to a picture, (3, H, W) uint8 -> (3, size, size) uint8.
+
+    Args:
+        strong: flips, rotation, scale, light and blur, for training from random weights; else mirror and light.
+    """
+    from torchvision.transforms import v2
+
+    resize = v2.Resize((size, size), antialias=True)
+    mirror = v2.RandomHorizontalFlip()
+    if not strong:
+        return v2.Compose([resize, mirror, v2.ColorJitter(brightness=0.1, contrast=0.1)])
+    grey = list(GREY)  # corners that a rotation bares carry no signal
+    turn = v2.RandomAffine(15, scale=(0.9, 1.2), interpolation=v2.InterpolationMode.BILINEAR, fill=grey)
+    blur = v2.RandomApply([v2.GaussianBlur(5, (0.3, 1.5))], p=0.2)
+    return v2.Compose([resize, mirror, v2.RandomVerticalFlip(), turn, v2.ColorJitter(0.3, 0.3, 0.2), blur])
+
+
+class AugmentedSplit(torch.utils.data.Dataset):
+    """Pixels seen through an augmentation, for a DataLoader.
+
+    Each picture draws from a generator of its own, so that nobody who computes it, nor when, changes what is drawn.
+
+    Args:
+        split: what to look at.
+        transform: see :func:`augmentation`; draws from torch's generator.
+        seed: same seed, same pictures.
+    """
+
+    def __init__(self, split: PixelSplit, transform: Callable[[torch.Tensor], torch.Tensor], seed: int) -> None:
+        self.split, self.transform, self.seed = split, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0]))
+            return self.transform(self.split.pixels[index]), self.split.labels[index]

@@ -1,0 +1,8 @@
+"""Errors that a user can resolve."""
+
+
+class UserError(ValueError):
+    """A mistake in usage or input, in one line: what is wrong with which value, and what to do about it.
+
+    The command-line scripts print it and exit with 2; from Python it is raised as it is.
+    """

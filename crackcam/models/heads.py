@@ -1,0 +1,112 @@
+"""Classification heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from crackcam.errors import UserError
+from crackcam.models.multiscale import COARSEST, FINEST, Multiscale
+from crackcam.models.registry import IMAGENET_CLASSES
+from crackcam.models.target_layers import grid_layers
+
+
+def add_multiscale_head(model: nn.Module, classes: int, image_size: int) -> Multiscale:
+    """The network with a fresh head that sums maps of its stages, in the place of its own.
+
+    Raises:
+        UserError: its layers put out no grids of different sizes, channels first.
+    """
+    grids, target = grid_layers(model, image_size)
+    until = list(grids)[: list(grids).index(target) + 1] if target and grids[target].reshape is None else []
+    last = {
+        grids[name].height: name
+        for name in until
+        if grids[name].reshape is None and FINEST <= round(image_size / grids[name].height) <= COARSEST
+    }
+    if len(last) < 2:
+        raise UserError("--head multiscale needs a network whose layers put out grids of several sizes")
+    return with_maps(model, {name: grids[name].channels for name in last.values()}, classes)
+
+
+def with_maps(model: nn.Module, stages: dict[str, int], classes: int) -> Multiscale:
+    """As :func:`multiscale`, with the layers named and their channels; raises AttributeError where there is none."""
+    parent, _, child = head_name(model).rpartition(".")
+    model.get_submodule(parent).register_module(child, nn.Identity())
+    return Multiscale(model, stages, classes)
+
+
+# -- head ----------------------------------------------------------------------------------------------------
+
+
+def replace_head(model: nn.Module, classes: int) -> None:
+    if hasattr(model, "reset_classifier"):  # timm
+        cast(Any, model).reset_classifier(classes)
+        return
+    name = _last_layer(model, IMAGENET_CLASSES)
+    old = cast("nn.Linear | nn.Conv2d", model.get_submodule(name))
+    new: nn.Linear | nn.Conv2d
+    if isinstance(old, nn.Linear):
+        new = nn.Linear(old.in_features, classes)
+    else:
+        new = nn.Conv2d(old.in_channels, classes, kernel_size=1)
+        # SqueezeNet rectifies its class maps before pooling; logits need their sign.
+        parent, _, index = name.rpartition(".")
+        siblings = list(model.get_submodule(parent).named_children())
+        following = siblings[[child for child, _ in siblings].index(index) + 1]
+        if isinstance(following[1], nn.ReLU):
+            model.get_submodule(parent).register_module(following[0], nn.Identity())
+    nn.init.normal_(new.weight, std=0.01)
+    nn.init.zeros_(new.bias)  # type: ignore[arg-type]
+    parent, _, child = name.rpartition(".")
+    model.get_submodule(parent).register_module(child, new)
+
+
+def _last_layer(model: nn.Module, outputs: int | None = None) -> str:
+    named = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    sizes = {n: m.out_features if isinstance(m, nn.Linear) else m.out_channels for n, m in named}
+    return [n for n, _ in named if outputs is None or sizes[n] == outputs][-1]
+
+
+def head_name(model: nn.Module) -> str:
+    """Name of the last layer, which makes the logits; of a multiscale head, of the first that it consists of."""
+    if isinstance(model, Multiscale):
+        return "maps.0"
+    classifier = cast(Any, model).get_classifier() if hasattr(model, "get_classifier") else None  # timm
+    return next((name for name, module in model.named_modules() if module is classifier), "") or _last_layer(model)
+
+
+@contextmanager
+def head_inputs(model: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Collects what reaches the head in each run, pooled over places: (N, features)."""
+    seen: list[torch.Tensor] = []
+
+    def watch(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        (features,) = inputs
+        seen.append(features.flatten(2).mean(dim=2) if features.ndim == 4 else features)
+
+    handle = model.get_submodule(head_name(model)).register_forward_pre_hook(watch)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def set_linear_head(model: nn.Module, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    """Puts (classes, features) weights and (classes,) biases into the head, linear or 1x1 convolution."""
+    head = dict(model.get_submodule(head_name(model)).named_parameters())
+    with torch.no_grad():
+        head["weight"].copy_(weight.reshape(head["weight"].shape))
+        head["bias"].copy_(bias)
+
+
+def apply_temperature(model: nn.Module, temperature: float) -> None:
+    """Divides the logits by a temperature, within the head: its weights and biases. Maps of logits scale alike."""
+    multiscale_head = [model.scale, model.bias] if isinstance(model, Multiscale) else None
+    with torch.no_grad():
+        for parameter in multiscale_head or model.get_submodule(head_name(model)).parameters():
+            parameter.div_(temperature)
