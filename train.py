@@ -134,14 +134,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from crackcam.data.splits import plan_splits
     from crackcam.data.synthetic import mixing
     from crackcam.explain import thresholds
-    from crackcam.models import checkpoint, checks, heads, pretrained, registry, target_layers
+    from crackcam.models import checkpoint, checks, pretrained, registry, stages, target_layers
     from crackcam.models.multiscale import Multiscale
     from crackcam.preprocessing import Geometry
     from crackcam.render import figures
     from crackcam.training import resume, trainer
 
     if args.export:
-        from crackcam.models import onnx
+        from crackcam.models import onnx, stages
 
         onnx.require(onnx.TO_WRITE)
     device = runtime.choose_device(args.device)
@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     mix = mixing.mix_fraction(args.mix_sample, plan.classes, args.head == "multiscale")
     taught = False
     if args.head == "multiscale":
-        network = heads.add_multiscale_head(network, len(plan.classes), size)
+        network = stages.add_multiscale_head(network, len(plan.classes), size)
         if mix:
             network.silence(mixing.PLAIN)
         taught = pretrained == f"weights of {args.pretrained}" and pretrained.load_maps(network, Path(args.pretrained))

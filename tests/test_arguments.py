@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import inference
 import train
 import xai
+from crackcam import config
 from crackcam.errors import UserError
 
 SCRIPTS = {"train": train, "inference": inference, "xai": xai}

@@ -14,7 +14,7 @@ import train
 import xai
 from crackcam import runtime
 from crackcam.errors import UserError
-from crackcam.models import checkpoint, checks, heads, onnx, pretrained
+from crackcam.models import checkpoint, checks, onnx, pretrained, stages
 
 CPU = torch.device("cpu")
 MACHINE = runtime.Runtime(CPU, torch.float32)
@@ -96,7 +96,7 @@ def test_the_card_travels(trained, exported):
 
 def test_multiscale_heads(tmp_path):
     torch.manual_seed(0)
-    network = checks.place(heads.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 64), CPU).eval()
+    network = checks.place(stages.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 64), CPU).eval()
     network.silence(0)
     pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
     card = checkpoint.ModelCard("resnet18", ["a", "b"], 64, head="multiscale", stages=network.stages)

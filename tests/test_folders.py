@@ -25,7 +25,7 @@ from crackcam.cli import console
 from crackcam.data import images
 from crackcam.explain import heatmaps
 from crackcam.explain.methods import NAMED
-from crackcam.models import checkpoint, heads, pretrained, target_layers
+from crackcam.models import checkpoint, heads, pretrained, stages, target_layers
 
 SCRIPTS = {"inference.py": inference, "xai.py": xai}
 CALLS = {
@@ -216,7 +216,7 @@ def test_one_run_predicts_and_explains_as_two_do(method):
     torch.manual_seed(0)
     built, names = pretrained.build_classifier("resnet18", 2).eval(), ["layer2"]
     if method == "evidence":
-        built = heads.add_multiscale_head(built, 2, 64).eval()
+        built = stages.add_multiscale_head(built, 2, 64).eval()
     if method in ("refinecam", "cam"):
         names = ["layer4"] if method == "cam" else ["layer2", "layer3"]
     machine = runtime.Runtime(torch.device("cpu"), torch.float32)

@@ -18,7 +18,7 @@ from crackcam.classifier import LoadedModel, to_pixels
 from crackcam.data import images
 from crackcam.errors import UserError
 from crackcam.explain import heatmaps
-from crackcam.models import checkpoint, heads, pretrained, target_layers
+from crackcam.models import checkpoint, pretrained, stages, target_layers
 from crackcam.models.multiscale import Multiscale
 
 CPU = torch.device("cpu")
@@ -64,7 +64,7 @@ def test_evidence_and_logits_by_hand():
 @pytest.mark.parametrize("arch", ["resnet18", "squeezenet1_0", "mobilenet_v3_small"])
 def test_map_sums_to_the_logit(arch):
     torch.manual_seed(0)
-    model = heads.add_multiscale_head(pretrained.build_classifier(arch, 3), 3, 64).eval()
+    model = stages.add_multiscale_head(pretrained.build_classifier(arch, 3), 3, 64).eval()
     with torch.no_grad():
         for stage in model.maps:
             stage[1].weight.normal_()
@@ -79,7 +79,7 @@ def test_map_sums_to_the_logit(arch):
 
 
 def test_stages_of_resnet18():
-    model = heads.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 224)
+    model = stages.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 224)
     assert model.stages == {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
     assert target_layers.grid_layers(model.eval(), 224)[1] == "backbone.layer4"
     (layer,) = target_layers.find_target_layers(model, 224, ["layer3"])  # by the name that the architecture gives it
@@ -95,7 +95,7 @@ def test_a_small_certain_place_counts_more_than_a_large_doubtful_one():
 
 def test_networks_of_tokens_are_refused():
     with pytest.raises(UserError, match="grids of several sizes"):
-        heads.add_multiscale_head(pretrained.build_classifier("vit_b_32", 2), 2, 224)
+        stages.add_multiscale_head(pretrained.build_classifier("vit_b_32", 2), 2, 224)
 
 
 def test_absence_has_no_map():
@@ -133,7 +133,7 @@ def test_a_layer_that_is_not_there():
 @pytest.mark.parametrize("half", [False, True])
 def test_checkpoint_round_trip(tmp_path, half):
     torch.manual_seed(0)
-    model = heads.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 64).eval()
+    model = stages.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 64).eval()
     card = checkpoint.ModelCard("resnet18", ["a", "b"], 64, head="multiscale", stages=model.stages)
     checkpoint.save(tmp_path / "m.safetensors", model, card, half=half)
     again, read = checkpoint.load(tmp_path / "m.safetensors", CPU)
@@ -147,7 +147,7 @@ def test_checkpoint_round_trip(tmp_path, half):
 
 
 def test_a_card_that_names_no_layer(tmp_path):
-    model = heads.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 64)
+    model = stages.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 64)
     card = checkpoint.ModelCard("resnet18", ["a", "b"], 64, head="multiscale", stages={"layer9": 64})
     checkpoint.save(tmp_path / "m.safetensors", model, card)
     with pytest.raises(UserError, match="damaged"):

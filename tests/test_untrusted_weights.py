@@ -22,7 +22,7 @@ import inference
 import train
 import xai
 from crackcam.errors import UserError
-from crackcam.models import checkpoint, checks, heads, pretrained
+from crackcam.models import checkpoint, checks, pretrained, stages
 from crackcam.text import visible
 from crackcam.training import resume
 from crackcam.training.resume import StateFile
@@ -146,8 +146,8 @@ def test_cards_that_are_none(text):
 
 def test_a_network_that_stages_do_not_belong_to(sound, there, capsys):
     """Its tensors fit; only a run shows that a layer puts out no grid."""
-    model = heads.with_maps(pretrained.build_classifier("squeezenet1_1", 3), {"features.0": 64, "classifier.1": 3}, 3)
-    wrong = heads.with_maps(pretrained.build_classifier("squeezenet1_1", 3), {"features.0": 64, "features.1": 17}, 3)
+    model = stages.with_maps(pretrained.build_classifier("squeezenet1_1", 3), {"features.0": 64, "classifier.1": 3}, 3)
+    wrong = stages.with_maps(pretrained.build_classifier("squeezenet1_1", 3), {"features.0": 64, "features.1": 17}, 3)
     for network in (model, wrong):
         card = checkpoint.ModelCard("squeezenet1_1", ["a", "b", "c"], 64, head="multiscale", stages=network.stages)
         checkpoint.save(Path("w.safetensors"), network, card)

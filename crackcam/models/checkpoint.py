@@ -28,9 +28,9 @@ from crackcam.data.splits import SPLITS, check_classes
 from crackcam.errors import UserError
 from crackcam.files import write_atomically
 from crackcam.models.checks import check_finite, check_runs, place
-from crackcam.models.heads import with_maps
 from crackcam.models.pretrained import WeightsUnavailableError, build_classifier, imagenet_network
 from crackcam.models.registry import bare_network, pretrained_config
+from crackcam.models.stages import with_maps
 from crackcam.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Geometry
 from crackcam.runtime import library_versions
 

@@ -1,0 +1,35 @@
+"""Multiscale heads on the stages of a backbone."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from crackcam.errors import UserError
+from crackcam.models.heads import head_name
+from crackcam.models.multiscale import COARSEST, FINEST, Multiscale
+from crackcam.models.target_layers import grid_layers
+
+
+def add_multiscale_head(model: nn.Module, classes: int, image_size: int) -> Multiscale:
+    """The network with a fresh head that sums maps of its stages, in the place of its own.
+
+    Raises:
+        UserError: its layers put out no grids of different sizes, channels first.
+    """
+    grids, target = grid_layers(model, image_size)
+    until = list(grids)[: list(grids).index(target) + 1] if target and grids[target].reshape is None else []
+    last = {
+        grids[name].height: name
+        for name in until
+        if grids[name].reshape is None and FINEST <= round(image_size / grids[name].height) <= COARSEST
+    }
+    if len(last) < 2:
+        raise UserError("--head multiscale needs a network whose layers put out grids of several sizes")
+    return with_maps(model, {name: grids[name].channels for name in last.values()}, classes)
+
+
+def with_maps(model: nn.Module, stages: dict[str, int], classes: int) -> Multiscale:
+    """As :func:`multiscale`, with the layers named and their channels; raises AttributeError where there is none."""
+    parent, _, child = head_name(model).rpartition(".")
+    model.get_submodule(parent).register_module(child, nn.Identity())
+    return Multiscale(model, stages, classes)
