@@ -119,3 +119,11 @@ def no_network(monkeypatch):
     monkeypatch.setattr("socket.socket.connect", refuse)
     yield
     assert not asked
+
+
+def pytest_collection_modifyitems(items):
+    """Marks each test by the folder that it lies in."""
+    for item in items:
+        folder = Path(item.path).parent.name
+        if folder in ("unit", "cli", "browser"):
+            item.add_marker(folder)
