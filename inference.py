@@ -28,7 +28,8 @@ from crackcam.errors import UserError
 from crackcam.text import counted
 
 if TYPE_CHECKING:
-    from crackcam.classifier import LoadedModel, Selection
+    from crackcam.models.loaded import LoadedModel
+from crackcam.classifier import Selection
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -31,6 +31,7 @@ from crackcam.config import OUTPUTS
 from crackcam.errors import UserError
 from crackcam.files import check_writable, write_csv
 from crackcam.text import counted
+from crackcam.types import ModelCard
 
 logger = logging.getLogger(__name__)
 
@@ -129,14 +130,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
 
     from crackcam import distributed, runtime
-    from crackcam.classifier import LoadedModel
     from crackcam.data import duplicates, pixels
     from crackcam.data.splits import plan_splits
     from crackcam.data.synthetic import mixing
     from crackcam.explain import thresholds
     from crackcam.models import checkpoint, checks, pretrained, registry, stages, target_layers
+    from crackcam.models.loaded import LoadedModel
     from crackcam.models.multiscale import Multiscale
-    from crackcam.preprocessing import Geometry
+    from crackcam.preprocessing import Preprocessing
     from crackcam.render import figures
     from crackcam.training import resume, trainer
 
@@ -175,8 +176,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     grids, target = target_layers.grid_layers(network, size)
     logger.info(f"network: {args.arch} at {size} px, {pretrained}")
     logger.info(f"machine: {runtime.describe_machine(device, dtype, reason)}")
-    geometry = Geometry(size, max_scale=1.0 if args.head == "multiscale" else None)
-    small = pixels.training_geometry(plan.files["train"], geometry, made_for.size)
+    preprocessing = Preprocessing(size, max_scale=1.0 if args.head == "multiscale" else None)
+    small = pixels.training_preprocessing(plan.files["train"], preprocessing, made_for.size)
     splits = pixels.load_splits(plan, small, args.workers)
     for said in plan.says():
         logger.info(said)
@@ -191,8 +192,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         patience=args.patience, seed=args.seed, workers=args.workers, mix=mix, mask_weight=args.mask_weight,
     )  # fmt: skip
 
-    card = checkpoint.ModelCard(
-        args.arch, plan.classes, size, made_for.mean, made_for.std, max_scale=geometry.max_scale, head=args.head,
+    card = ModelCard(
+        args.arch, plan.classes, size, made_for.mean, made_for.std, max_scale=preprocessing.max_scale, head=args.head,
         pretrained=pretrained, split=plan.held_out, stages=network.stages if isinstance(network, Multiscale) else {},
         output_stride=size // grids[target].height if target else None,
         training={name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
@@ -224,8 +225,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             logger.info(f"kept the best epoch so far, {best}, in {args.output}; go on with --resume")
         raise
 
-    if small != geometry:  # scored as inference will see them
-        splits |= pixels.load_splits(plan, geometry, args.workers, ("val", "test"))
+    if small != preprocessing:  # scored as inference will see them
+        splits |= pixels.load_splits(plan, preprocessing, args.workers, ("val", "test"))
     name = "test" if len(splits.get("test", ())) else "val"
     temperature = trainer.calibrate(network, machine, splits["val"], args.batch_size)
     result = trainer.final_report(network, machine, splits[name], plan.classes, args.batch_size, temperature)

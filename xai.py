@@ -37,7 +37,7 @@ from crackcam import files
 from crackcam.cli import console
 from crackcam.config import OUTPUTS
 from crackcam.errors import UserError
-from crackcam.explain.methods import BEST, BEST_OF_ENGINE, EVIDENCE, NAMED, REFINEMENTS, STYLES, named_methods
+from crackcam.methods import BEST, BEST_OF_ENGINE, EVIDENCE, NAMED, REFINEMENTS, STYLES, parse_methods
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     maps = parser.add_argument_group("heat maps")
     maps.add_argument(
         "--method",
-        type=named_methods,
+        type=parse_methods,
         default=[BEST],
         metavar="best|NAME[,NAME]|all",
         help=f"best (default): {EVIDENCE} where the network has it, else {BEST_OF_ENGINE} on a finer grid; all: each "
@@ -160,10 +160,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     heatmaps.settle_best(args, network)
-    finer = network._replace(model=output_stride.dilate(network.model, args.stride, size)) if args.stride else network
+    finer = network.with_model(output_stride.dilate(network.model, args.stride, size)) if args.stride else network
     layers = {  # found in the network as it is, where the stages differ in their grids
         name: target_layers.find_target_layers(
-            network.model, size, args.layer, NAMED[name].stages or bool(args.fuse), finer.model
+            network.model, size, args.layer, NAMED[name].multi_layer or bool(args.fuse), finer.model
         )
         for name in args.method
     }

@@ -43,7 +43,7 @@ sys.path.insert(0, str(ROOT))
 
 from crackcam import messages
 from crackcam.cli import console  # noqa: E402
-from crackcam.explain.methods import METHODS  # noqa: E402
+from crackcam.methods import METHODS  # noqa: E402
 
 # This process imports no torch: a child's peak of memory starts from its parent's.
 

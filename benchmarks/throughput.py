@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from crackcam import runtime
 from crackcam.cli import console  # noqa: E402
+from crackcam.types import ModelCard
 
 SIDE, DISTINCT = 224, 1000  # more pictures are links to these
 START = {
@@ -149,9 +150,7 @@ def prepare(args: argparse.Namespace, place: Path) -> None:
             (folder / f"{i:06d}.jpg").hardlink_to(made[i % len(made)])
     torch.manual_seed(0)
     network = pretrained.build_classifier(args.arch, 2)
-    checkpoint.save(
-        place / "weights/model.safetensors", network, checkpoint.ModelCard(args.arch, ["Negative", "Positive"], SIDE)
-    )
+    checkpoint.save(place / "weights/model.safetensors", network, ModelCard(args.arch, ["Negative", "Positive"], SIDE))
 
 
 def called(args: argparse.Namespace, place: Path, worker: str, pictures: int) -> dict:

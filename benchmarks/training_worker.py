@@ -80,7 +80,7 @@ def bare(settings):
     from crackcam.cli import console
     from crackcam.data import pixels, splits
     from crackcam.models import checks, pretrained
-    from crackcam.preprocessing import Geometry
+    from crackcam.preprocessing import Preprocessing
     from crackcam.training import trainer
 
     console.keep_freed_memory()  # as train.py
@@ -89,7 +89,7 @@ def bare(settings):
     model = checks.place(pretrained.from_weights(settings["arch"], "imagenet", 2)[0], device).eval()
     begin = time.perf_counter()
     plan = splits.plan_splits(Path(settings["data"]), 0.15, 0)
-    train, val = pixels.load_splits(plan, Geometry(224), 2, ("train", "val")).values()
+    train, val = pixels.load_splits(plan, Preprocessing(224), 2, ("train", "val")).values()
     reading = time.perf_counter() - begin
 
     def passed():

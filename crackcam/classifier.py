@@ -24,10 +24,10 @@ from crackcam.data.images import DecodedImage, UnreadableImage, list_files
 from crackcam.data.splits import ClassFiles, choose_split
 from crackcam.errors import UserError
 from crackcam.models import checkpoint
-from crackcam.models.checkpoint import ModelCard
 from crackcam.models.checks import check_runs
 from crackcam.runtime import Runtime, choose_device, choose_precision, describe_machine, library_versions
 from crackcam.text import counted
+from crackcam.types import ModelCard
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +208,7 @@ def read_selection(args: argparse.Namespace, selection: Selection) -> list[Decod
 
 def to_pixels(network: LoadedModel, pictures: list[np.ndarray]) -> torch.Tensor:
     """Pictures of any size -> (N, 3, size, size) uint8, as in training."""
-    return stacked([network.card.geometry.apply(picture) for picture in pictures])
+    return stacked([network.card.preprocessing.apply(picture) for picture in pictures])
 
 
 def stacked(fitted: list[np.ndarray]) -> torch.Tensor:
@@ -228,8 +228,8 @@ def probabilities(network: LoadedModel, pixels: torch.Tensor) -> torch.Tensor:
     """
     most = _fitting.get(network.model, len(pixels))
     try:
-        with torch.inference_mode(), network.machine.autocast():
-            parts = [network.model(network.machine.input(part)).float().softmax(1) for part in pixels.split(most)]
+        with torch.inference_mode(), network.runtime.autocast():
+            parts = [network.model(network.to_inputs(part)).float().softmax(1) for part in pixels.split(most)]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
     except torch.OutOfMemoryError:
         if min(most, len(pixels)) == 1:
@@ -255,8 +255,8 @@ def manifest(network: LoadedModel, args: argparse.Namespace, selection: Selectio
         "type": args.type if args.image else selection.name,
         "split": selection.split,
         "seed": args.seed,
-        "device": str(network.machine.device),
-        "precision": "bf16" if network.machine.dtype == torch.bfloat16 else "fp32",
+        "device": str(network.runtime.device),
+        "precision": network.runtime.precision,
         "checkpoint": {
             "file": str(network.path) if network.path else network.card.pretrained,
             "sha256": files.file_hash(network.path) if network.path else None,

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 import inference  # noqa: E402
 import train  # noqa: E402
 import xai  # noqa: E402
-from crackcam.explain.methods import NAMED, markdown_table  # noqa: E402
+from crackcam.methods import NAMED, markdown_table  # noqa: E402
 
 SCRIPTS = {"train.py": train, "inference.py": inference, "xai.py": xai}
 

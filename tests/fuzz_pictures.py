@@ -24,8 +24,8 @@ from PIL import Image, ImageCms
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from crackcam import preprocessing
 from crackcam.data import images
+from crackcam.preprocessing import Preprocessing
 
 SECONDS = 20
 MEMORY = 6 * 2**30  # address space; the largest picture that is let in takes two thirds of it
@@ -161,7 +161,7 @@ def read(path):
     assert pixels.ndim == 3
     assert pixels.shape[2] == 3
     assert 0 < pixels.size <= 3 * images.MAX_PIXELS
-    assert pixels.size > 10**7 or preprocessing.Geometry(32, 36).apply(pixels).shape == (32, 32, 3)
+    assert pixels.size > 10**7 or Preprocessing(32, 36).apply(pixels).shape == (32, 32, 3)
     return "picture" if pixels.shape[:2] == (height, width) else "picture of another size than its head says"
 
 

@@ -25,13 +25,14 @@ import torch
 from crackcam import classifier, files
 from crackcam.batch import streaming
 from crackcam.batch.streaming import Item, Row, Run
-from crackcam.classifier import LoadedModel, Selection, by_class
+from crackcam.classifier import Selection, by_class
 from crackcam.cli.console import say
 from crackcam.data import images
 from crackcam.distributed import rank
 from crackcam.errors import UserError
 from crackcam.explain import heatmaps
 from crackcam.files import write_atomically, write_json
+from crackcam.models.loaded import LoadedModel
 from crackcam.models.target_layers import TargetLayer
 from crackcam.text import counted
 
@@ -86,7 +87,7 @@ def predict(args: argparse.Namespace, network: LoadedModel, selection: Selection
         return {**row, "probabilities": by_name(row)} if "probabilities" in row else row
 
     header = ["file", "true", "predicted", *(f"p_{name}" for name in classes), "error"]
-    streaming.stream(run, network.card.geometry.apply, work, args.resume)
+    streaming.stream(run, network.card.preprocessing.apply, work, args.resume)
     if rank():
         return None
     counts = _write_table(run, header, cells, line)
@@ -141,7 +142,7 @@ def explain(
             raise UserError(f"no threshold is known for these maps of {method}: --style mask --all needs --threshold")
 
     def prepare(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return card.geometry.apply(picture), picture if whole else thumbnail(picture, OVERLAY_SIDE)
+        return card.preprocessing.apply(picture), picture if whole else thumbnail(picture, OVERLAY_SIDE)
 
     def work(items: list[Item]) -> list[Callable[[], Row]]:
         pixels = classifier.stacked([item.prepared[0] for item in items])
@@ -159,7 +160,7 @@ def explain(
         # what was found is outlined in fine lines: small pictures are enlarged for that
         side = min(OVERLAY_SIDE, max(SHOWN_SIDE, *picture.pixels.shape[:2]))
         (limit,) = thresholds.known_thresholds(args, card, method, [target])
-        seen = showing.view(there, style, picture, method, heat.cpu(), card.geometry, limit, side)
+        seen = showing.view(there, style, picture, method, heat.cpu(), card.preprocessing, limit, side)
         drawn = seen.draw()
         if style.beside:
             drawn = side_by_side(thumbnail(picture.pixels, side), drawn)
@@ -198,8 +199,8 @@ def _settings(network: LoadedModel) -> dict[str, Any]:
     """What predictions depend on, beside the files and their batches."""
     return {
         "weights": files.file_hash(network.path) if network.path else _hash_of(network),
-        "precision": "bf16" if network.machine.dtype == torch.bfloat16 else "fp32",
-        "device": network.machine.device.type,
+        "precision": network.runtime.precision,
+        "device": network.runtime.device.type,
     }
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from crackcam import config, distributed
-from crackcam.explain.methods import OWN
+from crackcam.methods import OWN
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -19,7 +19,7 @@ from crackcam.data.images import ImageError, UnreadableImage, read_images, read_
 from crackcam.data.splits import SPLITS, ClassFiles, DataSplits
 from crackcam.distributed import hide_progress
 from crackcam.errors import UserError
-from crackcam.preprocessing import GREY, Geometry
+from crackcam.preprocessing import GREY, Preprocessing
 from crackcam.text import counted
 
 logger = logging.getLogger(__name__)
@@ -54,17 +54,19 @@ def concatenate(*splits: PixelSplit) -> PixelSplit:
 
 
 def load_splits(
-    plan: DataSplits, geometry: Geometry, workers: int, names: tuple[str, ...] = SPLITS
+    plan: DataSplits, preprocessing: Preprocessing, workers: int, names: tuple[str, ...] = SPLITS
 ) -> dict[str, PixelSplit]:
     """:func:`load_pixels` of each split of those names that there is, by name."""
     return {
-        name: load_split(name, plan.classes, files, geometry, max(2, workers))
+        name: load_split(name, plan.classes, files, preprocessing, max(2, workers))
         for name, files in plan.files.items()
         if name in names
     }
 
 
-def load_split(name: str, classes: list[str], files: ClassFiles, geometry: Geometry, threads: int) -> PixelSplit:
+def load_split(
+    name: str, classes: list[str], files: ClassFiles, preprocessing: Preprocessing, threads: int
+) -> PixelSplit:
     """Decode a split once. Unreadable files are named and left out; large splits lie in a temporary file.
 
     Raises:
@@ -72,9 +74,9 @@ def load_split(name: str, classes: list[str], files: ClassFiles, geometry: Geome
     """
     paths = [path for c in classes for path in files[c]]
     labels = [index for index, c in enumerate(classes) for _ in files[c]]
-    array = _pixel_array(len(paths), geometry.size)
+    array = _pixel_array(len(paths), preprocessing.size)
     good: list[int] = []
-    reading = read_images(paths, geometry.apply, threads)
+    reading = read_images(paths, preprocessing.apply, threads)
     for i, item in enumerate(
         tqdm(reading, f"reading {name}", len(paths), leave=False, disable=hide_progress(), unit="picture")
     ):
@@ -94,21 +96,23 @@ def load_split(name: str, classes: list[str], files: ClassFiles, geometry: Geome
     return PixelSplit(torch.from_numpy(array[: len(good)]), kept, [paths[i] for i in good])
 
 
-def training_geometry(files: ClassFiles, geometry: Geometry, smallest: int, multiple: int = 32) -> Geometry:
+def training_preprocessing(
+    files: ClassFiles, preprocessing: Preprocessing, smallest: int, multiple: int = 32
+) -> Preprocessing:
     """The network's view of pictures, in a smaller square where the largest of them leaves room: cheaper to train on.
 
     Args:
-        geometry: of the network; where it enlarges pictures to its square there is no room.
+        preprocessing: of the network; where it enlarges pictures to its square there is no room.
         smallest: least side.
         multiple: of which the side is one, to the nearest.
     """
-    if geometry.max_scale is None:
-        return geometry
+    if preprocessing.max_scale is None:
+        return preprocessing
     sides = [smallest]
     for path in (path for paths in files.values() for path in paths):
         with suppress(ImageError):  # unreadable files are named where they are decoded
             sides.append(max(read_size(path)))
-    return geometry._replace(size=min(geometry.size, max(smallest, round(max(sides) / multiple) * multiple)))
+    return preprocessing._replace(size=min(preprocessing.size, max(smallest, round(max(sides) / multiple) * multiple)))
 
 
 def _pixel_array(count: int, size: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from crackcam.classifier import LoadedModel
+    from crackcam.models.loaded import LoadedModel
 from crackcam.evaluation.baselines import BASELINES
 from crackcam.evaluation.mask_scores import _in_two_groups, _number, _without_nan
 
@@ -87,11 +87,11 @@ def compare_faithfulness(
     Returns:
         Rows of :class:`NetworkScores`.
     """
-    inputs = network.machine.input(pixels)
+    inputs = network.to_inputs(pixels)
 
     def knows_nothing(baseline: Callable[[np.ndarray], np.ndarray]) -> Explain:
         def explain(model: nn.Module, inputs: torch.Tensor, targets: list[int]) -> torch.Tensor:
-            seen = network.machine.pixels(inputs).permute(0, 2, 3, 1).cpu().numpy()
+            seen = network.preprocessing.denormalize(inputs).permute(0, 2, 3, 1).cpu().numpy()
             return torch.from_numpy(np.stack([baseline(np.ascontiguousarray(picture)) for picture in seen])).to(inputs)
 
         return explain

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from crackcam.classifier import LoadedModel
 from crackcam.errors import UserError
-from crackcam.explain.methods import NAMED
+from crackcam.methods import NAMED
+from crackcam.models.loaded import LoadedModel
 from crackcam.models.multiscale import Multiscale
 from crackcam.models.target_layers import TargetLayer
 from pytorch_grad_cam.utils.maps import normalize
@@ -63,21 +63,21 @@ def verify(
         version("grad-cam")
     except PackageNotFoundError:
         raise UserError("the package grad-cam is not installed: pip install grad-cam") from None
-    shared = [method for method in heats if NAMED[method].departs is not None]
+    shared = [method for method in heats if NAMED[method].difference is not None]
     if not shared:
         raise UserError("the package grad-cam has none of these methods: nothing to verify")
     grid = layers[shared[0]][0].grid
     theirs = run_peer(
         {
             "model": copy.deepcopy(network.model).cpu(), "targets": targets, "threads": torch.get_num_threads(),
-            "pictures": network.machine.input(pixels).cpu(),
+            "pictures": network.to_inputs(pixels).cpu(),
             "reshape": (grid.reshape.__name__, grid.height, grid.width) if grid.reshape else None,
             "methods": {NAMED[name].class_name: [layer.name for layer in layers[name]] for name in shared},
         }
     )  # fmt: skip
     comparisons = []
     for method in shared:
-        name, departs = NAMED[method].class_name, NAMED[method].departs
+        name, departs = NAMED[method].class_name, NAMED[method].difference
         found, expected = normalize(torch.stack(heats[method])).cpu().numpy(), theirs[name]
         difference = float(abs(found - expected).max())
         verdict = "same" if difference < SAME else f"by design: {departs}" if departs else "DIFFERENT"

@@ -20,21 +20,22 @@ import torchvision
 from torch import nn
 
 from crackcam import runtime
-from crackcam.classifier import LoadedModel, Selection, class_index, manifest, read_selection, select
+from crackcam.classifier import Selection, class_index, manifest, read_selection, select
 from crackcam.config import OUTPUTS
 from crackcam.data.images import DecodedImage
 from crackcam.errors import UserError
 from crackcam.explain import heatmaps, thresholds
-from crackcam.explain.methods import BEST, EVIDENCE, METHODS, method_class
 from crackcam.files import check_writable
+from crackcam.methods import BEST, EVIDENCE, METHODS, method_class
 from crackcam.models import checkpoint, checks, pretrained, registry
-from crackcam.models.checkpoint import ModelCard
-from crackcam.preprocessing import Geometry
+from crackcam.models.loaded import LoadedModel
+from crackcam.preprocessing import Preprocessing
 from crackcam.render import figures, overlays, showing
 from crackcam.render.figures import Box, Tile
 from crackcam.render.overlays import Style
 from crackcam.runtime import choose_device, choose_precision, describe_machine
 from crackcam.text import counted, percent
+from crackcam.types import ModelCard
 from pytorch_grad_cam.ablation_layer import AblationLayerFasterRCNN
 from pytorch_grad_cam.utils.model_targets import FasterRCNNBoxScoreTarget
 from pytorch_grad_cam.utils.reshape_transforms import pyramid_reshape_transform
@@ -107,12 +108,12 @@ def set_score_threshold(model: nn.Module, threshold: float) -> None:
 
 def to_input(network: LoadedModel, picture: np.ndarray) -> torch.Tensor:
     """(H, W, 3) uint8 -> (1, 3, H, W) float32 in 0..1 on the device; detectors normalise by themselves."""
-    return torch.from_numpy(picture).to(network.machine.device).permute(2, 0, 1)[None].float() / 255
+    return torch.from_numpy(picture).to(network.runtime.device).permute(2, 0, 1)[None].float() / 255
 
 
 def detect(network: LoadedModel, picture: np.ndarray) -> list[Detection]:
     """What the detector finds in a picture (H, W, 3) uint8, best first."""
-    with torch.inference_mode(), network.machine.autocast():
+    with torch.inference_mode(), network.runtime.autocast():
         (found,) = network.model(to_input(network, picture))
     labels, scores, boxes = (found[key].cpu().tolist() for key in ("labels", "scores", "boxes"))
     return [
@@ -199,7 +200,7 @@ def explain_boxes(
     Raises:
         UserError: the method cannot explain this network; the message says why.
     """
-    if METHODS[method].picture:
+    if METHODS[method].signed_image:
         raise UserError(f"{method} draws how a classifier's logit changes: a detector has none")
     settings: dict[str, Any] = {}
     if method == "ablationcam":
@@ -211,7 +212,7 @@ def explain_boxes(
         explain = method_class(method)(network.model, list(layers), pyramid_reshape_transform, **settings)
         explain.batch_size = COPIES
         target = FasterRCNNBoxScoreTarget([d.label for d in explained], [d.box for d in explained])
-        with network.machine.autocast():
+        with network.runtime.autocast():
             return explain.maps(to_input(network, picture), [target], eigen_smooth=eigen_smooth, normalize=False)[0]
 
 
@@ -234,7 +235,7 @@ def find_layers(network: LoadedModel, names: list[str] | None) -> dict[str, bool
     handles = [module.register_forward_hook(watch(name)) for name, module in network.model.named_modules() if name]
     try:
         with torch.inference_mode():
-            network.model(torch.zeros(1, 3, 320, 320, device=network.machine.device))
+            network.model(torch.zeros(1, 3, 320, 320, device=network.runtime.device))
     finally:
         for handle in handles:
             handle.remove()
@@ -294,7 +295,9 @@ def explain(args: argparse.Namespace, style: Style) -> dict:
     for i, (item, boxes) in enumerate(pictures):
         small = overlays.thumbnail(item.pixels, side)
         views = {
-            method: showing.view(args, style, item, method, made[i], Geometry(0), cuts[method][i], max(small.shape[:2]))
+            method: showing.view(
+                args, style, item, method, made[i], Preprocessing(0), cuts[method][i], max(small.shape[:2])
+            )
             for method, made in heats.items()
         }
         drawings.append([view.draw() for view in views.values()])

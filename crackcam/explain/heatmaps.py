@@ -16,9 +16,11 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from crackcam.classifier import LoadedModel, predict, stacked
+from crackcam.classifier import predict, stacked
 from crackcam.errors import UserError
-from crackcam.explain.methods import (
+from crackcam.explain.refinement import refine
+from crackcam.files import write_atomically
+from crackcam.methods import (
     BEST,
     BEST_FUSE,
     BEST_OF_ENGINE,
@@ -30,13 +32,12 @@ from crackcam.explain.methods import (
     STRETCHED,
     method_class,
 )
-from crackcam.explain.refinement import refine
-from crackcam.files import write_atomically
 from crackcam.models.checks import takes_size
+from crackcam.models.loaded import LoadedModel
 from crackcam.models.multiscale import Multiscale
 from crackcam.models.output_stride import can_dilate
 from crackcam.models.target_layers import TargetLayer, find_target_layers
-from crackcam.preprocessing import Geometry, pad_to
+from crackcam.preprocessing import Preprocessing, pad_to
 from pytorch_grad_cam.sess import starts
 from pytorch_grad_cam.utils.maps import normalize, resize
 
@@ -74,7 +75,7 @@ def heatmaps(
         return evidence_maps(network, pixels, targets, batch_size)
     explain = _method(network, method, layers)
     smoothing: dict[str, Any] = {"aug_smooth": aug_smooth, "eigen_smooth": eigen_smooth, "normalize": False}
-    if NAMED[method].picture:
+    if NAMED[method].signed_image:
         if aug_smooth or eigen_smooth:
             raise UserError(f"{method} makes pictures, not maps: nothing to smooth")
         smoothing = {}
@@ -83,9 +84,9 @@ def heatmaps(
     maps = []
     with of_engine(method):
         for start in range(0, len(pixels), batch_size):
-            inputs = network.machine.input(pixels[start : start + batch_size])
+            inputs = network.to_inputs(pixels[start : start + batch_size])
             chosen = targets[start : start + batch_size]
-            with network.machine.autocast():
+            with network.runtime.autocast():
                 maps.append((explain.maps if smoothing else explain.gradients)(inputs, chosen, **smoothing))
     return torch.cat(maps)
 
@@ -174,10 +175,10 @@ def explained(
     """
     smoothing = {"aug_smooth": args.aug_smooth, "eigen_smooth": args.eigen_smooth}
     plain = finer is network and not args.fuse and (args.scales or [1]) == [1] and not args.aug_smooth
-    if plain and NAMED[method].passes == "1" and not NAMED[method].picture and len(pixels) <= args.batch_size:
+    if plain and NAMED[method].passes == "1" and not NAMED[method].signed_image and len(pixels) <= args.batch_size:
         chances, made = _in_one_run(network, method, layers, pixels, wanted, args.eigen_smooth)
         targets = [int(row.argmax()) if wanted is None else wanted for row in chances]
-        return chances, targets, _unframed(made, pictures, network.card.geometry)
+        return chances, targets, _unframed(made, pictures, network.card.preprocessing)
     chances = predict(network, pixels, args.batch_size)
     targets = [int(row.argmax()) if wanted is None else wanted for row in chances]
     heats = merged_maps(
@@ -196,8 +197,8 @@ def _in_one_run(
         return _evidence_in_one_run(network, pixels, wanted, eigen_smooth)
     explain = _method(network, method, layers)
     chosen = None if wanted is None else [wanted] * len(pixels)
-    with of_engine(method), network.machine.autocast():
-        heats = explain.maps(network.machine.input(pixels), chosen, eigen_smooth=eigen_smooth, normalize=False)
+    with of_engine(method), network.runtime.autocast():
+        heats = explain.maps(network.to_inputs(pixels), chosen, eigen_smooth=eigen_smooth, normalize=False)
     return explain.outputs.float().softmax(1).cpu().numpy(), heats
 
 
@@ -256,8 +257,8 @@ def _evidence(network: LoadedModel, pixels: torch.Tensor) -> tuple[torch.Tensor,
     model = network.model
     if not isinstance(model, Multiscale):
         raise UserError(f"--method {EVIDENCE} shows what --head multiscale decides by: train with it")
-    with torch.inference_mode(), network.machine.autocast():
-        evidence = model.evidence(network.machine.input(pixels))
+    with torch.inference_mode(), network.runtime.autocast():
+        evidence = model.evidence(network.to_inputs(pixels))
         return evidence, model.pool(evidence)
 
 
@@ -290,30 +291,30 @@ def merged_maps(
     Raises:
         UserError: the method, or the network, cannot do that.
     """
-    size, geometry = network.card.image_size, network.card.geometry
+    size, preprocessing = network.card.image_size, network.card.preprocessing
     if not fuse and (scales or [1]) == [1]:
         maps = heatmaps(network, method, layers, pixels, targets, **settings)
-        return _unframed(maps, pictures, geometry)
-    if NAMED[method].picture:
+        return _unframed(maps, pictures, preprocessing)
+    if NAMED[method].signed_image:
         raise UserError(f"{method} makes pictures, not maps: leave --scales and --fuse out")
-    if fuse and NAMED[method].stages:
+    if fuse and NAMED[method].multi_layer:
         raise UserError(f"{method} multiplies the maps of its layers itself: leave --fuse out")
     if fuse and len(layers) == 1:
         raise UserError(f"--fuse merges layers, and there is {layers[0].name} alone: name others with --layer")
     scales = scales or [1]
-    if len(layers) > 1 and not NAMED[method].stages:
+    if len(layers) > 1 and not NAMED[method].multi_layer:
         each = [
             merged_maps(network, method, [layer], pixels, pictures, targets, scales, **settings) for layer in layers
         ]
         return [fused(of_picture, fuse) for of_picture in zip(*each, strict=True)]
     multiples = [scale for scale in scales if not isinstance(scale, str)]
-    for side in {geometry.times(scale).size for scale in (*multiples, *[2.0] * (OWN in scales))} - {size}:
+    for side in {preprocessing.at_scale(scale).size for scale in (*multiples, *[2.0] * (OWN in scales))} - {size}:
         if not takes_size(network.model, side):
             raise UserError(f"{network.card.arch} takes pictures of {size} px only: leave --scales out")
     if OWN in scales:
-        sides = [picture[geometry.seen(*picture.shape[:2])].shape[:2] for picture in pictures]
+        sides = [picture[preprocessing.seen(*picture.shape[:2])].shape[:2] for picture in pictures]
     else:
-        largest = geometry.times(max(multiples))
+        largest = preprocessing.at_scale(max(multiples))
         sides = [tuple(s.stop - s.start for s in largest.inside(*picture.shape[:2])) for picture in pictures]
     merged = [torch.zeros(of_picture) for of_picture in sides]
     for scale in scales:
@@ -323,7 +324,7 @@ def merged_maps(
             of_scale = _scaled_maps(network, method, layers, pixels, pictures, targets, scale, **settings)
         for total, heat, picture in zip(merged, of_scale, pictures, strict=True):
             if scale != OWN:
-                heat = unframed(heat, picture.shape, geometry)
+                heat = unframed(heat, picture.shape, preprocessing)
             total += resize(heat[None].cpu(), tuple(total.shape))[0] / len(scales)
     return merged
 
@@ -334,8 +335,8 @@ def _scaled_maps(
 ) -> torch.Tensor:  # fmt: skip
     """Maps of pictures in so many times the network's size, in the unit of its own."""
     if scale != 1:
-        geometry = network.card.geometry.times(scale)
-        pixels = stacked([geometry.apply(picture) for picture in pictures])
+        preprocessing = network.card.preprocessing.at_scale(scale)
+        pixels = stacked([preprocessing.apply(picture) for picture in pictures])
     few = max(1, int(batch_size / max(1, scale) ** 2))
     maps = heatmaps(network, method, layers, pixels, targets, batch_size=few, **settings)
     return maps * scale**2 if method in SHARING else maps
@@ -359,7 +360,7 @@ def tiled_maps(
         raise UserError(f"{method} stretches every map to [0, 1], so that tiles do not fit together: no --scales {OWN}")
     size = network.card.image_size
     for picture, target in zip(pictures, targets, strict=True):
-        seen = picture[network.card.geometry.seen(*picture.shape[:2])]
+        seen = picture[network.card.preprocessing.seen(*picture.shape[:2])]
         height, width = (max(size, side) for side in seen.shape[:2])
         large = seen
         if network.card.max_scale:
@@ -420,9 +421,9 @@ def explainer(
     """
 
     def explain(model: nn.Module, inputs: torch.Tensor, targets: list[int]) -> torch.Tensor:
-        modules, pixels = dict(model.named_modules()), network.machine.pixels(inputs)
+        modules, pixels = dict(model.named_modules()), network.preprocessing.denormalize(inputs)
         there = [layer._replace(module=modules[layer.name]) for layer in layers]
-        made = heatmaps(network._replace(model=model), method, there, pixels, targets, **settings)
+        made = heatmaps(network.with_model(model), method, there, pixels, targets, **settings)
         heats = torch.stack([as_map(heat) for heat in made])
         if refinement is None:
             return heats
@@ -481,7 +482,7 @@ def anatomy(network: LoadedModel, layer: TargetLayer, pixels: torch.Tensor, targ
     from pytorch_grad_cam.activations_and_gradients import ActivationsAndGradients
 
     recorder = ActivationsAndGradients(network.model, [layer.module], layer.reshape)
-    logits = recorder(network.machine.input(pixels))
+    logits = recorder(network.to_inputs(pixels))
     (gradients,) = recorder.differentiate(logits[0, target].float())
     activations, gradients = recorder.activations[0][0].cpu(), gradients[0].cpu()
     weights = gradients.mean(dim=(1, 2))
@@ -495,14 +496,14 @@ def as_map(heat: torch.Tensor) -> torch.Tensor:
 
 
 def drawn(
-    heat: torch.Tensor, picture: np.ndarray, geometry: Geometry, style: Style, stretch: bool = True
+    heat: torch.Tensor, picture: np.ndarray, preprocessing: Preprocessing, style: Style, stretch: bool = True
 ) -> np.ndarray:
     """What is shown of a map, over the picture, or of a signed picture, grey where it is 0.
 
     Args:
         heat: (size, size) or (3, size, size).
         picture: (H, W, 3) uint8.
-        geometry: how the picture became the network's input.
+        preprocessing: how the picture became the network's input.
         style: how maps are shown.
         stretch: by the map's own maximum; without, a map has the unit of the colours, 0..1.
 
@@ -511,11 +512,13 @@ def drawn(
     """
     from crackcam.render.overlays import draw_heatmap
 
-    shown = laid_over(heat, picture.shape[:2], geometry, stretch)
+    shown = laid_over(heat, picture.shape[:2], preprocessing, stretch)
     return draw_heatmap(picture, shown, style) if heat.ndim == 2 else shown
 
 
-def laid_over(heat: torch.Tensor, size: tuple[int, int], geometry: Geometry, stretch: bool = True) -> np.ndarray:
+def laid_over(
+    heat: torch.Tensor, size: tuple[int, int], preprocessing: Preprocessing, stretch: bool = True
+) -> np.ndarray:
     """A map, for the eye, over a picture of that height and width.
 
     Args:
@@ -528,35 +531,39 @@ def laid_over(heat: torch.Tensor, size: tuple[int, int], geometry: Geometry, str
 
     picture = np.empty((*size, 0))
     if heat.ndim == 2:
-        return at_picture_size(normalize(heat[None])[0] if stretch else heat, picture, geometry)
-    return deprocess_image(np.stack([at_picture_size(colour, picture, geometry) for colour in heat], axis=-1))
+        return at_picture_size(normalize(heat[None])[0] if stretch else heat, picture, preprocessing)
+    return deprocess_image(np.stack([at_picture_size(colour, picture, preprocessing) for colour in heat], axis=-1))
 
 
-def small_map(heat: torch.Tensor, size: tuple[int, int], geometry: Geometry, stretch: bool = True) -> np.ndarray:
+def small_map(
+    heat: torch.Tensor, size: tuple[int, int], preprocessing: Preprocessing, stretch: bool = True
+) -> np.ndarray:
     """:func:`laid_over`, as uint8, for a report."""
-    shown = laid_over(heat, size, geometry, stretch)
+    shown = laid_over(heat, size, preprocessing, stretch)
     return shown if shown.ndim == 3 else np.rint(shown * 255).astype(np.uint8)
 
 
-def at_picture_size(heat: torch.Tensor, picture: np.ndarray, geometry: Geometry) -> np.ndarray:
+def at_picture_size(heat: torch.Tensor, picture: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     """A map (h, w) of what the network sees of a picture, laid over the picture.
 
     Returns:
         (H, W) float32; 0 where the picture was cropped away.
     """
     seen = np.zeros(picture.shape[:2], np.float32)
-    window = geometry.seen(*picture.shape[:2])
+    window = preprocessing.seen(*picture.shape[:2])
     seen[window] = resize(heat[None], seen[window].shape)[0].cpu().numpy()
     return seen
 
 
-def _unframed(maps: Iterable[torch.Tensor], pictures: list[np.ndarray], geometry: Geometry) -> list[torch.Tensor]:
-    return [unframed(heat, picture.shape, geometry) for heat, picture in zip(maps, pictures, strict=True)]
+def _unframed(
+    maps: Iterable[torch.Tensor], pictures: list[np.ndarray], preprocessing: Preprocessing
+) -> list[torch.Tensor]:
+    return [unframed(heat, picture.shape, preprocessing) for heat, picture in zip(maps, pictures, strict=True)]
 
 
-def unframed(heat: torch.Tensor, size: tuple[int, ...], geometry: Geometry) -> torch.Tensor:
+def unframed(heat: torch.Tensor, size: tuple[int, ...], preprocessing: Preprocessing) -> torch.Tensor:
     """Of a map (..., side, side) of the network's input, at whatever scale, what lies on a picture (H, W, ...)."""
-    scaled = geometry.times(heat.shape[-1] / geometry.size)
+    scaled = preprocessing.at_scale(heat.shape[-1] / preprocessing.size)
     return heat[..., *scaled.inside(*size[:2])]
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from crackcam.classifier import LoadedModel
 from crackcam.explain import heatmaps
-from crackcam.explain.methods import EVIDENCE
-from crackcam.models.checkpoint import ModelCard
+from crackcam.methods import EVIDENCE
+from crackcam.models.loaded import LoadedModel
 from crackcam.models.multiscale import Multiscale
 from crackcam.models.target_layers import TargetLayer
+from crackcam.types import ModelCard
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,58 +30,10 @@ from crackcam.models.checks import check_finite, check_runs, place
 from crackcam.models.pretrained import WeightsUnavailableError, build_classifier, imagenet_network
 from crackcam.models.registry import bare_network, pretrained_config
 from crackcam.models.stages import with_maps
-from crackcam.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Geometry
-from crackcam.runtime import library_versions
+from crackcam.types import ModelCard
 
 KEY, SCHEMA = "crackcam", 1
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
-
-
-@dataclass
-class ModelCard:
-    """What is known about a network beside its tensors.
-
-    Attributes:
-        arch: name in ``torchvision.models``, or ``timm/`` and a name in timm.
-        classes: names in index order.
-        image_size: side of the input; whole pictures are squashed to it, unless one of the next three says otherwise.
-        resize, interpolation, max_scale: see :class:`crackcam.images.Geometry`.
-        mean, std: of the normalisation, for values in 0..1.
-        head: kind of head, "linear" or "multiscale".
-        stages: of a multiscale head, the layers that it reads, and their channels.
-        output_stride: pixels of the input for one cell of the target layer's grid.
-        pretrained: where the weights started from, and why.
-        training: the arguments of the training run.
-        split: for each split that was held out by us, its files relative to the data folder.
-        metrics: of the test split (else of the validation split), and of the best epoch; the temperature that the head
-            has taken in, and how many pictures of each other split are near-duplicates of training pictures.
-        versions: of the libraries that trained it.
-        thresholds: by method and class, above what heat something was found, in the raw unit of the method's maps; see
-            :mod:`crackcam.finding`.
-    """
-
-    arch: str
-    classes: list[str]
-    image_size: int
-    mean: list[float] = field(default_factory=lambda: list(IMAGENET_MEAN))
-    std: list[float] = field(default_factory=lambda: list(IMAGENET_STD))
-    head: str = "linear"
-    output_stride: int | None = None
-    pretrained: str = ""
-    training: dict = field(default_factory=dict)
-    split: dict[str, list[str]] = field(default_factory=dict)
-    metrics: dict = field(default_factory=dict)
-    library_versions: dict[str, str] = field(default_factory=library_versions)
-    resize: int | None = None
-    interpolation: str = "bilinear"
-    max_scale: float | None = None
-    stages: dict[str, int] = field(default_factory=dict)
-    thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    @property
-    def geometry(self) -> Geometry:
-        """How a picture becomes the network's input."""
-        return Geometry(self.image_size, self.resize, self.interpolation, self.max_scale)
 
 
 def save(path: Path, model: nn.Module, card: ModelCard, half: bool = False) -> None:

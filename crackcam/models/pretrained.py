@@ -16,7 +16,7 @@ from urllib.error import URLError
 import torch
 from torch import nn
 
-from crackcam.config import offline
+from crackcam.config import RuntimeConfig
 from crackcam.errors import UserError
 from crackcam.models.checks import check_finite
 from crackcam.models.heads import head_name, replace_head
@@ -115,7 +115,7 @@ def download_weights(weights: Any) -> dict[str, torch.Tensor]:
 def _fetching(where: str) -> Iterator[None]:
     try:
         # torch says on stdout, where our results go, that it downloads
-        if offline():
+        if not RuntimeConfig().may_download:
             with _no_network(), redirect_stdout(io.StringIO()):
                 yield
         else:
@@ -124,7 +124,7 @@ def _fetching(where: str) -> Iterator[None]:
     except Exception as error:  # network, proxy, disk, wrong hash, damaged cache: the reason is what matters
         reason = error.reason if type(error) is URLError else error
         said = " ".join(str(reason).split()) or type(reason).__name__
-        if offline() and isinstance(error, OSError):
+        if not RuntimeConfig().may_download and isinstance(error, OSError):
             said = "not at hand, and --offline fetches nothing"
         raise WeightsUnavailableError(f"{said} ({where})") from None
 

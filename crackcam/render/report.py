@@ -31,14 +31,14 @@ from PIL import Image
 from crackcam.data import images
 from crackcam.data.splits import SPLITS
 from crackcam.errors import UserError
-from crackcam.explain.methods import EVIDENCE, NAMED
 from crackcam.files import write_atomically
+from crackcam.methods import EVIDENCE, NAMED
 from crackcam.render.overlays import MASKED, draw_mask_outline, thumbnail
 from crackcam.text import confidence_text, counted, percent
 
 if TYPE_CHECKING:
-    from crackcam.classifier import LoadedModel
     from crackcam.data.pixels import PixelSplit
+    from crackcam.models.loaded import LoadedModel
     from crackcam.training.trainer import Epoch, Report
 
 logger = logging.getLogger(__name__)
@@ -318,8 +318,8 @@ def _legend(colours: Colormap) -> str:
 
 def ends(method: str) -> tuple[str, str]:
     """What the first and the last colour of a map mean; of a method that makes pictures, ("", what they show)."""
-    if method in NAMED and NAMED[method].picture:
-        return "", f"{NAMED[method].shows}; grey: none. A picture of its own, not a heat map."
+    if method in NAMED and NAMED[method].signed_image:
+        return "", f"{NAMED[method].description}; grey: none. A picture of its own, not a heat map."
     if method == EVIDENCE:
         return "0 %", "100 %: how probably a place is of that class"
     return "cold", "hot, relative to each picture’s own maximum"
@@ -624,7 +624,6 @@ def write_training(
         result: the last word on the network.
         history: its epochs.
     """
-    import torch
     from matplotlib import colormaps
 
     from crackcam import classifier, files
@@ -652,8 +651,8 @@ def write_training(
     ]  # fmt: skip
     document = {
         "schema": classifier.SCHEMA, "command": card.training["command"], "split": split, "data": card.training["data"],
-        "device": str(network.machine.device),
-        "precision": "bf16" if network.machine.dtype == torch.bfloat16 else "fp32",
+        "device": str(network.runtime.device),
+        "precision": network.runtime.precision,
         "checkpoint": {
             "file": str(network.path), "sha256": files.file_hash(network.path) if network.path else None,
             "arch": card.arch,
@@ -670,7 +669,7 @@ def write_training(
     maps = {
         name: [
             heatmaps.small_map(
-                heatmaps.unframed(heat, picture.shape, card.geometry), size, card.geometry, name != EVIDENCE
+                heatmaps.unframed(heat, picture.shape, card.preprocessing), size, card.preprocessing, name != EVIDENCE
             )
             for heat, picture, size in zip(of_method, pictures, sizes, strict=True)
         ]

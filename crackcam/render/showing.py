@@ -16,15 +16,16 @@ import numpy as np
 import torch
 
 from crackcam import classifier, files, text
-from crackcam.classifier import LoadedModel, Selection
+from crackcam.classifier import Selection
 from crackcam.cli import console
 from crackcam.data.images import DecodedImage
 from crackcam.evaluation import regions
 from crackcam.explain import heatmaps
-from crackcam.explain.methods import EVIDENCE, NAMED
 from crackcam.explain.refinement import refine
+from crackcam.methods import EVIDENCE, NAMED
+from crackcam.models.loaded import LoadedModel
 from crackcam.models.target_layers import TargetLayer
-from crackcam.preprocessing import Geometry
+from crackcam.preprocessing import Preprocessing
 from crackcam.render import figures, overlays
 from crackcam.render import report as report_page
 from crackcam.render.figures import Tile
@@ -52,7 +53,7 @@ class View(NamedTuple):
 
 
 def view(
-    args: argparse.Namespace, style: Style, picture: DecodedImage, method: str, heat: torch.Tensor, geometry: Geometry,
+    args: argparse.Namespace, style: Style, picture: DecodedImage, method: str, heat: torch.Tensor, preprocessing: Preprocessing,
     threshold: float, side: int = SHOWN_SIDE,
 ) -> View:  # fmt: skip
     """Look at a map as the flags say; saves it where they do.
@@ -64,10 +65,10 @@ def view(
     """
     whole = None
     if args.refine or args.masks or args.save_maps or style.name == "mask":
-        whole = heatmaps.at_picture_size(heatmaps.as_map(heat), picture.pixels, geometry)
+        whole = heatmaps.at_picture_size(heatmaps.as_map(heat), picture.pixels, preprocessing)
     if whole is not None and args.refine:
         whole = refine(args.refine, whole, picture.pixels)
-        heat, geometry = torch.from_numpy(whole), Geometry(0)
+        heat, preprocessing = torch.from_numpy(whole), Preprocessing(0)
     entry: dict = {"max": float(heat.max())}
     if whole is not None and args.save_maps:
         name = method if len(args.method) > 1 else ""
@@ -83,7 +84,7 @@ def view(
     small = None
     if args.report:
         size = overlays.thumbnail(picture.pixels, report_page.MAP_SIDE).shape[:2]
-        small = heatmaps.small_map(at(size), size, geometry, stretch)
+        small = heatmaps.small_map(at(size), size, preprocessing, stretch)
     if whole is not None and style.name == "mask":
         found = regions.measure(whole, threshold)
         entry |= {"threshold": threshold, **found.as_row()}
@@ -97,7 +98,7 @@ def view(
 
     def draw() -> np.ndarray:
         shown = overlays.thumbnail(picture.pixels, side)
-        return heatmaps.drawn(at(shown.shape[:2]), shown, geometry, style, stretch)
+        return heatmaps.drawn(at(shown.shape[:2]), shown, preprocessing, style, stretch)
 
     return View(entry, "", draw, whole, small)
 
@@ -139,7 +140,7 @@ def show(
     shown = Shown([], [], [], [], {method: [] for method in heats}, {method: [] for method in heats})
     for i, (item, chances, index) in enumerate(zip(pictures, probabilities, targets, strict=True)):
         views = {
-            method: view(args, style, item, method, heat[i], network.card.geometry, thresholds[method][i])
+            method: view(args, style, item, method, heat[i], network.card.preprocessing, thresholds[method][i])
             for method, heat in heats.items()
         }
         in_figure = i < SCORED_ROWS or not args.masks
@@ -222,8 +223,8 @@ def anatomy(
     chances = classifier.by_class(network, probabilities, args.top_k)
     small, true = overlays.thumbnail(picture.pixels), next(iter(selection.files)) or None
     tile, explained = Tile(small, picture.path.name, chances, true), network.card.classes[target]
-    seen = heatmaps.unframed(steps.heat, picture.pixels.shape, network.card.geometry)
-    over = heatmaps.drawn(seen, small, network.card.geometry, style)
+    seen = heatmaps.unframed(steps.heat, picture.pixels.shape, network.card.preprocessing)
+    over = heatmaps.drawn(seen, small, network.card.preprocessing, style)
     title = f"Grad-CAM at {layer.name} of {network.card.arch}, {tile.name}: {explained}"
     figures.anatomy(path, title, tile, over, steps, explained)
     row = {

@@ -25,7 +25,7 @@ from crackcam.data import images, pixels, statistics
 from crackcam.data.pixels import PixelSplit
 from crackcam.data.splits import plan_splits
 from crackcam.explain import heatmaps
-from crackcam.preprocessing import Geometry
+from crackcam.preprocessing import Preprocessing
 from crackcam.render import report
 
 EVIL = '<script>alert("x")</script>'
@@ -121,18 +121,18 @@ def test_small_maps_are_stretched_and_lie_where_the_map_is():
     heat = torch.zeros(8, 8)
     heat[1, 6] = 1e-6
     heat[0, 0] = 5e-7
-    small = heatmaps.small_map(heat, (20, 80), Geometry(8))
+    small = heatmaps.small_map(heat, (20, 80), Preprocessing(8))
     assert (small.shape, small.dtype) == ((20, 80), np.uint8)
     assert np.unravel_index(small.argmax(), small.shape)[1] in range(60, 70)
     assert small.max() > 200
     assert small[0, 0] == pytest.approx(128, abs=1)
-    assert heatmaps.small_map(torch.zeros(3, 8, 8), (8, 8), Geometry(8)).shape == (8, 8, 3)
+    assert heatmaps.small_map(torch.zeros(3, 8, 8), (8, 8), Preprocessing(8)).shape == (8, 8, 3)
 
 
 def test_probabilities_are_not_stretched(tmp_path):
     heat = torch.full((8, 8), 0.2)
     heat[1, 6] = 0.6
-    assert np.unique(heatmaps.small_map(heat, (8, 8), Geometry(8), stretch=False)).tolist() == [51, 153]
+    assert np.unique(heatmaps.small_map(heat, (8, 8), Preprocessing(8), stretch=False)).tolist() == [51, 153]
     html = written(tmp_path, [row("a.jpg", "cat", "cat", 0.9)], {"evidence": [peak(0, 0)], "gradcam": [peak(0, 0)]})
     legends = re.findall(
         r'<p class="legend" data-method="(\w+)"( hidden)?>.*?</b> (.*?) <img[^>]*> (.*?)</p>', html.read_text()
@@ -648,15 +648,17 @@ def trained_page(trained, tmp_path_factory):
 
 
 def report_of_training(page):
-    from crackcam.classifier import LoadedModel
     from crackcam.models import checkpoint
+    from crackcam.models.loaded import LoadedModel
     from crackcam.runtime import Runtime
     from crackcam.training import trainer
 
     path = Path("weights/model.safetensors")
     model, card = checkpoint.load(path, torch.device("cpu"))
     plan = plan_splits(Path("data"), 0.15, 0)
-    splits = {name: pixels.load_split(name, plan.classes, files, Geometry(64), 2) for name, files in plan.files.items()}
+    splits = {
+        name: pixels.load_split(name, plan.classes, files, Preprocessing(64), 2) for name, files in plan.files.items()
+    }
     machine = Runtime(torch.device("cpu"), torch.float32, card.mean, card.std)
     result = trainer.final_report(model, machine, splits["test"], plan.classes, 8, 1.0)
     with Path("outputs/training.csv").open() as file:

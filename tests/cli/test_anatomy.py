@@ -43,7 +43,7 @@ def test_steps_lead_to_grad_cam(place):
     layer = TargetLayer("layer3", model.layer3, Grid(256, 4, 4))
     pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     steps = heatmaps.anatomy(network, layer, pixels, 1)
-    expected = GradCAM(model, [model.layer3]).maps(network.machine.input(pixels), [1], normalize=False)[0]
+    expected = GradCAM(model, [model.layer3]).maps(network.to_inputs(pixels), [1], normalize=False)[0]
     assert torch.allclose(steps.heat, expected, atol=1e-7)
     assert torch.allclose(steps.weights, steps.gradients.mean(dim=(1, 2)))
     assert torch.allclose(steps.signed, (steps.weights[:, None, None] * steps.activations).sum(dim=0), atol=1e-6)
@@ -95,7 +95,9 @@ def test_vgg_before_an_in_place_relu(page, monkeypatch, tmp_path, capsys):
     assert xai.main(flags) == 0
     capsys.readouterr()
     network, card = checkpoint.load_imagenet("vgg16", torch.device("cpu"))
-    pixels = torch.from_numpy(card.geometry.apply(np.asarray(Image.open("noise.png"))).copy()).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy(card.preprocessing.apply(np.asarray(Image.open("noise.png"))).copy()).permute(2, 0, 1)[
+        None
+    ]
     kept = []
     for module in network.modules():
         if isinstance(module, torch.nn.ReLU):

@@ -13,7 +13,7 @@ import train
 import xai
 from crackcam.classifier import class_index
 from crackcam.errors import UserError
-from crackcam.models.checkpoint import ModelCard
+from crackcam.types import ModelCard
 
 FLAGS = ["--pretrained", "none", "--image-size", "32", "--epochs", "1", "--batch-size", "8", "--workers", "0"]
 NAMES = [

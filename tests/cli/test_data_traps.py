@@ -13,9 +13,9 @@ from PIL import Image
 
 import inference
 import train
-from crackcam import preprocessing
 from crackcam.data import duplicates, images, pixels, splits
 from crackcam.models import checkpoint
+from crackcam.preprocessing import Preprocessing
 from crackcam.training import trainer
 
 QUICK = [*TINY_TRAINING, "--arch", "squeezenet1_1", "--epochs", "1"]
@@ -99,8 +99,7 @@ def test_a_data_set_of_one_colour(tmp_path, monkeypatch, capsys):
 
 def loaded(files):
     return {
-        split: pixels.load_split(split, ["a", "b"], of_split, preprocessing.Geometry(32), 2)
-        for split, of_split in files.items()
+        split: pixels.load_split(split, ["a", "b"], of_split, Preprocessing(32), 2) for split, of_split in files.items()
     }
 
 

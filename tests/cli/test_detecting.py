@@ -19,12 +19,12 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 import inference
 import xai
 from crackcam import runtime
-from crackcam.classifier import LoadedModel
 from crackcam.data.images import DecodedImage
 from crackcam.evaluation import regions
 from crackcam.explain import detectors
 from crackcam.models import registry
-from crackcam.models.checkpoint import ModelCard
+from crackcam.models.loaded import LoadedModel
+from crackcam.types import ModelCard
 from pytorch_grad_cam import EigenCAM
 from pytorch_grad_cam.utils.model_targets import FasterRCNNBoxScoreTarget
 from pytorch_grad_cam.utils.reshape_transforms import fasterrcnn_reshape_transform, pyramid_reshape_transform

@@ -10,7 +10,7 @@ from conftest import ROOT
 import inference
 import train
 import xai
-from crackcam.explain.methods import METHODS, markdown_table
+from crackcam.methods import METHODS, markdown_table
 from pytorch_grad_cam import BaseCAM
 
 SCRIPTS = {"train.py": train, "inference.py": inference, "xai.py": xai}
@@ -53,11 +53,11 @@ def test_the_readme_shows_small_pictures():
 
 
 def test_the_methods_say_of_themselves_what_the_table_says():
-    from crackcam.explain.methods import method_class
+    from crackcam.methods import method_class
 
     for name, method in METHODS.items():
         found = method_class(name)
-        assert issubclass(found, BaseCAM) is not method.picture
+        assert issubclass(found, BaseCAM) is not method.signed_image
         assert getattr(found, "uses_gradients", True) == method.gradients, name
         assert found.__doc__
         assert "arXiv" in found.__doc__ or "20" in found.__doc__ or "no paper" in found.__doc__, name

@@ -15,6 +15,7 @@ import xai
 from crackcam import runtime
 from crackcam.errors import UserError
 from crackcam.models import checkpoint, checks, onnx, pretrained, stages
+from crackcam.types import ModelCard
 
 CPU = torch.device("cpu")
 MACHINE = runtime.Runtime(CPU, torch.float32)
@@ -99,7 +100,7 @@ def test_multiscale_heads(tmp_path):
     network = checks.place(stages.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 64), CPU).eval()
     network.silence(0)
     pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
-    card = checkpoint.ModelCard("resnet18", ["a", "b"], 64, head="multiscale", stages=network.stages)
+    card = ModelCard("resnet18", ["a", "b"], 64, head="multiscale", stages=network.stages)
     onnx.export(tmp_path / "m.onnx", network, card, MACHINE, pixels)
     inputs = MACHINE.input(pixels)
     with torch.inference_mode():

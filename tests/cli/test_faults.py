@@ -32,6 +32,7 @@ from crackcam.data import pixels
 from crackcam.models import checkpoint, pretrained
 from crackcam.render import figures
 from crackcam.training import resume
+from crackcam.types import ModelCard
 
 QUICK = [*TINY_TRAINING, "--arch", "squeezenet1_1", "--epochs", "1"]
 CPU = torch.device("cpu")
@@ -41,9 +42,7 @@ CPU = torch.device("cpu")
 def network(tmp_path_factory):
     path = tmp_path_factory.mktemp("network") / "model.safetensors"
     torch.manual_seed(0)
-    checkpoint.save(
-        path, pretrained.build_classifier("squeezenet1_1", 2), checkpoint.ModelCard("squeezenet1_1", ["a", "b"], 64)
-    )
+    checkpoint.save(path, pretrained.build_classifier("squeezenet1_1", 2), ModelCard("squeezenet1_1", ["a", "b"], 64))
     return path
 
 
@@ -79,7 +78,7 @@ def files_of_at_most(size):
 
 def save_network(path):
     network = torch.nn.Linear(100, 100)
-    checkpoint.save(path.with_suffix(".safetensors"), network, checkpoint.ModelCard("linear", ["a", "b"], 8))
+    checkpoint.save(path.with_suffix(".safetensors"), network, ModelCard("linear", ["a", "b"], 8))
 
 
 def save_state(path):
@@ -147,7 +146,7 @@ def test_a_real_full_disk(flight, capsys):
             checkpoint.save(
                 Path("small/m.safetensors"),
                 pretrained.build_classifier("squeezenet1_1", 2),
-                checkpoint.ModelCard("x", ["a"], 8),
+                ModelCard("x", ["a"], 8),
             )
         with pytest.raises(OSError, match="No space left on device"):
             save_large_state(Path("small/m.resume"))
@@ -287,7 +286,7 @@ class Small(torch.nn.Module):
 
 def test_a_batch_that_a_gpu_cannot_hold_is_halved_and_stays_so(capsys):
     machine = runtime.Runtime(CPU, torch.float32)
-    card = checkpoint.ModelCard("small", ["a", "b"], 8)
+    card = ModelCard("small", ["a", "b"], 8)
     pixels = torch.randint(0, 256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     large, small = (classifier.LoadedModel(Small(most), card, machine, None) for most in (99, 6))
     expected = classifier.predict(large, pixels, 20)

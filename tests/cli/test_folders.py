@@ -19,13 +19,15 @@ from PIL import Image
 
 import inference
 import xai
-from crackcam import classifier, distributed, preprocessing, runtime
+from crackcam import classifier, distributed, runtime
 from crackcam.batch import folders, streaming
 from crackcam.cli import console
 from crackcam.data import images
 from crackcam.explain import heatmaps
-from crackcam.explain.methods import NAMED
+from crackcam.methods import NAMED
 from crackcam.models import checkpoint, heads, pretrained, stages, target_layers
+from crackcam.preprocessing import Preprocessing, squash
+from crackcam.types import ModelCard
 
 SCRIPTS = {"inference.py": inference, "xai.py": xai}
 CALLS = {
@@ -48,11 +50,9 @@ def flown(tiny_data, tmp_path_factory):
     network = pretrained.build_classifier("squeezenet1_1", 2)
     head = network.get_submodule(heads.head_name(network))
     torch.nn.init.normal_(head.weight, std=0.2)
-    card = checkpoint.ModelCard("squeezenet1_1", ["Negative", "Positive"], 64)
+    card = ModelCard("squeezenet1_1", ["Negative", "Positive"], 64)
     machine = runtime.Runtime(torch.device("cpu"), torch.float32)
-    pixels = [
-        preprocessing.squash(images.read_image(path), 64) for path in sorted((root / "flight/train").rglob("*.jpg"))
-    ]
+    pixels = [squash(images.read_image(path), 64) for path in sorted((root / "flight/train").rglob("*.jpg"))]
     with torch.no_grad():
         logits = network.eval()(machine.input(classifier.stacked(pixels)))
         head.bias[1] -= (logits[:, 1] - logits[:, 0]).median() + 1e-3
@@ -108,12 +108,7 @@ def test_a_folder_tree_as_a_table(flight, capsys):
     for row in rows[::7]:
         if row["error"]:
             continue
-        pixels = (
-            torch.from_numpy(preprocessing.squash(images.read_image(Path(row["file"])), 64).copy()).permute(2, 0, 1)[
-                None
-            ]
-            / 255
-        )
+        pixels = torch.from_numpy(squash(images.read_image(Path(row["file"])), 64).copy()).permute(2, 0, 1)[None] / 255
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
         with torch.no_grad():
             by_hand = network((pixels - mean) / std).softmax(1)[0]
@@ -220,7 +215,7 @@ def test_one_run_predicts_and_explains_as_two_do(method):
     if method in ("refinecam", "cam"):
         names = ["layer4"] if method == "cam" else ["layer2", "layer3"]
     machine = runtime.Runtime(torch.device("cpu"), torch.float32)
-    network = classifier.LoadedModel(built, checkpoint.ModelCard("resnet18", ["no", "yes"], 64), machine, None)
+    network = classifier.LoadedModel(built, ModelCard("resnet18", ["no", "yes"], 64), machine, None)
     layers = target_layers.find_target_layers(built, 64, names)
     pixels = torch.randint(0, 256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     pictures = list(pixels.permute(0, 2, 3, 1).numpy())
@@ -266,7 +261,7 @@ def test_torn_lines_are_cut_off(flight, capsys, monkeypatch, script):
     run(capsys, script)
     whole = written()
     shutil.rmtree("outputs")
-    calls, real = [], preprocessing.Geometry.apply
+    calls, real = [], Preprocessing.apply
 
     def interrupted(self, picture):
         calls.append(1)
@@ -274,7 +269,7 @@ def test_torn_lines_are_cut_off(flight, capsys, monkeypatch, script):
             raise KeyboardInterrupt
         return real(self, picture)
 
-    monkeypatch.setattr(preprocessing.Geometry, "apply", interrupted)
+    monkeypatch.setattr(Preprocessing, "apply", interrupted)
     code, _, err = run(capsys, script)
     assert code == 130
     assert "interrupted" in err
@@ -288,7 +283,7 @@ def test_torn_lines_are_cut_off(flight, capsys, monkeypatch, script):
         Path("outputs/xai_images_gradcam/00000/.0000039_half.77.jpg").write_bytes(b"half")
         Path("outputs/xai_images_gradcam/00000/.keep").touch()  # none of ours
         whole["outputs/xai_images_gradcam/00000/.keep"] = b""
-    monkeypatch.setattr(preprocessing.Geometry, "apply", real)
+    monkeypatch.setattr(Preprocessing, "apply", real)
     code, _, err = run(capsys, script, "--resume")
     assert code == 0
     assert f"resuming behind {len(lines)} pictures" in err
@@ -346,8 +341,8 @@ def child(script, flags, environment, log):
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
     if "SLOW" in environment:  # so that a moment can be met
-        real = preprocessing.Geometry.apply
-        preprocessing.Geometry.apply = lambda *a: time.sleep(0.01) or real(*a)
+        real = Preprocessing.apply
+        Preprocessing.apply = lambda *a: time.sleep(0.01) or real(*a)
     sys.exit(SCRIPTS[script].main([*CALLS[script], *flags]))
 
 

@@ -15,7 +15,7 @@ from crackcam import runtime
 from crackcam.data import images
 from crackcam.explain import heatmaps
 from crackcam.models import pretrained, registry
-from crackcam.preprocessing import Geometry
+from crackcam.preprocessing import Preprocessing
 from crackcam.render import overlays
 
 
@@ -51,9 +51,9 @@ def result_of(main, capsys, *flags):
 def test_preprocessing_is_that_of_the_weights(arch, size):
     picture = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
     recipe = registry.weights_entry(arch).transforms()
-    geometry = Geometry(recipe.crop_size[0], recipe.resize_size[0], recipe.interpolation.value)
+    preprocessing = Preprocessing(recipe.crop_size[0], recipe.resize_size[0], recipe.interpolation.value)
     expected = recipe(Image.fromarray(picture))
-    pixels = torch.from_numpy(geometry.apply(picture).copy()).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy(preprocessing.apply(picture).copy()).permute(2, 0, 1)[None]
     found = runtime.Runtime(torch.device("cpu"), torch.float32, recipe.mean, recipe.std).input(pixels)[0]
     assert torch.allclose(found, expected, atol=1e-6)
 
@@ -61,16 +61,16 @@ def test_preprocessing_is_that_of_the_weights(arch, size):
 def test_a_map_is_put_back_where_it_came_from():
     """A 200 x 400 picture, brought to 50 x 100, of which 40 x 40 in the middle are seen: columns 120 to 280."""
     picture = np.zeros((200, 400, 3), np.uint8)
-    geometry = Geometry(40, 50)
-    assert geometry.seen(200, 400) == (slice(20, 180), slice(120, 280))
+    preprocessing = Preprocessing(40, 50)
+    assert preprocessing.seen(200, 400) == (slice(20, 180), slice(120, 280))
     heat = torch.zeros(40, 40)
     heat[10, 30] = 1
-    whole = heatmaps.at_picture_size(heat, picture, geometry)
+    whole = heatmaps.at_picture_size(heat, picture, preprocessing)
     assert whole[:20].max() == whole[180:].max() == whole[:, :120].max() == whole[:, 280:].max() == 0
     row, column = np.unravel_index(whole.argmax(), whole.shape)
     assert 20 + 10 * 4 <= row < 20 + 11 * 4
     assert 120 + 30 * 4 <= column < 120 + 31 * 4
-    over = heatmaps.drawn(heat, picture + 100, geometry, overlays.choose_style("overlay", None))
+    over = heatmaps.drawn(heat, picture + 100, preprocessing, overlays.choose_style("overlay", None))
     assert (over[:, :120] == 100).all()  # what was cropped away is shown as it is
 
 

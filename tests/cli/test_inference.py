@@ -11,8 +11,8 @@ from conftest import ROOT
 from PIL import Image
 
 import inference
-from crackcam import preprocessing
 from crackcam.data import images
+from crackcam.preprocessing import Preprocessing
 from crackcam.render import figures
 
 
@@ -183,10 +183,10 @@ def test_same_input_as_in_training(trained):
     """What training feeds its network and what inference feeds it is the same array."""
     from crackcam import classifier
     from crackcam.data import pixels
-    from crackcam.models.checkpoint import ModelCard
+    from crackcam.types import ModelCard
 
     files = {"Positive": sorted((trained.root / "data/test/Positive").iterdir())[:2]}
-    in_training = pixels.load_split("test", ["Positive"], files, preprocessing.Geometry(64), 1).pixels
+    in_training = pixels.load_split("test", ["Positive"], files, Preprocessing(64), 1).pixels
     network = classifier.LoadedModel(None, ModelCard("resnet18", ["Positive"], 64), None, Path())
     in_inference = classifier.to_pixels(network, [images.read_image(p) for p in files["Positive"]])
     assert np.array_equal(in_training, in_inference)

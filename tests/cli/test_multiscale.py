@@ -14,12 +14,14 @@ import inference
 import train
 import xai
 from crackcam import runtime
-from crackcam.classifier import LoadedModel, to_pixels
+from crackcam.classifier import to_pixels
 from crackcam.data import images
 from crackcam.errors import UserError
 from crackcam.explain import heatmaps
 from crackcam.models import checkpoint, pretrained, stages, target_layers
+from crackcam.models.loaded import LoadedModel
 from crackcam.models.multiscale import Multiscale
+from crackcam.types import ModelCard
 
 CPU = torch.device("cpu")
 
@@ -134,7 +136,7 @@ def test_a_layer_that_is_not_there():
 def test_checkpoint_round_trip(tmp_path, half):
     torch.manual_seed(0)
     model = stages.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 64).eval()
-    card = checkpoint.ModelCard("resnet18", ["a", "b"], 64, head="multiscale", stages=model.stages)
+    card = ModelCard("resnet18", ["a", "b"], 64, head="multiscale", stages=model.stages)
     checkpoint.save(tmp_path / "m.safetensors", model, card, half=half)
     again, read = checkpoint.load(tmp_path / "m.safetensors", CPU)
     assert read.head == "multiscale"
@@ -148,7 +150,7 @@ def test_checkpoint_round_trip(tmp_path, half):
 
 def test_a_card_that_names_no_layer(tmp_path):
     model = stages.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 64)
-    card = checkpoint.ModelCard("resnet18", ["a", "b"], 64, head="multiscale", stages={"layer9": 64})
+    card = ModelCard("resnet18", ["a", "b"], 64, head="multiscale", stages={"layer9": 64})
     checkpoint.save(tmp_path / "m.safetensors", model, card)
     with pytest.raises(UserError, match="damaged"):
         checkpoint.load(tmp_path / "m.safetensors", CPU)
@@ -171,8 +173,8 @@ def test_training_and_explaining_one(fresh, capsys):
     row = json.loads(Path("outputs/xai_Positive_best.json").read_text())["pictures"][0]
     assert row["maps"]["evidence"]["threshold"] == card.thresholds["evidence"]["Positive"]
     heat = np.load(row["maps"]["evidence"]["file"])
-    geometry = card.geometry
-    pixels = torch.from_numpy(geometry.apply(images.read_image(Path(row["file"])))).permute(2, 0, 1)[None]
+    preprocessing = card.preprocessing
+    pixels = torch.from_numpy(preprocessing.apply(images.read_image(Path(row["file"])))).permute(2, 0, 1)[None]
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (card.mean, card.std))
     with torch.no_grad():
         evidence = network.evidence((pixels / 255 - mean) / std)[:, 1:].sigmoid()
@@ -205,14 +207,14 @@ def test_map_of_a_small_picture_lies_on_it(tmp_path, monkeypatch):
     with torch.no_grad():
         model.maps[0][1].weight.copy_(torch.tensor([9.0, 0, 0]).view(1, 3, 1, 1))
         model.maps[1][1].weight.zero_()
-    card = checkpoint.ModelCard("resnet18", ["a"], 64, [0.0] * 3, [1.0] * 3, max_scale=1.0, head="multiscale")
+    card = ModelCard("resnet18", ["a"], 64, [0.0] * 3, [1.0] * 3, max_scale=1.0, head="multiscale")
     network = LoadedModel(model, card, runtime.Runtime(CPU, torch.float32, card.mean, card.std), None)
     picture = np.zeros((30, 50, 3), np.uint8)
     picture[:10, 40:] = 255
     pixels = to_pixels(network, [picture])
     for scales in ([1], [1, 2.0], ["own"], [1, "own"]):
         (heat,) = heatmaps.merged_maps(network, "evidence", [], pixels, [picture], [0], scales)
-        whole = heatmaps.at_picture_size(heat, picture, card.geometry)
+        whole = heatmaps.at_picture_size(heat, picture, card.preprocessing)
         assert whole.shape == (30, 50)
         assert whole[:8, 42:].min() > 0.9
         assert whole[13:].max() < 0.1

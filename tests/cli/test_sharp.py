@@ -16,14 +16,15 @@ from torch import nn
 
 import pytorch_grad_cam
 import xai
-from crackcam import preprocessing, runtime
-from crackcam.classifier import LoadedModel
+from crackcam import runtime
 from crackcam.data import images
 from crackcam.errors import UserError
 from crackcam.explain import heatmaps
-from crackcam.explain.methods import METHODS, SHARING, STRETCHED
+from crackcam.methods import METHODS, SHARING, STRETCHED
 from crackcam.models import output_stride, registry, target_layers
-from crackcam.models.checkpoint import ModelCard
+from crackcam.models.loaded import LoadedModel
+from crackcam.preprocessing import Preprocessing, squash
+from crackcam.types import ModelCard
 
 
 def run(capsys, *flags):
@@ -220,7 +221,13 @@ def test_verify_runs_the_dilated_network(place, capsys):
 
 
 # Of randomcam the weights differ; rise and occlusion cover shares of the picture; cam wants a module that pools.
-NOT_OF_PLACES = {"randomcam", "rise", "occlusion", "cam", *(name for name, method in METHODS.items() if method.picture)}
+NOT_OF_PLACES = {
+    "randomcam",
+    "rise",
+    "occlusion",
+    "cam",
+    *(name for name, method in METHODS.items() if method.signed_image),
+}
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - NOT_OF_PLACES))
@@ -240,13 +247,13 @@ def test_the_mean_of_scales_is_made_of_the_picture_in_each_size():
     """HiResCAM by hand: head weights times activations, which are 1/places of the gradient times activations."""
     network = network_of(Convolutions(), 32)
     picture, target = picture_of(90, 120), 1
-    pixels = preprocessing.squash(picture, 32)[None].transpose(0, 3, 1, 2)
+    pixels = squash(picture, 32)[None].transpose(0, 3, 1, 2)
     (found,) = heatmaps.merged_maps(
         network, "hirescam", layers_of(network), torch.from_numpy(pixels.copy()), [picture], [target], [1, 2]
     )
     parts = []
     for size in (32, 64):
-        x = network.machine.input(torch.from_numpy(preprocessing.squash(picture, size).copy()).permute(2, 0, 1)[None])
+        x = network.to_inputs(torch.from_numpy(squash(picture, size).copy()).permute(2, 0, 1)[None])
         with torch.no_grad():
             activations = network.model.late(network.model.early(x))
             heat = torch.einsum("nchw,c->nhw", activations, network.model.head.weight[target]).relu() / 8**2
@@ -259,10 +266,10 @@ def test_the_mean_of_scales_is_made_of_the_picture_in_each_size():
 
 
 def test_a_scale_sees_the_same_part_of_the_picture():
-    geometry = preprocessing.Geometry(40, 50).times(2)
-    assert (geometry.size, geometry.resize) == (80, 100)
-    assert geometry.seen(200, 400) == preprocessing.Geometry(40, 50).seen(200, 400)
-    assert preprocessing.Geometry(30).times(1.5) == preprocessing.Geometry(45)
+    preprocessing = Preprocessing(40, 50).times(2)
+    assert (preprocessing.size, preprocessing.resize) == (80, 100)
+    assert preprocessing.seen(200, 400) == Preprocessing(40, 50).seen(200, 400)
+    assert Preprocessing(30).times(1.5) == Preprocessing(45)
 
 
 def test_scales_of_the_script(place, capsys):
@@ -314,7 +321,7 @@ def test_tiles_give_the_map_of_the_whole_picture(height, width):
     """Tiles that begin on the grid: the same numbers, to the rim of the picture; their borders leave no trace."""
     network = network_of(Convolutions(), 32)
     picture = picture_of(height, width)
-    x = network.machine.input(torch.from_numpy(picture).permute(2, 0, 1)[None])
+    x = network.to_inputs(torch.from_numpy(picture).permute(2, 0, 1)[None])
     layers = layers_of(network)
     (tiled,) = heatmaps.tiled_maps(network, "hirescam", layers, [picture], [1], batch_size=5)
     with torch.no_grad():
@@ -332,7 +339,7 @@ def test_no_seams_where_tiles_do_not_fit(method):
     network = network_of(Convolutions(), 32)
     flat = np.full((101, 147, 3), 90, np.uint8)
     with torch.no_grad():
-        target = int((network.model(network.machine.input(torch.from_numpy(flat).permute(2, 0, 1)[None]))).argmax())
+        target = int((network.model(network.to_inputs(torch.from_numpy(flat).permute(2, 0, 1)[None]))).argmax())
     (heat,) = heatmaps.tiled_maps(network, method, layers_of(network), [flat], [target])
     inner = heat[8:-8, 8:-8]
     assert inner.min() > 0
@@ -354,11 +361,11 @@ def test_a_picture_smaller_than_the_network_is_enlarged():
 def test_tiles_of_a_crop_cover_the_crop():
     network = network_of(Convolutions(), 32, resize=40)
     picture = picture_of(100, 200)
-    pixels = torch.from_numpy(network.card.geometry.apply(picture).copy()).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy(network.card.preprocessing.apply(picture).copy()).permute(2, 0, 1)[None]
     (heat,) = heatmaps.merged_maps(network, "gradcam", layers_of(network), pixels, [picture], [1], [1, "own"])
-    rows, columns = network.card.geometry.seen(100, 200)
+    rows, columns = network.card.preprocessing.seen(100, 200)
     assert heat.shape == (80, 80) == picture[rows, columns].shape[:2]
-    whole = heatmaps.at_picture_size(heat, picture, network.card.geometry)
+    whole = heatmaps.at_picture_size(heat, picture, network.card.preprocessing)
     assert np.array_equal(whole[rows, columns], heat.numpy())
     whole[rows, columns] = 0
     assert not whole.any()
@@ -368,7 +375,7 @@ def test_tiles_of_a_crop_cover_the_crop():
 def test_methods_in_tiles(name):
     network = network_of(Convolutions(), 32)
     layers = layers_of(network)
-    if METHODS[name].picture or name in STRETCHED:
+    if METHODS[name].signed_image or name in STRETCHED:
         with pytest.raises(UserError, match=name):
             heatmaps.merged_maps(network, name, layers, None, [picture_of(80, 80)], [1], ["own"])
         return

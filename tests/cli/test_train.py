@@ -25,7 +25,7 @@ from crackcam.data.pixels import PixelSplit
 from crackcam.data.splits import choose_split, hold_out, plan_splits
 from crackcam.errors import UserError
 from crackcam.models import checkpoint
-from crackcam.preprocessing import Geometry
+from crackcam.preprocessing import Preprocessing
 from crackcam.runtime import Runtime
 from crackcam.training import features, resume, trainer
 
@@ -97,7 +97,7 @@ def test_the_kept_epoch_is_the_best_one_on_validation(fresh):
     model, card = checkpoint.load(Path("weights/model.safetensors"), CPU)
     assert card.metrics["best_epoch"] == int(best["epoch"])
     plan = plan_splits(Path("data"), 0.15, 0)
-    val = pixels.load_split("val", plan.classes, plan.files["val"], Geometry(64), 2)
+    val = pixels.load_split("val", plan.classes, plan.files["val"], Preprocessing(64), 2)
     from crackcam.runtime import Runtime, choose_precision
 
     logits = features.forward(model, Runtime(CPU, choose_precision("auto", CPU)[0]), val, 8, "")
@@ -115,7 +115,7 @@ def test_probabilities_are_calibrated_on_validation_and_reported_on_test(trained
     machine = Runtime(CPU, choose_precision("auto", CPU)[0])
     logits = {}
     for name in ("val", "test"):
-        split = pixels.load_split(name, plan.classes, plan.files[name], Geometry(64), 2)
+        split = pixels.load_split(name, plan.classes, plan.files[name], Preprocessing(64), 2)
         logits[name] = features.forward(model, machine, split, 8, ""), split.labels
     temperature = card.metrics["temperature"]
     before, labels = logits["val"][0] * temperature, logits["val"][1]
@@ -230,7 +230,9 @@ def test_probe_equals_logistic_regression_by_hand(fresh):
     from crackcam.models import heads, pretrained
 
     plan = plan_splits(Path("data"), 0.25, 0)
-    train_split, val = (pixels.load_split(s, plan.classes, plan.files[s], Geometry(64), 2) for s in ("train", "val"))
+    train_split, val = (
+        pixels.load_split(s, plan.classes, plan.files[s], Preprocessing(64), 2) for s in ("train", "val")
+    )
     torch.manual_seed(0)
     network = pretrained.build_classifier("squeezenet1_1", 2)
     machine = runtime.Runtime(CPU, torch.float32)

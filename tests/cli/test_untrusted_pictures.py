@@ -21,9 +21,11 @@ from PIL import Image
 
 import inference
 import xai
-from crackcam import classifier, preprocessing
+from crackcam import classifier
 from crackcam.data import images
 from crackcam.models import checkpoint, pretrained
+from crackcam.preprocessing import Preprocessing
+from crackcam.types import ModelCard
 
 FUZZ = ROOT / "tests/fuzz_pictures.py"
 
@@ -143,7 +145,7 @@ def test_strips_are_not_scaled_as_a_whole(shape):
     """Of one row, 256 pixels high, a strip would be 15 million wide: 12 GB."""
     picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    square = preprocessing.Geometry(224, 256).apply(picture)
+    square = Preprocessing(224, 256).apply(picture)
     assert square.shape == (224, 224, 3)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
     if shape == (7, 300):
@@ -259,9 +261,7 @@ NAMES = [
 def network(tmp_path_factory):
     path = tmp_path_factory.mktemp("network") / "model.safetensors"
     torch.manual_seed(0)
-    checkpoint.save(
-        path, pretrained.build_classifier("squeezenet1_1", 2), checkpoint.ModelCard("squeezenet1_1", ["a", "b"], 64)
-    )
+    checkpoint.save(path, pretrained.build_classifier("squeezenet1_1", 2), ModelCard("squeezenet1_1", ["a", "b"], 64))
     return str(path)
 
 

@@ -26,6 +26,7 @@ from crackcam.models import checkpoint, checks, pretrained, stages
 from crackcam.text import visible
 from crackcam.training import resume
 from crackcam.training.resume import StateFile
+from crackcam.types import ModelCard
 
 CPU = torch.device("cpu")
 UNPRINTABLE = re.compile(r"[^\x20-\x7e\n\u00a1-\u02ff]")
@@ -36,7 +37,7 @@ def sound(tmp_path_factory):
     """A whole checkpoint of a small network."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "sound.safetensors"
-    card = checkpoint.ModelCard("squeezenet1_1", ["a", "b", "c"], 64, split={"val": ["train/b/1.jpg"]})
+    card = ModelCard("squeezenet1_1", ["a", "b", "c"], 64, split={"val": ["train/b/1.jpg"]})
     checkpoint.save(path, pretrained.build_classifier("squeezenet1_1", 3), card)
     return path.read_bytes()
 
@@ -149,7 +150,7 @@ def test_a_network_that_stages_do_not_belong_to(sound, there, capsys):
     model = stages.with_maps(pretrained.build_classifier("squeezenet1_1", 3), {"features.0": 64, "classifier.1": 3}, 3)
     wrong = stages.with_maps(pretrained.build_classifier("squeezenet1_1", 3), {"features.0": 64, "features.1": 17}, 3)
     for network in (model, wrong):
-        card = checkpoint.ModelCard("squeezenet1_1", ["a", "b", "c"], 64, head="multiscale", stages=network.stages)
+        card = ModelCard("squeezenet1_1", ["a", "b", "c"], 64, head="multiscale", stages=network.stages)
         checkpoint.save(Path("w.safetensors"), network, card)
         refused(capsys, look("w.safetensors"), "does not run on pictures of 64 px")
 

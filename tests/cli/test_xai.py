@@ -13,13 +13,13 @@ from PIL import Image
 
 import inference
 import xai
-from crackcam import preprocessing
 from crackcam.data import images
 from crackcam.evaluation import baselines, regions
 from crackcam.explain import heatmaps
-from crackcam.explain.methods import METHODS, QUICK, STYLES
 from crackcam.explain.refinement import refine
+from crackcam.methods import METHODS, QUICK, STYLES
 from crackcam.models import checkpoint
+from crackcam.preprocessing import Preprocessing, squash
 from crackcam.render import overlays
 
 
@@ -79,7 +79,7 @@ def test_saved_map_is_grad_cam_by_hand(place, capsys):
     row = json.loads(Path("outputs/xai_Positive_gradcam.json").read_text())["pictures"][0]
     model, card = checkpoint.load(Path("weights/model.safetensors"), torch.device("cpu"))
     picture = images.read_image(Path(row["file"]))
-    x = torch.from_numpy(preprocessing.squash(picture, 64).copy()).permute(2, 0, 1)[None].float() / 255
+    x = torch.from_numpy(squash(picture, 64).copy()).permute(2, 0, 1)[None].float() / 255
     x = (x - torch.tensor(card.mean).view(3, 1, 1)) / torch.tensor(card.std).view(3, 1, 1)
     kept = {}
     model.layer4.register_forward_hook(lambda m, i, o: kept.update(a=o) or o.retain_grad())
@@ -173,7 +173,7 @@ def test_geometry_of_a_wide_picture():
     """A map put back on a picture twice as wide as high: the hot cell is where it was."""
     heat = torch.zeros(4, 4)
     heat[1, 3] = 1
-    whole = heatmaps.at_picture_size(heat, np.zeros((40, 80, 3), np.uint8), preprocessing.Geometry(4))
+    whole = heatmaps.at_picture_size(heat, np.zeros((40, 80, 3), np.uint8), Preprocessing(4))
     assert whole.shape == (40, 80)
     row, column = np.unravel_index(whole.argmax(), whole.shape)
     assert 10 <= row < 20

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from crackcam.errors import UserError
 from crackcam.models import checkpoint
 from crackcam.models.pretrained import build_classifier
+from crackcam.types import ModelCard
 
 CPU = torch.device("cpu")
 
@@ -19,7 +20,7 @@ CPU = torch.device("cpu")
 def file(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "model.safetensors"
-    card = checkpoint.ModelCard("squeezenet1_1", ["b", "ä ö", "10"], 64, split={"val": ["train/b/1.jpg"]})
+    card = ModelCard("squeezenet1_1", ["b", "ä ö", "10"], 64, split={"val": ["train/b/1.jpg"]})
     card.thresholds = {"gradcam": {"b": 0.1, "ä ö": 1e-9}}
     checkpoint.save(path, build_classifier("squeezenet1_1", 3), card)
     return path
@@ -51,7 +52,7 @@ def test_buffers_that_no_file_holds(tmp_path):
     arch, path = "timm/swin_tiny_patch4_window7_224", tmp_path / "model.safetensors"
     network = build_classifier(arch, 2)
     assert set(dict(network.named_buffers())) - set(network.state_dict())
-    checkpoint.save(path, network, checkpoint.ModelCard(arch, ["a", "b"], 224))
+    checkpoint.save(path, network, ModelCard(arch, ["a", "b"], 224))
     model, _ = checkpoint.load(path, CPU)
     for name, buffer in network.named_buffers():
         assert torch.equal(model.get_buffer(name), buffer), name
@@ -62,7 +63,7 @@ def test_buffers_that_no_file_holds(tmp_path):
 
 def test_a_regnet_which_cannot_be_had_without_memory(tmp_path):
     path, network = tmp_path / "model.safetensors", build_classifier("regnet_y_400mf", 2)
-    checkpoint.save(path, network, checkpoint.ModelCard("regnet_y_400mf", ["a", "b"], 64))
+    checkpoint.save(path, network, ModelCard("regnet_y_400mf", ["a", "b"], 64))
     model, _ = checkpoint.load(path, CPU)
     picture = torch.randn(1, 3, 64, 64)
     assert torch.allclose(model(picture), network.eval()(picture), atol=1e-5)

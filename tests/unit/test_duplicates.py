@@ -12,7 +12,7 @@ from crackcam.data import duplicates, pixels
 from crackcam.data.images import list_files
 from crackcam.data.pixels import PixelSplit
 from crackcam.data.synthetic import sample
-from crackcam.preprocessing import Geometry, squash
+from crackcam.preprocessing import Preprocessing, squash
 
 SIZE = 96
 
@@ -124,6 +124,6 @@ def test_concrete_holds_the_same_photographs_twice(real_data):
     splits = {}
     for name in ("train", "val", "test"):
         files = {c: list_files(root / name / c) for c in classes}
-        splits[name] = pixels.load_split(name, classes, files, Geometry(64), 2)
+        splits[name] = pixels.load_split(name, classes, files, Preprocessing(64), 2)
     assert duplicates.warn_of_duplicates(splits) == {"val": 5, "test": 58}
     assert min(pair.correlation for pair in duplicates.near_duplicates(splits)["test"]) > 0.995

@@ -19,11 +19,11 @@ import inference
 import train
 import xai
 from crackcam import runtime
-from crackcam.classifier import LoadedModel
 from crackcam.errors import UserError
 from crackcam.explain import heatmaps
 from crackcam.models import checkpoint, pretrained, target_layers
-from crackcam.models.checkpoint import ModelCard
+from crackcam.models.loaded import LoadedModel
+from crackcam.types import ModelCard
 
 METHODS = ["gradcam", "eigencam", "layercam", "scorecam"]
 CONVOLUTIONAL = [
@@ -170,7 +170,7 @@ def test_odd_layouts_against_references(case):
         (layer,) = target_layers.find_target_layers(network.model, size)
     assert layer.name == name
     pixels, classes = pixels_of(size), [1, 3]
-    x = network.machine.input(pixels)
+    x = network.to_inputs(pixels)
     places = layer.grid.height * layer.grid.width
     for method in METHODS:
         found = heatmaps.heatmaps(network, method, [layer], pixels, classes)
@@ -217,7 +217,7 @@ def test_timm_networks_see_pictures_as_timm_does(photo, capsys, name):
     config = timm.data.resolve_model_data_config(timm.create_model(name))
     assert (card.image_size, card.mean, card.std) == (config["input_size"][1], [*config["mean"]], [*config["std"]])
     expected = timm.data.create_transform(**config)(Image.open(photo))
-    pixels = torch.from_numpy(card.geometry.apply(np.asarray(Image.open(photo))).copy()).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy(card.preprocessing.apply(np.asarray(Image.open(photo))).copy()).permute(2, 0, 1)[None]
     found = runtime.Runtime(device, torch.float32, card.mean, card.std).input(pixels)[0]
     assert torch.allclose(found, expected, atol=1e-5)
     assert len(document["pictures"][0]["probabilities"]) == 1000

@@ -11,8 +11,8 @@ import torch
 from crackcam.evaluation import regions
 from crackcam.explain import heatmaps, thresholds
 from crackcam.explain.refinement import RADIUS, guided, refine
-from crackcam.models.checkpoint import ModelCard
 from crackcam.render import overlays
+from crackcam.types import ModelCard
 
 
 def found(mask):

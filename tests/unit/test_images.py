@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crackcam import preprocessing
 from crackcam.data import images, pixels
+from crackcam.preprocessing import GREY, Preprocessing, squash
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_exif_rotation_is_applied(tmp_path, rgb):
 def test_one_pixel(tmp_path):
     saved(tmp_path / "dot.png", np.full((1, 1, 3), 77, np.uint8))
     picture = images.read_image(tmp_path / "dot.png")
-    assert (preprocessing.squash(picture, 64) == 77).all()
+    assert (squash(picture, 64) == 77).all()
 
 
 @pytest.mark.parametrize(
@@ -139,11 +139,11 @@ def test_files_below_in_natural_order(tmp_path):
 
 
 def test_fit_squashes_the_whole_picture(rgb):
-    fitted = preprocessing.squash(rgb, 10)
+    fitted = squash(rgb, 10)
     assert fitted.shape == (10, 10, 3)
     assert fitted[0, 0].tolist() == [200, 40, 10]
     assert fitted[9, 9].tolist() == [10, 60, 220]
-    assert preprocessing.squash(fitted, 10) is fitted
+    assert squash(fitted, 10) is fitted
 
 
 def test_sample_leaves_out_what_cannot_be_read(tmp_path, rgb):
@@ -156,28 +156,28 @@ def test_sample_leaves_out_what_cannot_be_read(tmp_path, rgb):
 
 def test_small_pictures_are_not_enlarged_but_framed():
     picture = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
-    geometry = preprocessing.Geometry(64, max_scale=1.0)
-    square = geometry.apply(picture)
-    rows, columns = geometry.inside(30, 50)
+    preprocessing = Preprocessing(64, max_scale=1.0)
+    square = preprocessing.apply(picture)
+    rows, columns = preprocessing.inside(30, 50)
     assert square.shape == (64, 64, 3)
     assert (rows, columns) == (slice(17, 47), slice(7, 57))
     assert (square[rows, columns] == picture).all()
-    square[rows, columns] = preprocessing.GREY
-    assert (square == preprocessing.GREY).all()
+    square[rows, columns] = GREY
+    assert (square == GREY).all()
 
 
 def test_large_pictures_keep_their_proportions():
     picture = np.zeros((100, 400, 3), np.uint8)
-    geometry = preprocessing.Geometry(64, max_scale=1.0)
-    assert geometry.inside(100, 400) == (slice(24, 40), slice(0, 64))
-    assert geometry.apply(picture).shape == (64, 64, 3)
-    assert geometry.seen(100, 400) == (slice(0, 100), slice(0, 400))
+    preprocessing = Preprocessing(64, max_scale=1.0)
+    assert preprocessing.inside(100, 400) == (slice(24, 40), slice(0, 64))
+    assert preprocessing.apply(picture).shape == (64, 64, 3)
+    assert preprocessing.seen(100, 400) == (slice(0, 100), slice(0, 400))
 
 
 def test_twice_the_size_enlarges_twice():
-    geometry = preprocessing.Geometry(64, max_scale=1.0).times(2)
-    assert geometry.inside(30, 50) == (slice(34, 94), slice(14, 114))
-    square = geometry.apply(np.full((30, 50, 3), 7, np.uint8))
+    preprocessing = Preprocessing(64, max_scale=1.0).times(2)
+    assert preprocessing.inside(30, 50) == (slice(34, 94), slice(14, 114))
+    square = preprocessing.apply(np.full((30, 50, 3), 7, np.uint8))
     assert (square == 7).all(axis=2).sum() == 60 * 100
 
 
@@ -187,6 +187,6 @@ def test_training_goes_by_the_largest_picture(tmp_path, largest, side):
         Image.fromarray(np.zeros((*size, 3), np.uint8)).save(tmp_path / f"{index}.png")
     (tmp_path / "broken.png").write_bytes(b"no picture")
     files = {"a": sorted(tmp_path.iterdir())}
-    geometry = preprocessing.Geometry(128, max_scale=1.0)
-    assert pixels.training_geometry(files, geometry, 64) == preprocessing.Geometry(side, max_scale=1.0)
-    assert pixels.training_geometry(files, preprocessing.Geometry(128), 64) == preprocessing.Geometry(128)
+    preprocessing = Preprocessing(128, max_scale=1.0)
+    assert pixels.training_preprocessing(files, preprocessing, 64) == Preprocessing(side, max_scale=1.0)
+    assert pixels.training_preprocessing(files, Preprocessing(128), 64) == Preprocessing(128)

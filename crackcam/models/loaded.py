@@ -1,0 +1,86 @@
+"""A model that is ready to run, and what is known about it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from crackcam.preprocessing import Preprocessing
+from crackcam.runtime import Runtime
+from crackcam.text import counted
+from crackcam.types import ModelCard
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class LoadedModel:
+    """A model with its card, on its device.
+
+    Attributes:
+        model: maps (N, 3, H, W) normalised float32 to logits (N, classes); in eval mode.
+        card: what is known about it.
+        runtime: where and how it computes.
+        path: its checkpoint; None where there is none.
+    """
+
+    model: nn.Module
+    card: ModelCard
+    runtime: Runtime = field(default_factory=Runtime)
+    path: Path | None = None
+    _fitting: int | None = field(default=None, repr=False)  # images at a time, where a batch was too large
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How an image becomes the model's input."""
+        return self.card.preprocessing
+
+    @property
+    def name(self) -> str:
+        """Architecture and source, for figures and pages: 'resnet18, weights/model.safetensors'."""
+        return f"{self.card.arch}, {self.path.name if self.path else self.card.pretrained}"
+
+    def with_model(self, model: nn.Module) -> LoadedModel:
+        """The same with another model: dilated, say."""
+        return LoadedModel(model, self.card, self.runtime, self.path)
+
+    def to_pixels(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """Images (H, W, 3) uint8 of any size -> (N, 3, size, size) uint8 on the CPU, as in training."""
+        return stack([self.preprocessing.apply(image) for image in images])
+
+    def to_inputs(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) uint8 -> what the model takes: normalised float32 on the device, channels last."""
+        return self.preprocessing.normalize(pixels, self.runtime.device)
+
+    def probabilities(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Of one batch, (N, 3, size, size) uint8: (N, classes) float32 on the device, which may still be computing.
+
+        Where a GPU has not enough memory, half the batch is tried, and half of that; what fits is remembered.
+        """
+        limit = self._fitting or len(pixels)
+        try:
+            with torch.inference_mode(), self.runtime.autocast():
+                parts = [self.model(self.to_inputs(part)).float().softmax(1) for part in pixels.split(limit)]
+            return torch.cat(parts) if len(parts) > 1 else parts[0]
+        except torch.OutOfMemoryError:
+            if min(limit, len(pixels)) == 1:
+                raise
+        self._fitting = min(limit, len(pixels)) // 2
+        logger.info("out of memory: continuing with %s at a time", counted(self._fitting, "image"))
+        torch.cuda.empty_cache()
+        return self.probabilities(pixels)
+
+    def all_probabilities(self, pixels: torch.Tensor, batch_size: int) -> np.ndarray:
+        """As :meth:`probabilities`, batch by batch: (N, classes) float32."""
+        return torch.cat([self.probabilities(part).cpu() for part in pixels.split(batch_size)]).numpy()
+
+
+def stack(images: Sequence[np.ndarray]) -> torch.Tensor:
+    """Images of one size, (H, W, 3) uint8 -> (N, 3, H, W) uint8."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

@@ -1,0 +1,169 @@
+"""What passes between the parts: model cards, predictions, regions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Self
+
+from crackcam.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from crackcam.text import counted
+
+MANY_CLASSES = 100  # more classes are counted, not listed
+TOP_OF_MANY = 5  # classes that are reported where there are many
+
+Box = tuple[int, int, int, int]  # x, y, width, height in pixels
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that compute a result."""
+    return {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")}
+
+
+@dataclass
+class ModelCard:
+    """What is known about a model besides its tensors: the metadata of a checkpoint.
+
+    Attributes:
+        arch: name in ``torchvision.models``, or ``timm/`` and a name in timm.
+        classes: names in index order.
+        image_size: side of the input in pixels; None: images of any size, as detectors take them.
+        resize, interpolation, max_scale, mean, std: see :class:`crackcam.Preprocessing`.
+        head: kind of head, "linear" or "multiscale".
+        stages: layers that a multiscale head reads, and their channels.
+        output_stride: pixels of the input for one cell of the target layer's grid.
+        pretrained: description of the weights that training started from.
+        training: settings of the training run.
+        split: for each split that training held out, its files relative to the data folder.
+        metrics: of the test split (else of the validation split) and of the best epoch; the temperature that the head
+            has absorbed, and the number of near-duplicates of training images in each other split.
+        versions: of the libraries that trained it.
+        thresholds: detection thresholds by method and class, in the raw unit of the method's heatmaps.
+    """
+
+    arch: str
+    classes: list[str]
+    image_size: int | None
+    mean: list[float] = field(default_factory=lambda: list(IMAGENET_MEAN))
+    std: list[float] = field(default_factory=lambda: list(IMAGENET_STD))
+    head: str = "linear"
+    output_stride: int | None = None
+    pretrained: str = ""
+    training: dict = field(default_factory=dict)
+    split: dict[str, list[str]] = field(default_factory=dict)
+    metrics: dict = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=library_versions)
+    resize: int | None = None
+    interpolation: str = "bilinear"
+    max_scale: float | None = None
+    stages: dict[str, int] = field(default_factory=dict)
+    thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How an image becomes the model's input; with the default size where any size is accepted."""
+        size = self.image_size or Preprocessing.size
+        return Preprocessing(size, self.resize, self.interpolation, self.max_scale, tuple(self.mean), tuple(self.std))
+
+    @property
+    def many_classes(self) -> bool:
+        """Whether there are too many classes to list."""
+        return len(self.classes) > MANY_CLASSES
+
+    @property
+    def knows_class_folders(self) -> bool:
+        """Whether its classes may be those of a data set's folders: not those of ImageNet or COCO."""
+        return self.image_size is not None and (bool(self.training) or not self.many_classes)
+
+    @property
+    def class_summary(self) -> str:
+        """'Negative, Positive', or '1,000 classes'."""
+        return counted(len(self.classes), "class", "classes") if self.many_classes else ", ".join(self.classes)
+
+
+class Result:
+    """A result for one image. Iterating over it gives itself, so that a loop over one result and over many is alike."""
+
+    def __iter__(self) -> Iterator[Self]:
+        yield self
+
+
+@dataclass(frozen=True)
+class Prediction(Result):
+    """The classes of one image.
+
+    Attributes:
+        label: the predicted class.
+        confidence: its probability, 0..1.
+        probabilities: by class name, highest first.
+        path: the image file; None for an image that was passed as pixels.
+        true: the true class, where it is known from the image's folder.
+
+    Example:
+        >>> import crackcam
+        >>> crackcam.Prediction.of(["crack", "sound"], [0.9, 0.1]).label
+        'crack'
+    """
+
+    label: str
+    confidence: float
+    probabilities: dict[str, float]
+    path: Path | None = None
+    true: str | None = None
+
+    @classmethod
+    def of(
+        cls, classes: Sequence[str], probabilities: Sequence[float], path: Path | None = None, true: str | None = None
+    ) -> Prediction:
+        """From probabilities in index order."""
+        by_name = dict(sorted(zip(classes, probabilities, strict=True), key=lambda pair: -pair[1]))
+        label = next(iter(by_name))
+        return cls(label, by_name[label], by_name, path, true)
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the predicted class is known to be wrong."""
+        return self.true is not None and self.label != self.true
+
+    def top(self, count: int | None = None) -> dict[str, float]:
+        """The ``count`` highest probabilities by class name; by default all, or 5 where there are many classes."""
+        number = count or (TOP_OF_MANY if len(self.probabilities) > MANY_CLASSES else None)
+        return dict(list(self.probabilities.items())[:number])
+
+    def to_dict(self, top_k: int | None = None) -> dict:
+        """As the JSON files of ``inference.py`` have it: file, true, predicted, probabilities."""
+        path = None if self.path is None else str(self.path)
+        return {"file": path, "true": self.true, "predicted": self.label, "probabilities": self.top(top_k)}
+
+
+@dataclass(frozen=True)
+class Region:
+    """One connected part of an image where the heatmap exceeds the detection threshold.
+
+    Attributes:
+        box: (x, y, width, height) in pixels of the image.
+        area: in pixels.
+        length: along its skeleton, in pixels.
+        width: mean, in pixels: area over length.
+
+    Example:
+        >>> import crackcam
+        >>> crackcam.Region(box=(10, 20, 30, 4), area=90, length=30.0, width=3.0).to_dict()["box"]
+        [10, 20, 30, 4]
+    """
+
+    box: Box
+    area: int
+    length: float
+    width: float
+
+    def to_dict(self) -> dict:
+        """As JSON has it."""
+        return {
+            "box": list(self.box),
+            "area": self.area,
+            "length": round(self.length, 2),
+            "width": round(self.width, 2),
+        }
