@@ -1,0 +1,1 @@
+"""Image files, class folders, splits, synthetic images."""

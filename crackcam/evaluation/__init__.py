@@ -1,0 +1,1 @@
+"""Heatmaps scored and measured."""

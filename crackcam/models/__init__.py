@@ -1,0 +1,1 @@
+"""Architectures, pretrained weights, heads, target layers, checkpoints."""

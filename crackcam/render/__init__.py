@@ -1,0 +1,1 @@
+"""Overlays, figures, HTML reports."""
