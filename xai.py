@@ -23,53 +23,16 @@ heatmap as <stem>.npy (several methods: <stem>_<method>.npy): float32 (H, W) at 
 method's own unit, so that images can be compared. --masks DIR (<stem>.png, white on what is to be detected) scores the
 heatmaps, beside model-free baselines: a table, outputs/xai_<type>_scores.csv, and a figure of the first nine images;
 --metrics scores them against the model: a table, and ..._metrics.csv. --style mask outlines the regions above the
-checkpoint's threshold, and writes fraction, length and width into the .json and ..._found.csv. --all writes overlays and
-saved heatmaps in folders of 1,000 images, outputs/xai_<type>_<method>/00000/, and a table of them beside.
+checkpoint's threshold, and writes fraction, length and width into the .json and ..._found.csv. --all writes overlays
+and saved heatmaps in folders of 1,000 images, outputs/xai_<type>_<method>/00000/, and a table of them beside.
 """
 
-from __future__ import annotations
+from functools import partial
 
-from collections.abc import Sequence
+from crackcam.cli.commands import EXPLAIN
 
-from crackcam.cli import console
-from crackcam.cli.arguments import Parser, config_from
-from crackcam.config import (
-    AnalysisConfig,
-    ExactRuntimeConfig,
-    ExplainConfig,
-    ExplainOutputConfig,
-    ExplainRun,
-    ImagesConfig,
-    ModelConfig,
-    PredictConfig,
-)
-
-
-def build_parser() -> Parser:
-    parser = Parser(__doc__)
-    parser.add(ExplainConfig, "heatmaps").add(AnalysisConfig, "analysis").add(ImagesConfig, "images")
-    parser.add(ModelConfig, "model").add(PredictConfig, "predictions")
-    return parser.add(ExactRuntimeConfig, "machine").add(ExplainOutputConfig, "output")
-
-
-@console.command
-def main(argv: Sequence[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
-    asked = ExplainRun(
-        explain=config_from(ExplainConfig, args),
-        analysis=config_from(AnalysisConfig, args),
-        images=config_from(ImagesConfig, args),
-        model=config_from(ModelConfig, args),
-        predict=config_from(PredictConfig, args),
-        runtime=config_from(ExactRuntimeConfig, args),
-        output=config_from(ExplainOutputConfig, args),
-        command=args.command,
-    )
-
-    from crackcam.cli import explain  # imports torch
-
-    return explain.run(asked)
-
+build_parser = partial(EXPLAIN.parser, __doc__)
+main = EXPLAIN.main(__doc__)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -1,7 +1,7 @@
 """``inference.py --all`` and ``xai.py --all``: every image of a selection, as a table.
 
-A table ends in .csv or .jsonl and has a .json beside it, which says how it was made. See :mod:`crackcam.batch.streaming`
-for how images stream, and what a kill leaves behind.
+A table ends in .csv or .jsonl and has a .json beside it, which says how it was made. How images stream,
+and what a kill leaves behind: :mod:`crackcam.batch.streaming`.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from crackcam.files import check_writable, write_csv, write_json
 from crackcam.methods import BEST, EVIDENCE
 from crackcam.models.output_stride import dilate
 from crackcam.models.target_layers import grid_layers
-from crackcam.render import coco, figures, report
+from crackcam.render import coco, figures
 from crackcam.render.figures import Tile
 from crackcam.render.overlays import choose_style, thumbnail
 from crackcam.text import counted

@@ -174,7 +174,7 @@ class Explainer:
         )
 
     def as_function(self) -> Callable[[nn.Module, torch.Tensor, list[int]], torch.Tensor]:
-        """The plain method as a function of any model of this architecture, for :mod:`crackcam.evaluation.faithfulness`.
+        """The plain method as a function of any model of this architecture, for :mod:`crackcam.evaluation`.
 
         The function maps a model, inputs (N, 3, size, size) and targets to heatmaps (N, size, size).
         """
