@@ -1,1 +1,1 @@
-"""Image files, class folders, splits, synthetic images."""
+"""Data sets: image files, class folders, splits, and what is wrong with them."""

@@ -1,1 +1,1 @@
-"""Architectures, pretrained weights, heads, target layers, checkpoints."""
+"""Models: architectures, weights, heads, layers to explain, checkpoints, and ONNX files."""
