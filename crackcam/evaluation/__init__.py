@@ -1,1 +1,1 @@
-"""Heatmaps scored and measured."""
+"""Evaluation of heatmaps: measured regions, scores against masks and against the model, verification."""
