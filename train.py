@@ -134,7 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from crackcam.data.splits import plan_splits
     from crackcam.data.synthetic import mixing
     from crackcam.explain import thresholds
-    from crackcam.models import checkpoint, checks, pretrained, registry, stages, target_layers
+    from crackcam.models import checkpoint, checks, registry, stages, target_layers
+    from crackcam.models import pretrained as pretrained_models
     from crackcam.models.multiscale import Multiscale
     from crackcam.preprocessing import Geometry
     from crackcam.render import figures
@@ -158,18 +159,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.manual_seed(args.seed)
     if before:  # its weights come from the state
         network, pretrained = (
-            pretrained.build_classifier(args.arch, len(plan.classes)),
+            pretrained_models.build_classifier(args.arch, len(plan.classes)),
             str(before["run"].get("weights")),
         )
     else:
-        network, pretrained = pretrained.from_weights(args.arch, args.pretrained, len(plan.classes))
+        network, pretrained = pretrained_models.from_weights(args.arch, args.pretrained, len(plan.classes))
     mix = mixing.mix_fraction(args.mix_sample, plan.classes, args.head == "multiscale")
     taught = False
     if args.head == "multiscale":
         network = stages.add_multiscale_head(network, len(plan.classes), size)
         if mix:
             network.silence(mixing.PLAIN)
-        taught = pretrained == f"weights of {args.pretrained}" and pretrained.load_maps(network, Path(args.pretrained))
+        taught = pretrained == f"weights of {args.pretrained}" and pretrained_models.load_maps(network, Path(args.pretrained))
     network = checks.place(network, device)
     from_random = pretrained.startswith("random")
     grids, target = target_layers.grid_layers(network, size)

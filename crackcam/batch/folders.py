@@ -161,7 +161,7 @@ def explain(
         (limit,) = thresholds.known_thresholds(args, card, method, [target])
         seen = showing.view(there, style, picture, method, heat.cpu(), card.geometry, limit, side)
         drawn = seen.draw()
-        if style.beside:
+        if style.side_by_side:
             drawn = side_by_side(thumbnail(picture.pixels, side), drawn)
         overlay = overlays / shard / f"{name}.jpg"
         write_atomically(overlay, lambda temporary: Image.fromarray(drawn).save(temporary, "JPEG", quality=QUALITY))

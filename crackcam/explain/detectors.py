@@ -299,7 +299,7 @@ def explain(args: argparse.Namespace, style: Style) -> dict:
         }
         drawings.append([view.draw() for view in views.values()])
         first = drawings[-1][0]
-        shown = small if several else overlays.side_by_side(small, first) if style.beside else first
+        shown = small if several else overlays.side_by_side(small, first) if style.side_by_side else first
         captions.append([view.says for view in views.values()])
         tiles.append(tile(item, boxes, shown, ", ".join(captions[-1][:1]) if not several else ""))
         entries = {method: view.entry for method, view in views.items()}

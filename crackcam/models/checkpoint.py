@@ -72,7 +72,7 @@ class ModelCard:
     training: dict = field(default_factory=dict)
     split: dict[str, list[str]] = field(default_factory=dict)
     metrics: dict = field(default_factory=dict)
-    library_versions: dict[str, str] = field(default_factory=library_versions)
+    versions: dict[str, str] = field(default_factory=library_versions)
     resize: int | None = None
     interpolation: str = "bilinear"
     max_scale: float | None = None

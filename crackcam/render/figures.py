@@ -266,7 +266,7 @@ def _grid(
     count: int, title: str, note_height: float, style: Style | None = None, bar: bool = False, side: float = TILE
 ) -> tuple[Figure, list[tuple[Axes, Axes]]]:
     """A figure of ``count`` cells, as square as can be; each has axes for a picture and for a note below it."""
-    tile = 1.9 * side if style and style.beside else side
+    tile = 1.9 * side if style and style.side_by_side else side
     bar = bar and style is not None and style.name != "mask"  # which shows the picture's own colours
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)

@@ -19,7 +19,7 @@ from crackcam import classifier, files, text
 from crackcam.classifier import LoadedModel, Selection
 from crackcam.cli import console
 from crackcam.data.images import DecodedImage
-from crackcam.evaluation import regions
+from crackcam.evaluation import mask_scores, regions
 from crackcam.explain import heatmaps
 from crackcam.explain.methods import EVIDENCE, NAMED
 from crackcam.explain.refinement import refine
@@ -151,7 +151,7 @@ def show(
         picture = overlays.thumbnail(item.pixels)
         if len(args.method) == 1 and not args.masks:
             says = shown.captions[-1][0] or says
-            picture = overlays.side_by_side(picture, shown.drawings[-1][0]) if style.beside else shown.drawings[-1][0]
+            picture = overlays.side_by_side(picture, shown.drawings[-1][0]) if style.side_by_side else shown.drawings[-1][0]
         best = classifier.by_class(network, chances, args.top_k)
         shown.tiles.append(Tile(picture, item.path.name, best, true, says))
         shown.rows.append({
@@ -183,7 +183,7 @@ def draw(
             tile._replace(picture=overlays.draw_mask_outline(tile.picture, mask))
             for tile, mask in zip(shown.tiles, masks, strict=True)
         ]
-        rows, captions = list(zip(tiles, shown.drawings, strict=True)), masks.captions(masks, shown.wholes)
+        rows, captions = list(zip(tiles, shown.drawings, strict=True)), mask_scores.captions(masks, shown.wholes)
         figures.comparison(path, title, methods, rows[:SCORED_ROWS], style, captions[:SCORED_ROWS], masked=True)
     elif len(args.method) > 1:
         rows = list(zip(shown.tiles, shown.drawings, strict=True))
@@ -199,7 +199,7 @@ def report(
 ) -> None:  # fmt: skip
     """Write the page of ``--report`` and name it in the document; with masks, each map's average precision too."""
     if masks:
-        masks.add_average_precision(shown.rows, masks, shown.wholes)
+        mask_scores.add_average_precision(shown.rows, masks, shown.wholes)
     report_page.write(args.report, document, [item.pixels for item in pictures], shown.smalls, style.colours, masks)
     document["report"] = str(args.report)
 
