@@ -83,9 +83,10 @@ def draw_grid(args: argparse.Namespace, network: LoadedModel, selection: Selecti
         figures.Tile(overlays.thumbnail(item.pixels), item.path.name, chances, true)
         for item, chances in zip(pictures, probabilities, strict=True)
     ]
-    wrong = sum(tile.wrong for tile in tiles)
-    title = f"{network.card.arch}, {true}: {len(tiles) - wrong} of {len(tiles)} right" if true else network.card.arch
-    figures.prediction_grid(args.output, title, tiles, args.top_k)
+    wrong = sum(tile.incorrect for tile in tiles)
+    title = f"{true}: {len(tiles) - wrong} of {len(tiles)} correct" if true else "Predictions"
+    by_model = figures.model_label(network.card.arch, network.path or network.card.pretrained)
+    figures.prediction_grid(args.output, title, tiles, args.top_k, by_model)
     rows = [
         {"file": str(item.path), "true": true, "predicted": tile.predicted, "probabilities": tile.probabilities}
         for item, tile in zip(pictures, tiles, strict=True)
@@ -99,7 +100,7 @@ def draw_grid(args: argparse.Namespace, network: LoadedModel, selection: Selecti
         print(json.dumps(document, indent=2))
         return 0
     for item, tile in zip(pictures, tiles, strict=True):
-        mark = "   <- wrong" if tile.wrong else ""
+        mark = "   <- wrong" if tile.incorrect else ""
         console.say(f"{item.path}  {tile.predicted} {text.confidence_text(tile.probabilities[tile.predicted])}{mark}")
     print(f"{len(tiles) - wrong} of {counted(len(tiles), 'picture')} right" if true else counted(len(tiles), "picture"))
     console.say(
@@ -126,7 +127,8 @@ def draw_boxes(args: argparse.Namespace) -> int:
     found = detectors.find(args, network, selection)
     side = round(figures.DPI * figures.detection_side(len(found)))
     tiles = [detectors.tile(item, boxes, overlays.thumbnail(item.pixels, side)) for item, boxes in found]
-    figures.detection_grid(picture, f"{network.card.arch}: boxes that score above {args.score_threshold:g}", tiles)
+    title, by_model = f"Boxes that score above {args.score_threshold:g}", figures.model_label(network.card.arch)
+    figures.detection_grid(picture, title, tiles, model=by_model)
     ids = detectors.image_ids([item for item, _ in found])
     rows = [detectors.as_row(item, boxes, ids[item.path]) for item, boxes in found]
     document = {**classifier.manifest(network, args, selection, rows), "score_threshold": args.score_threshold}

@@ -170,7 +170,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         network = stages.add_multiscale_head(network, len(plan.classes), size)
         if mix:
             network.silence(mixing.PLAIN)
-        taught = pretrained == f"weights of {args.pretrained}" and pretrained_models.load_maps(network, Path(args.pretrained))
+        taught = pretrained == f"weights of {args.pretrained}" and pretrained_models.load_maps(
+            network, Path(args.pretrained)
+        )
     network = checks.place(network, device)
     from_random = pretrained.startswith("random")
     grids, target = target_layers.grid_layers(network, size)
@@ -240,16 +242,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         outputs.append(args.output.with_suffix(".onnx"))
         onnx.export(outputs[-1], network, card, machine, splits["val"].pixels[: args.batch_size])
     write_csv(log, [vars(e) for e in history])
-    figures.training_curves(curves, [vars(e) for e in history], f"{args.arch}, {pretrained.split(':')[0]}")
-    figures.confusion_matrix(
-        matrix, result.confusion, plan.classes, f"{name} split, accuracy {text.percent(result.metrics['accuracy'])}"
-    )
+    by_model = figures.model_label(args.arch, args.output)
+    figures.training_curves(curves, [vars(e) for e in history], f"Training from {pretrained.split(':')[0]}", by_model)
+    accuracy = text.percent(result.metrics["accuracy"])
+    figures.confusion_matrix(matrix, result.confusion, plan.classes, f"{name} split, accuracy {accuracy}", by_model)
     said = "accuracy {accuracy:.4f}, ECE {ece:.4f} ({ece_before:.4f} before calibration)".format_map(result.metrics)
-    figures.reliability(diagram, result.reliability, len(plan.classes), f"{name} split, {said}")
+    figures.reliability(diagram, vars(result.reliability), len(plan.classes), f"{name} split, {said}", by_model)
     if args.report:
-        from crackcam.render import report
+        from crackcam.training import report_data
 
-        report.write_training(args.report, trained, splits, name, result, history)
+        report_data.write(args.report, trained, splits, name, result, history)
     state.remove()  # last: killed before it, all of this comes again
     written = [str(path) for path in (args.output, *outputs, args.report) if path]
     if args.json:

@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from crackcam.evaluation import faithfulness, mask_scores, verification
     from crackcam.explain import detectors, heatmaps, thresholds
     from crackcam.models import output_stride, target_layers
-    from crackcam.render import overlays, showing
+    from crackcam.render import figures, overlays, showing
 
     style = overlays.choose_style(args.style, args.colormap)
     if detectors.is_detector(args.arch):
@@ -205,8 +205,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = {method: [layer.name for layer in layers[method]] for method in heats}
     where = ", ".join(sorted({name for of_method in names.values() for name in of_method}))
     where = "all stages" if list(heats) == [EVIDENCE] else where
-    title = f"{where} of {network.card.arch}: what speaks for {target if wanted is not None else 'the predicted class'}"
-    showing.draw(args, grid, title, style, shown, masks, lines=1 if network.path else classifier.TOP_OF_MANY)
+    title = f"{where}: evidence for {target if wanted is not None else 'the predicted class'}"
+    by_model = figures.model_label(network.card.arch, network.path or network.card.pretrained)
+    lines = 1 if network.path else classifier.TOP_OF_MANY
+    showing.draw(args, grid, title, style, shown, masks, lines, by_model)
     document = {
         **classifier.manifest(network, args, selection, shown.rows), "methods": names, "target": target,
         "stride": args.stride, "scales": args.scales or [1], "fuse": args.fuse, "refine": args.refine,

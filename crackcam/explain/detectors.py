@@ -31,7 +31,7 @@ from crackcam.models import checkpoint, checks, pretrained, registry
 from crackcam.models.checkpoint import ModelCard
 from crackcam.preprocessing import Geometry
 from crackcam.render import figures, overlays, showing
-from crackcam.render.figures import Box, Tile
+from crackcam.render.figures import Box, ComparisonRow, Tile
 from crackcam.render.overlays import Style
 from crackcam.runtime import choose_device, choose_precision, describe_machine
 from crackcam.text import counted, percent
@@ -304,12 +304,14 @@ def explain(args: argparse.Namespace, style: Style) -> dict:
         tiles.append(tile(item, boxes, shown, ", ".join(captions[-1][:1]) if not several else ""))
         entries = {method: view.entry for method, view in views.items()}
         rows.append({**as_row(item, boxes, ids[item.path]), "maps": entries})
-    title = f"{', '.join(layers)} of {network.card.arch}: what speaks for {args.target or 'the boxes'}"
+    title = f"{', '.join(layers)}: evidence for {args.target or 'the boxes'}"
+    by_model = figures.model_label(network.card.arch)
     if several:
-        said = captions if style.name == "mask" else None
-        figures.comparison(grid, title, args.method, list(zip(tiles, drawings, strict=True)), style, said)
+        said = captions if style.name == "mask" else [[]] * len(tiles)
+        compared = [ComparisonRow(*row) for row in zip(tiles, drawings, said, strict=True)]
+        figures.comparison(grid, title, ["detections", *args.method], compared, style, by_model)
     else:
-        figures.detection_grid(grid, f"{args.method[0]} at {title}", tiles, style)
+        figures.detection_grid(grid, f"{args.method[0]} at {title}", tiles, style, by_model)
     return {
         **manifest(network, args, selection, rows), "methods": {name: list(layers) for name in args.method},
         "target": args.target, "score_threshold": args.score_threshold, "eigen_smooth": args.eigen_smooth,

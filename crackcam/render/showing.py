@@ -27,7 +27,7 @@ from crackcam.models.target_layers import TargetLayer
 from crackcam.preprocessing import Geometry
 from crackcam.render import figures, overlays
 from crackcam.render import report as report_page
-from crackcam.render.figures import Tile
+from crackcam.render.figures import AnatomySteps, ComparisonRow, Tile
 from crackcam.render.overlays import SHOWN_SIDE, Style
 
 SCORED_ROWS = 9  # pictures in the figure of scores
@@ -90,7 +90,7 @@ def view(
         return View(
             entry,
             found.says(short=len(args.method) > 1),
-            lambda: overlays.draw_regions(picture.pixels, found, style.colours, side),
+            lambda: overlays.draw_regions(picture.pixels, found, style.colormap, side),
             whole,
             small,
         )
@@ -147,11 +147,13 @@ def show(
         shown.captions.append([each.says for each in views.values()])
         explained = text.shorten(network.card.classes[index], 24)
         peaks = any(each.entry["max"] for each in views.values())
-        says = f"explains: {explained}" if peaks else f"nothing speaks for {explained} here"
+        says = f"target: {explained}" if peaks else f"no evidence for {explained}"
         picture = overlays.thumbnail(item.pixels)
         if len(args.method) == 1 and not args.masks:
             says = shown.captions[-1][0] or says
-            picture = overlays.side_by_side(picture, shown.drawings[-1][0]) if style.side_by_side else shown.drawings[-1][0]
+            picture = (
+                overlays.side_by_side(picture, shown.drawings[-1][0]) if style.side_by_side else shown.drawings[-1][0]
+            )
         best = classifier.by_class(network, chances, args.top_k)
         shown.tiles.append(Tile(picture, item.path.name, best, true, says))
         shown.rows.append({
@@ -167,7 +169,14 @@ def show(
 
 
 def draw(
-    args: argparse.Namespace, path: Path, title: str, style: Style, shown: Shown, masks: list[np.ndarray], lines: int
+    args: argparse.Namespace,
+    path: Path,
+    title: str,
+    style: Style,
+    shown: Shown,
+    masks: list[np.ndarray],
+    lines: int,
+    model: str = "",
 ) -> None:
     """The figure that the flags ask for: one method's grid, several side by side, or maps beside masks.
 
@@ -177,20 +186,22 @@ def draw(
     """
     methods = list(shown.wholes)
     if methods == [EVIDENCE]:
-        style = style._replace(unit="evidence: how probably a place is of that class")
+        style = style._replace(unit=f"evidence: {overlays.PROBABILITY}")
     if masks:
         tiles = [
-            tile._replace(picture=overlays.draw_mask_outline(tile.picture, mask))
+            tile._replace(image=overlays.draw_mask_outline(tile.image, mask))
             for tile, mask in zip(shown.tiles, masks, strict=True)
         ]
-        rows, captions = list(zip(tiles, shown.drawings, strict=True)), mask_scores.captions(masks, shown.wholes)
-        figures.comparison(path, title, methods, rows[:SCORED_ROWS], style, captions[:SCORED_ROWS], masked=True)
+        captions = mask_scores.captions(masks, shown.wholes)
+        rows = [ComparisonRow(*row) for row in zip(tiles, shown.drawings, captions, strict=True)]
+        figures.comparison(path, title, ["prediction, mask", *methods], rows[:SCORED_ROWS], style, model)
     elif len(args.method) > 1:
-        rows = list(zip(shown.tiles, shown.drawings, strict=True))
-        figures.comparison(path, title, methods, rows, style, shown.captions if style.name == "mask" else None)
+        captions = shown.captions if style.name == "mask" else [[]] * len(shown.tiles)
+        rows = [ComparisonRow(*row) for row in zip(shown.tiles, shown.drawings, captions, strict=True)]
+        figures.comparison(path, title, ["prediction", *methods], rows, style, model)
     else:
-        bar, title = not NAMED[methods[0]].picture, f"{methods[0]} at {title}"
-        figures.heat_grid(path, title, shown.tiles, style, bar=bar, lines=args.top_k or lines)
+        style, title = style._replace(unit="") if NAMED[methods[0]].picture else style, f"{methods[0]} at {title}"
+        figures.heatmap_grid(path, title, shown.tiles, style, args.top_k or lines, model)
 
 
 def report(
@@ -200,7 +211,8 @@ def report(
     """Write the page of ``--report`` and name it in the document; with masks, each map's average precision too."""
     if masks:
         mask_scores.add_average_precision(shown.rows, masks, shown.wholes)
-    report_page.write(args.report, document, [item.pixels for item in pictures], shown.smalls, style.colours, masks)
+    maps = report_page.Heatmaps(shown.smalls, style.colormap, frozenset({EVIDENCE}))
+    report_page.write(args.report, document, [item.pixels for item in pictures], maps, masks)
     document["report"] = str(args.report)
 
 
@@ -224,8 +236,10 @@ def anatomy(
     tile, explained = Tile(small, picture.path.name, chances, true), network.card.classes[target]
     seen = heatmaps.unframed(steps.heat, picture.pixels.shape, network.card.geometry)
     over = heatmaps.drawn(seen, small, network.card.geometry, style)
-    title = f"Grad-CAM at {layer.name} of {network.card.arch}, {tile.name}: {explained}"
-    figures.anatomy(path, title, tile, over, steps, explained)
+    title = f"Grad-CAM at {layer.name}, {tile.name}: evidence for {explained}"
+    activations, gradients, weights, weighted_sum = (part.numpy() for part in steps[:4])
+    computed = AnatomySteps(explained, activations, gradients, weights, weighted_sum, over)
+    figures.anatomy(path, title, tile, computed, figures.model_label(network.card.arch, network.path))
     row = {
         "file": str(picture.path), "true": true, "predicted": tile.predicted, "probabilities": chances,
         "target": explained, "weights": [round(float(weight), 8) for weight in steps.weights],
