@@ -1,1 +1,1 @@
-"""Overlays, figures, HTML reports."""
+"""What a user looks at: heatmaps over images, figures, the HTML report."""
