@@ -2,16 +2,20 @@
 
 import torch
 
-from pytorch_grad_cam.base_cam import BaseCAM, LayerRun, summed
+from pytorch_grad_cam.base_cam import BaseCAM, LayerRun, reduce_channels
 
 
 class GradCAMElementWise(BaseCAM):
-    """Gradients times activations, negative products dropped before the channels are summed: sum of relu(dY/dA * A).
+    """Gradients times activations, with negative products removed before the channels are summed: sum of relu(dY/dA * A).
 
-    From Pillai and Pirsiavash, Explainable Models with Consistent Interpretations, AAAI 2021, as the package grad-cam
-    has it. Without the ReLU it is HiResCAM; with the ReLU on the gradient alone it is LayerCAM, which it equals
-    wherever activations are not negative.
+    Based on Pillai and Pirsiavash, Explainable Models with Consistent Interpretations, AAAI 2021, as implemented by the
+    package grad-cam. Without the ReLU it is HiResCAM; with the ReLU on the gradient alone it is LayerCAM, which it
+    equals wherever activations are not negative.
+
+    @EX GradCAMElementWise
+        >>> GradCAMElementWise(model, ["1"])(torch.rand(2, 3, 16, 16), targets=[0, 1]).shape
+        (2, 16, 16)
     """
 
     def layer_map(self, run: LayerRun, eigen_smooth: bool) -> torch.Tensor:
-        return summed((run.gradients * run.activations).relu(), eigen_smooth)
+        return reduce_channels((run.gradients * run.activations).relu(), eigen_smooth)

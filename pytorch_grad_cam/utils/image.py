@@ -1,4 +1,4 @@
-"""Pictures and maps as numpy arrays: the helper functions that CAM tutorials call."""
+"""Images and maps as numpy arrays: the helper functions that CAM tutorials call."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from pytorch_grad_cam.utils import maps
 def preprocess_image(
     img: np.ndarray, mean: Sequence[float] = (0.5, 0.5, 0.5), std: Sequence[float] = (0.5, 0.5, 0.5)
 ) -> torch.Tensor:
-    """A picture as network input.
+    """An image as network input.
 
     Args:
         img: (H, W, C); float in [0, 1], or uint8, which is divided by 255.
@@ -30,7 +30,7 @@ def preprocess_image(
 
 
 def deprocess_image(img: np.ndarray | torch.Tensor) -> np.ndarray:
-    """Gradients of any scale as a picture: mean to mid-grey, one standard deviation to a tenth of the range.
+    """Gradients of any scale as an image: mean to mid-grey, one standard deviation to a tenth of the range.
 
     Args:
         img: array or tensor of any shape.
@@ -50,14 +50,14 @@ def show_cam_on_image(
     colormap: int = cv2.COLORMAP_JET,
     image_weight: float = 0.5,
 ) -> np.ndarray:
-    """The picture with the coloured map over it, stretched so that its brightest value is 255.
+    """The image with the coloured map over it, stretched so that its brightest value is 255.
 
     Args:
         img: (H, W, 3) float in [0, 1].
         mask: (H, W) map in [0, 1].
         use_rgb: True where ``img`` is RGB, False where it is BGR.
         colormap: one of OpenCV's ``COLORMAP_*``.
-        image_weight: share of the picture in the mixture, in [0, 1].
+        image_weight: share of the image in the mixture, in [0, 1].
 
     Returns:
         (H, W, 3) uint8, in the channel order of ``img``.
@@ -89,7 +89,7 @@ def scale_cam_image(cam: np.ndarray, target_size: tuple[int, ...] | None = None)
 
 
 def scale_accross_batch_and_channels(tensor: np.ndarray, target_size: tuple[int, ...]) -> np.ndarray:
-    """:func:`scale_cam_image` of each channel of each picture by itself.
+    """:func:`scale_cam_image` of each channel of each image by itself.
 
     Args:
         tensor: (N, C, *spatial).
@@ -129,14 +129,14 @@ def show_factorization_on_image(
     image_weight: float = 0.5,
     concept_labels: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """The picture with a coloured map for each concept over it: at each place the strongest, as bright as it is strong.
+    """The image with a coloured map for each concept over it: at each place the strongest, as bright as it is strong.
 
     Args:
         img: (H, W, 3) float in [0, 1], RGB.
         explanations: (n, H, W) maps in [0, 1].
         colors: RGB in [0, 1] for each concept, of which hue and saturation count; None: evenly spread hues.
-        image_weight: share of the picture in the mixture, in [0, 1].
-        concept_labels: one text for each concept; adds a legend to the right, of the size of the picture.
+        image_weight: share of the image in the mixture, in [0, 1].
+        concept_labels: one text for each concept; adds a legend to the right, of the size of the image.
 
     Returns:
         (H, W, 3) uint8, or (H, 2 W, 3) with the legend.

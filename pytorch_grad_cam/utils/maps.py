@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 # A map whose range is smaller than its own rounding error is constant, whatever its scale.
 ROUNDING = 1e-6
-SAME_SUM = 1e-5  # likewise, for sums of many channels that cancel
+EQUAL_SUM = 1e-5  # likewise, for sums of many channels that cancel
 
 
 def spatial_dims(tensor: torch.Tensor) -> tuple[int, ...]:
@@ -13,7 +13,7 @@ def spatial_dims(tensor: torch.Tensor) -> tuple[int, ...]:
     return tuple(range(2, tensor.ndim))
 
 
-def over_space(weights: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def broadcast_over_space(weights: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Weights (N, C), shaped to multiply activations (N, C, *spatial)."""
     return weights.reshape(*weights.shape, *[1] * (like.ndim - 2))
 
@@ -40,7 +40,7 @@ def resize(maps: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     return F.interpolate(maps[:, None], size=tuple(size), mode=mode, align_corners=False)[:, 0]
 
 
-def towards_channel_sum(component: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+def align_sign_with_channel_sum(component: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
     """Components (N, *spatial), each turned so that it grows with the sum of its channels (N, C, *spatial).
 
     A principal component has no sign of its own. Where the sum is the same at all places, as after a LayerNorm without
@@ -48,7 +48,7 @@ def towards_channel_sum(component: torch.Tensor, activations: torch.Tensor) -> t
     """
     flat, channels = component.flatten(1), activations.to(component).flatten(2)
     total, size = channels.sum(dim=1), channels.abs().sum(dim=1)
-    constant = total.std(dim=1, keepdim=True) <= SAME_SUM * size.mean(dim=1, keepdim=True)
+    constant = total.std(dim=1, keepdim=True) <= EQUAL_SUM * size.mean(dim=1, keepdim=True)
     total = torch.where(constant, size, total)
     agreement = (flat * (total - total.mean(dim=1, keepdim=True))).sum(dim=1, keepdim=True)
     return torch.where(agreement < 0, -flat, flat).reshape(component.shape)

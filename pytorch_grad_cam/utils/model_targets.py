@@ -1,6 +1,6 @@
 """Targets: which number of the model's output a map explains.
 
-A target is any callable that takes the output for one picture and returns a scalar tensor. The ready-made ones:
+A target is any callable that takes the output for one image and returns a scalar tensor. The ready-made ones:
 
     a class                     ClassifierOutputTarget(281), ClassifierOutputSoftmaxTarget, ClassifierOutputReST
     one logit, yes or no        BinaryClassifierOutputTarget(1)
@@ -9,7 +9,7 @@ A target is any callable that takes the output for one picture and returns a sca
     boxes of a detector         FasterRCNNBoxScoreTarget(labels, boxes)
     whatever the model returns  RawScoresOutputTarget(), SoftmaxOutputTarget()
 
-Those of classes also take a batch of outputs (N, K), and then return one number for each picture.
+Those of classes also take a batch of outputs (N, K), and then return one number for each image.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ class ClassifierOutputTarget:
         self.category = category
 
     def __call__(self, model_output: torch.Tensor) -> torch.Tensor:
-        """The logit: a scalar for one picture's output (K,), (N,) for a batch (N, K)."""
+        """The logit: a scalar for one image's output (K,), (N,) for a batch (N, K)."""
         return model_output[..., self.category]
 
     def __repr__(self) -> str:
@@ -53,7 +53,7 @@ class ClassifierOutputSoftmaxTarget:
     category: int
 
     def __call__(self, model_output: torch.Tensor) -> torch.Tensor:
-        """In [0, 1]: a scalar for one picture's logits (K,), (N,) for a batch (N, K)."""
+        """In [0, 1]: a scalar for one image's logits (K,), (N,) for a batch (N, K)."""
         return model_output.softmax(dim=-1)[..., self.category]
 
 
@@ -70,7 +70,7 @@ class ClassifierOutputReST:
     category: int
 
     def __call__(self, model_output: torch.Tensor) -> torch.Tensor:
-        """A scalar for one picture's logits (K,), (N,) for a batch (N, K)."""
+        """A scalar for one image's logits (K,), (N,) for a batch (N, K)."""
         return (model_output + model_output.log_softmax(dim=-1))[..., self.category]
 
 
@@ -118,7 +118,7 @@ class SemanticSegmentationTarget:
     mask: np.ndarray | torch.Tensor
 
     def __call__(self, model_output: torch.Tensor) -> torch.Tensor:
-        """A scalar for one picture's scores (K, *spatial), (N,) for a batch (N, K, *spatial).
+        """A scalar for one image's scores (K, *spatial), (N,) for a batch (N, K, *spatial).
 
         Raises:
             ValueError: the mask has another spatial size than the scores.
@@ -152,7 +152,7 @@ class FasterRCNNBoxScoreTarget:
         """A scalar that is differentiable even where nothing is found: then it is 0, and so are its gradients.
 
         Args:
-            model_outputs: what a torchvision detector returns for one picture: boxes (D, 4), labels (D) and scores (D).
+            model_outputs: what a torchvision detector returns for one image: boxes (D, 4), labels (D) and scores (D).
         """
         from torchvision.ops import box_iou  # slow to import, and of no use to other targets
 
@@ -187,7 +187,7 @@ class FinerWeightedTarget:
     alpha: float
 
     def __call__(self, model_output: torch.Tensor) -> torch.Tensor:
-        """A scalar for one picture's logits (K,), (N,) for a batch (N, K)."""
+        """A scalar for one image's logits (K,), (N,) for a batch (N, K)."""
         compared = model_output[..., list(self.comparison_categories)]
         weights = compared.detach().softmax(dim=-1)
         return model_output[..., self.main_category] - self.alpha * (weights * compared).sum(dim=-1)

@@ -1,10 +1,10 @@
-"""Layer outputs that are no pictures, brought into the shape (N, C, H, W): for ``reshape_transform=``.
+"""Layer outputs that are no images, brought into the shape (N, C, H, W): for ``reshape_transform=``.
 
     cam = GradCAM(model, [model.blocks[-1].norm1], reshape_transform=vit_reshape_transform)
 
 A grid of another size than the default is found from the number of tokens, if it has the proportions of
 ``height`` : ``width``, which are square by default. The number alone cannot tell a 16 x 9 grid from a 12 x 12
-one: for pictures that are not square, pass the grid, with functools.partial or a lambda.
+one: for images that are not square, pass the grid, with functools.partial or a lambda.
 """
 
 import math
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 
-# Tokens before those of the picture: none; the class; class and distillation (DeiT); class and four registers (DINOv2).
+# Tokens before those of the image: none; the class; class and distillation (DeiT); class and four registers (DINOv2).
 VIT_PREFIXES = (0, 1, 2, 5)
 
 

@@ -6,13 +6,13 @@ The functions on arrays take NaN for 0. A component has no sign of its own; each
 import numpy as np
 import torch
 
-from pytorch_grad_cam.utils.maps import ROUNDING, towards_channel_sum
+from pytorch_grad_cam.utils.maps import ROUNDING, align_sign_with_channel_sum
 
 
 def principal_map(activations: torch.Tensor) -> torch.Tensor:
     """Projection of the places onto the first principal component of the channels.
 
-    With X the (places x channels) matrix of one picture, centred over its places, the map is X v1. Only one
+    With X the (places x channels) matrix of one image, centred over its places, the map is X v1. Only one
     singular vector is needed, so the eigenvectors of the smaller Gram matrix serve (X X' or X' X, in
     float64): 49 x 49 instead of 2048 x 2048 for the last stage of a ResNet-50. A component has no sign of
     its own: it is turned so that it grows with the sum of the channels.
@@ -38,7 +38,7 @@ def principal_map(activations: torch.Tensor) -> torch.Tensor:
     largest = activations.detach().abs().flatten(1).amax(dim=1, keepdim=True)
     component = torch.where(component.abs().amax(dim=1, keepdim=True) > ROUNDING * largest, component, 0.0)
     component = component.reshape(activations.shape[0], *activations.shape[2:])
-    return towards_channel_sum(component, activations.detach()).float()
+    return align_sign_with_channel_sum(component, activations.detach()).float()
 
 
 def get_2d_projection(activation_batch: np.ndarray) -> np.ndarray:
@@ -68,7 +68,7 @@ def get_2d_projection_kernel(
 ) -> np.ndarray:
     """Projection of the places, centred, onto their first kernel principal component.
 
-    The kernel matrix of a picture is places x places. The sign is scikit-learn's: the place farthest from 0 is
+    The kernel matrix of an image is places x places. The sign is scikit-learn's: the place farthest from 0 is
     positive.
 
     Args:
