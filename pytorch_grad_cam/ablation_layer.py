@@ -98,7 +98,8 @@ class AblationLayerFasterRCNN(AblationLayer):
         >>> import torch
         >>> from pytorch_grad_cam import AblationLayerFasterRCNN
         >>> layer = AblationLayerFasterRCNN()
-        >>> layer.set_next_batch(0, {"0": torch.ones(1, 2, 1, 1), "1": torch.ones(1, 2, 1, 1)}, num_channels_to_ablate=1)
+        >>> pyramid = {"0": torch.ones(1, 2, 1, 1), "1": torch.ones(1, 2, 1, 1)}
+        >>> layer.set_next_batch(0, pyramid, num_channels_to_ablate=1)
         >>> layer.indices = [3]  # the second channel of the second level
         >>> {name: level.flatten().tolist() for name, level in layer().items()}
         {'0': [1.0, 1.0], '1': [1.0, 0.0]}

@@ -1,4 +1,4 @@
-"""Test-time augmentations of ``aug_smooth=True``: horizontal flip on or off, times a brightness factor of 0.9, 1 or 1.1."""
+"""Test-time augmentations of ``aug_smooth=True``: with and without horizontal flip, times a factor of 0.9, 1 or 1.1."""
 
 from dataclasses import dataclass
 

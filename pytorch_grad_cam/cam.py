@@ -18,7 +18,11 @@ class CAM(BaseCAM):
 
     Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016 (arXiv:1512.04150).
 
-    @EX CAM
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import CAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> CAM(model, ["1"])(torch.rand(2, 3, 16, 16), targets=[0, 1]).shape
         (2, 16, 16)
     """

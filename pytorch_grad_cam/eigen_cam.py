@@ -13,7 +13,11 @@ class EigenCAM(BaseCAM):
     Activations are centred first, and the sign of the component, which the paper leaves open, is chosen such that it
     correlates with the sum of the channels.
 
-    @EX EigenCAM
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import EigenCAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> EigenCAM(model, ["1"])(torch.rand(2, 3, 16, 16)).shape
         (2, 16, 16)
     """

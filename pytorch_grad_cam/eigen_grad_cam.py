@@ -12,7 +12,11 @@ class EigenGradCAM(BaseCAM):
     Introduced by the package grad-cam; there is no paper. The sign of the component is chosen such that it correlates
     with the sum of the channels, which is the evidence for the class.
 
-    @EX EigenGradCAM
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import EigenGradCAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> EigenGradCAM(model, ["1"])(torch.rand(2, 3, 16, 16), targets=[0, 1]).shape
         (2, 16, 16)
     """

@@ -23,7 +23,11 @@ class FEM(BaseCAM):
 
     The other arguments are those of :class:`BaseCAM`.
 
-    @EX FEM
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import FEM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> FEM(model, ["1"], k=1)(torch.rand(2, 3, 16, 16)).shape
         (2, 16, 16)
     """

@@ -26,7 +26,11 @@ class FinerCAM(BaseCAM):
 
     The other arguments are those of :class:`BaseCAM`.
 
-    @EX FinerCAM
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import FinerCAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> FinerCAM(model, ["1"])(torch.rand(2, 3, 16, 16), alpha=0.6).shape
         (2, 16, 16)
     """

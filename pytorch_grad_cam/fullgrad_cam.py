@@ -39,7 +39,11 @@ class FullGrad(BaseCAM):
     The other arguments are those of :class:`BaseCAM`. ``normalize=False`` skips only the final normalisation: psi is
     part of the method.
 
-    @EX FullGrad
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import FullGrad
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> FullGrad(model)(torch.rand(2, 3, 16, 16), targets=[0, 1]).shape
         (2, 16, 16)
     """

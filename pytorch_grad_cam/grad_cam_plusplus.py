@@ -16,7 +16,11 @@ class GradCAMPlusPlus(BaseCAM):
     Chattopadhay et al., Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks, WACV 2018
     (arXiv:1710.11063), equations 7 and 19.
 
-    @EX GradCAMPlusPlus
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import GradCAMPlusPlus
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> GradCAMPlusPlus(model, ["1"])(torch.rand(2, 3, 16, 16), targets=[0, 1]).shape
         (2, 16, 16)
     """

@@ -13,8 +13,8 @@ from pytorch_grad_cam.batches import (
     Batch,
     Targets,
     call_model,
-    map_tensors,
     images_in,
+    map_tensors,
     resolve_targets,
     target_scores,
     with_images,
@@ -72,7 +72,11 @@ class GuidedBackpropReLUModel:
         device: device to run on; None: the model's current device.
         use_cuda: deprecated.
 
-    @EX GuidedBackpropReLUModel
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import GuidedBackpropReLUModel
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> GuidedBackpropReLUModel(model)(torch.rand(2, 3, 16, 16), target_category=[0, 1]).shape
         (2, 16, 16, 3)
     """
@@ -93,9 +97,7 @@ class GuidedBackpropReLUModel:
         Returns:
             float32 (H, W, C) for one image, (N, H, W, C) for several.
         """
-        targets = (
-            [target_category] * len(images_in(input_img)) if isinstance(target_category, int) else target_category
-        )
+        targets = [target_category] * len(images_in(input_img)) if isinstance(target_category, int) else target_category
         gradients = self.gradients(input_img, targets).movedim(1, -1).cpu().numpy()
         return gradients[0] if len(gradients) == 1 else gradients
 
@@ -126,7 +128,11 @@ class GuidedGradCAM:
         reshape_transform: of the heatmap, see :class:`~pytorch_grad_cam.BaseCAM`.
         base_method: class of the method that computes the heatmap.
 
-    @EX GuidedGradCAM
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import GuidedGradCAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> GuidedGradCAM(model, ["1"])(torch.rand(2, 3, 16, 16), targets=[0, 1]).shape
         (2, 16, 16, 3)
     """
@@ -144,7 +150,8 @@ class GuidedGradCAM:
     def __call__(self, input_tensor: Batch, targets: Targets = None) -> np.ndarray:
         """Compute signed gradients, masked by the heatmap: (N, H, W, C) float32.
 
-        The arguments are those of :meth:`BaseCAM.__call__`; ``utils.image.deprocess_image`` turns a result into an image.
+        The arguments are those of :meth:`BaseCAM.__call__`; ``utils.image.deprocess_image`` converts a result to an
+        image.
         """
         return self.gradients(input_tensor, targets).movedim(1, -1).cpu().numpy()
 

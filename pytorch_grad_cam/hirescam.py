@@ -14,7 +14,11 @@ class HiResCAM(BaseCAM):
     Draelos and Carin, Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural networks,
     2020 (arXiv:2011.08891). Contributions have a sign: ``maps(..., relu=False, normalize=False)`` keeps it.
 
-    @EX HiResCAM
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import HiResCAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> HiResCAM(model, ["1"])(torch.rand(2, 3, 16, 16), targets=[0, 1]).shape
         (2, 16, 16)
     """

@@ -22,7 +22,11 @@ class IntegratedGradients(PixelCAM):
 
     The other arguments are those of :class:`BaseCAM`; target layers are ignored.
 
-    @EX IntegratedGradients
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import IntegratedGradients
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> IntegratedGradients(model, steps=8)(torch.rand(2, 3, 16, 16), targets=[0, 1]).shape
         (2, 16, 16)
     """

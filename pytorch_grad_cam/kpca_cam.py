@@ -28,7 +28,11 @@ class KPCA_CAM(BaseCAM):  # noqa: N801 - the documented name
 
     The other arguments are those of :class:`BaseCAM`.
 
-    @EX KPCA_CAM
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import KPCA_CAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> KPCA_CAM(model, ["1"], kernel="rbf")(torch.rand(2, 3, 16, 16)).shape
         (2, 16, 16)
     """

@@ -13,7 +13,11 @@ class LayerCAM(BaseCAM):
     Jiang et al., LayerCAM: Exploring Hierarchical Class Activation Maps for Localization, IEEE Transactions on Image
     Processing 2021, equations 5 and 6.
 
-    @EX LayerCAM
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import LayerCAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> LayerCAM(model, ["0", "1"])(torch.rand(2, 3, 16, 16), targets=[0, 1]).shape  # the mean of two layers
         (2, 16, 16)
     """

@@ -126,7 +126,7 @@ def map_from_numpy(self: BaseCAM, run: LayerRun, eigen_smooth: bool) -> torch.Te
 
 
 def _arrays(cam: BaseCAM, run: LayerRun) -> tuple[Any, Any]:
-    """Activations and gradients as an override expects them: arrays, or tensors in the graph where nothing is detached."""
+    """Activations and gradients as an override expects them: arrays; with ``detach=False``, tensors in the graph."""
     if not cam.detach:
         return run.activations, run.gradients
     return run.activations.cpu().numpy(), run.gradients.cpu().numpy() if cam.uses_gradients else None

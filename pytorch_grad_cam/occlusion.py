@@ -24,7 +24,11 @@ class Occlusion(PixelCAM):
 
     The other arguments are those of :class:`BaseCAM`; target layers are ignored.
 
-    @EX Occlusion
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import Occlusion
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> Occlusion(model, window=4)(torch.rand(2, 3, 16, 16), targets=[0, 1]).shape
         (2, 16, 16)
     """

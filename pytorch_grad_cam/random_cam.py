@@ -18,7 +18,11 @@ class RandomCAM(BaseCAM):
 
     The other arguments are those of :class:`BaseCAM`.
 
-    @EX RandomCAM
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import RandomCAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> RandomCAM(model, ["1"], seed=0)(torch.rand(2, 3, 16, 16)).shape
         (2, 16, 16)
     """

@@ -25,7 +25,11 @@ class RefineCAM(BaseCAM):
 
     The other arguments are those of :class:`BaseCAM`.
 
-    @EX RefineCAM
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import RefineCAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> RefineCAM(model, ["0", "1"])(torch.rand(2, 3, 16, 16), targets=[0, 1]).shape
         (2, 16, 16)
     """
@@ -62,4 +66,6 @@ class RefineCAM(BaseCAM):
         return map_utils.normalize(product) if normalize else product
 
     def _merge_signed(self, layer_maps: list[torch.Tensor], size: tuple[int, ...]) -> torch.Tensor:
-        raise ValueError("RefineCAM multiplies maps, and a product of signed maps is not signed evidence: use relu=True")
+        raise ValueError(
+            "RefineCAM multiplies maps, and a product of signed maps is not signed evidence: use relu=True"
+        )

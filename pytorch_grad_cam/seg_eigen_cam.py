@@ -14,7 +14,11 @@ class SegEigenCAM(BaseCAM):
     Chung and Ying, Seg-Eigen-CAM: Eigen-Value-Based Visual Explanations for Semantic Segmentation Models, Applied
     Sciences 15(13), 2025 (doi:10.3390/app15137562), equations 10 and 13.
 
-    @EX SegEigenCAM
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import SegEigenCAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> SegEigenCAM(model, ["1"])(torch.rand(2, 3, 16, 16), targets=[0, 1]).shape
         (2, 16, 16)
     """

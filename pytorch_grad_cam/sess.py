@@ -54,7 +54,11 @@ class SESS(BaseCAM):
     Raises:
         ValueError: an argument is out of its range.
 
-    @EX SESS
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import SESS
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> SESS(model, ["1"], num_scales=2)(torch.rand(2, 3, 16, 16), targets=[0, 1]).shape
         (2, 16, 16)
     """

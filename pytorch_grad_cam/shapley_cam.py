@@ -15,7 +15,11 @@ class ShapleyCAM(BaseCAM):
 
     Cai, CAMs as Shapley Value-based Explainers, The Visual Computer 2025 (arXiv:2501.06261), equation 14.
 
-    @EX ShapleyCAM
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import ShapleyCAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST
         >>> targets = [ClassifierOutputReST(0), ClassifierOutputReST(1)]
         >>> ShapleyCAM(model, ["1"])(torch.rand(2, 3, 16, 16), targets).shape

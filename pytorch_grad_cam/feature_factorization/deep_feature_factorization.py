@@ -75,7 +75,11 @@ class DeepFeatureFactorization:
         computation_on_concepts: called with the concepts (n_components, C) on the model's device; for example the
             classifier that follows the layer.
 
-    @EX DeepFeatureFactorization
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import DeepFeatureFactorization
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> factorization = DeepFeatureFactorization(model, model[1], computation_on_concepts=model[4])
         >>> concepts, maps, logits = factorization(torch.rand(2, 3, 16, 16), n_components=1)
         >>> concepts.shape, maps[0].shape, logits.shape
@@ -156,7 +160,11 @@ def run_dff_on_image(
     Raises:
         ValueError: ``img_pil`` and ``img_tensor`` differ in size.
 
-    @EX run_dff_on_image
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import run_dff_on_image
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> from PIL import Image
         >>> img = Image.new("RGB", (32, 24))
         >>> run_dff_on_image(model, model[1], model[4], img, torch.rand(3, 24, 32), n_components=1).shape

@@ -78,7 +78,11 @@ class Coherency:
     Poppi et al., Revisiting The Evaluation of Class Activation Mapping for Explainability, CVPR Workshops 2021
     (arXiv:2104.10252).
 
-    @EX GradCAM
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import GradCAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> from pytorch_grad_cam.metrics.arcc import Coherency
         >>> cam, images = GradCAM(model, ["1"]), torch.rand(2, 3, 16, 16)
         >>> Coherency()(images, cam(images, [0, 1]), [0, 1], model, cam).shape
@@ -126,7 +130,11 @@ class ARCC:
         base_method: the CAM object that computed the maps; called with a batch and its targets.
         road_percentiles: percentiles of :class:`ROADCombined`.
 
-    @EX GradCAM
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import GradCAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> from pytorch_grad_cam.metrics.arcc import ARCC
         >>> from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
         >>> cam, images = GradCAM(model, ["1"]), torch.rand(2, 3, 16, 16)

@@ -20,7 +20,11 @@ class CamMultImageConfidenceChange(PerturbationConfidenceMetric):
 
     Chattopadhay et al., Grad-CAM++, WACV 2018 (arXiv:1710.11063), section 4.1.
 
-    @EX GradCAM
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import GradCAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> from pytorch_grad_cam.metrics.cam_mult_image import CamMultImageConfidenceChange
         >>> from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
         >>> images, targets = torch.rand(2, 3, 16, 16), [ClassifierOutputSoftmaxTarget(0)] * 2

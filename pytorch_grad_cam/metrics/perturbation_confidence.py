@@ -32,7 +32,7 @@ PERCENTILES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
 
 
 class PerturbationConfidenceMetric:
-    """Change of the score by a perturbation: perturbed minus original. There is no paper: it is a framework.
+    """Change of the score by a perturbation: perturbed minus original.
 
     Args:
         perturbation: (image (C, *spatial), map (*spatial)) -> perturbed image.

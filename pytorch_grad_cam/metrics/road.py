@@ -201,7 +201,11 @@ class ROADCombined:
     Attributes:
         batch_size: number of perturbed images per forward pass.
 
-    @EX GradCAM
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import GradCAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> from pytorch_grad_cam.metrics.road import ROADCombined
         >>> from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
         >>> images, targets = torch.rand(2, 3, 16, 16), [ClassifierOutputSoftmaxTarget(0)] * 2

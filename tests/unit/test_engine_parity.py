@@ -24,9 +24,15 @@ GRID = (4, 4)
 def run(method, layers=("layer3",), model="cnn", targets=True, softmax=False, settings=None, **call):
     grid = GRID if model == "vit" else None
     return {
-        "method": method, "layers": list(layers), "model": model, "targets": targets, "softmax": softmax, "grid": grid,
-        "settings": settings or {}, "call": call,
-    }  # fmt: skip
+        "method": method,
+        "layers": list(layers),
+        "model": model,
+        "targets": targets,
+        "softmax": softmax,
+        "grid": grid,
+        "settings": settings or {},
+        "call": call,
+    }
 
 
 BOTH_LAYERS, VIT = ("layer2", "layer3"), {"model": "vit", "layers": ["encoder.layers.encoder_layer_1.ln_1"]}
@@ -63,7 +69,7 @@ OURS_ALONE = {"CAM", "IntegratedGradients", "Occlusion", "RISE", "SmoothGrad", "
 
 @pytest.fixture(scope="module")
 def job():
-    """ResNet-18 with random weights whose batch norm has seen the pictures, and a small vision transformer."""
+    """ResNet-18 with random weights whose batch norm has seen the images, and a small vision transformer."""
     torch.manual_seed(3)
     cnn = torchvision.models.resnet18(num_classes=5)
     drawn = np.stack([draw(np.random.default_rng(i), cracked=i % 2 == 0)[0][:64, :64] for i in range(6)])
@@ -78,7 +84,7 @@ def job():
     scores = cnn.eval()(x)
     return {
         "models": {"cnn": cnn, "vit": vit.eval()},
-        "pictures": x,
+        "images": x,
         # one with a positive score, one with a negative one
         "targets": [int(scores[0].argmax()), int(scores[1].argmin())],
     }
@@ -110,7 +116,7 @@ def ours(one, job, method=None, sign=1):
     targets = one["targets"] and job["targets"]
     if one["softmax"]:
         targets = [ClassifierOutputSoftmaxTarget(index) for index in targets]
-    return cam(job["pictures"], targets, **one["call"])
+    return cam(job["images"], targets, **one["call"])
 
 
 @pytest.mark.parametrize("key", EQUAL)
@@ -134,7 +140,7 @@ def test_documented_departures_are_departures(key, job, theirs):
 
 def test_ablation_departs_where_the_score_is_negative(job, theirs):
     found, expected = ours(DEPARTS["AblationCAM"], job), theirs["AblationCAM"]
-    scores = job["models"]["cnn"](job["pictures"])[range(2), job["targets"]]
+    scores = job["models"]["cnn"](job["images"])[range(2), job["targets"]]
     assert scores[0] > 0 > scores[1]
     assert abs(found[0] - expected[0]).max() < 1e-3
     assert abs(found[1] - expected[1]).max() > 0.5

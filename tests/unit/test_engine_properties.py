@@ -1,11 +1,11 @@
-"""What holds for any picture, size, number of channels and kind of number: looked for by hypothesis."""
+"""What holds for any image, size, number of channels and kind of number: looked for by hypothesis."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from networks import METHODS, OF_NO_CLASS, QUICK
+from networks import CLASS_INDEPENDENT, METHODS, QUICK
 from torch import nn
 
 import pytorch_grad_cam
@@ -32,7 +32,7 @@ class Any(nn.Module):
 
 @st.composite
 def cases(draw, bad=False, extreme=True):
-    """A network, its pictures and their classes; ``bad``: with a pixel that is no number."""
+    """A network, its images and their classes; ``bad``: with a pixel that is no number."""
     seed, batch = draw(st.integers(0, 10_000)), draw(st.integers(1, 3))
     height, width = draw(st.integers(6, 14)), draw(st.integers(6, 14))
     network = Any(draw(st.integers(1, 9)), draw(st.integers(2, 4)), seed).eval()
@@ -68,19 +68,19 @@ def test_maps_are_finite_and_in_range(case, dtype, layer):
     network, x, targets = case
     network, x = network.to(dtype), x.to(dtype)
     for name in METHODS:
-        heat = make(name, network, "relu" if name == "CAM" else layer)(x, targets)
-        assert heat.shape == (len(x), *x.shape[2:]), name
-        assert heat.dtype == np.float32, name
-        assert np.isfinite(heat).all(), name
+        heatmap = make(name, network, "relu" if name == "CAM" else layer)(x, targets)
+        assert heatmap.shape == (len(x), *x.shape[2:]), name
+        assert heatmap.dtype == np.float32, name
+        assert np.isfinite(heatmap).all(), name
         # each map reaches both ends of [0, 1], or shows nothing
-        for one in heat:
+        for one in heatmap:
             assert one.min() == 0, name
             assert one.max() == 0 or abs(one.max() - 1) < 1e-6, name
 
 
 @thrifty
 @given(cases(extreme=False), st.sampled_from(["conv", "relu"]))
-def test_a_batch_is_its_pictures(case, layer):
+def test_a_batch_is_its_images(case, layer):
     """In the maps' own unit, where rounding is not stretched."""
     network, x, targets = case
     for name in METHODS:
@@ -110,6 +110,6 @@ def test_wrong_targets_are_an_error(case, count):
     if count == len(x):
         count += 1
     for name in METHODS:
-        if name not in OF_NO_CLASS:
-            with pytest.raises(ValueError, match=f"{count} targets for {len(x)} pictures"):
+        if name not in CLASS_INDEPENDENT:
+            with pytest.raises(ValueError, match=f"{count} targets for {len(x)} images"):
                 make(name, network)(x, [0] * count)
