@@ -12,7 +12,7 @@ SIDE = 20
 
 
 class Sum(nn.Module):
-    """Class 0: the sum of the image; class 1: its negative. Notes the size of each batch."""
+    """Class 0: the sum of the image; class 1: its negative. Records the size of each batch."""
 
     def __init__(self):
         super().__init__()
@@ -27,7 +27,7 @@ class Sum(nn.Module):
 
 
 def network():
-    """Weights large enough for probabilities to move."""
+    """A small network with weights large enough for probabilities to differ."""
     torch.manual_seed(0)
     head = nn.Linear(8, 3)
     nn.init.normal_(head.weight, std=5)
@@ -35,13 +35,13 @@ def network():
 
 
 def distinct_maps():
-    """(2, 20, 20) without ties: the ranks are those of one permutation each."""
+    """(2, 20, 20) without ties: each a permutation of the ranks."""
     rng = np.random.default_rng(0)
     return np.stack([rng.permutation(SIDE * SIDE).reshape(SIDE, SIDE) for _ in range(2)]).astype(np.float32) / 400
 
 
 def sparse_map():
-    """(20, 20), of which 60 % are exactly 0, as ReLU leaves a map."""
+    """(20, 20), of which 60 % are exactly 0, as after a ReLU."""
     values = np.random.default_rng(1).permutation(np.maximum(np.arange(400) - 239, 0)) / 160
     return torch.from_numpy(values.astype(np.float32).reshape(SIDE, SIDE))
 
@@ -58,13 +58,13 @@ LEFT_RIGHT = [((0, -1), 1.0), ((0, 1), 1.0)]
 
 
 def mask_of(kind, percentile, cam):
-    """What the imputer gets: 1 for kept, 0 for removed."""
+    """The mask passed to the imputer: 1 for kept, 0 for removed."""
     (mask,) = kind(percentile, lambda image, mask: mask[None])(cam[None], cam)
     return mask
 
 
 def brightness(input_tensor, targets):
-    """A base method whose maps are the brightness, stretched."""
+    """A base method whose maps are the normalised brightness."""
     assert len(targets) == len(input_tensor)
     bright = input_tensor.abs().mean(dim=1).numpy()
     return bright / bright.max(axis=(1, 2), keepdims=True)

@@ -1,4 +1,4 @@
-"""What tests of the engine share: a small network, its images, and all methods with settings that make them quick."""
+"""Helpers for tests of the engine: small networks, their images, and all methods with settings that make them fast."""
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ QUICK = {
 
 
 def all_methods():
-    """Every class among the package's names that makes maps."""
+    """Names of all public classes that compute heatmaps."""
     for name in pytorch_grad_cam.__all__:
         found = getattr(pytorch_grad_cam, name)
         if isinstance(found, type) and issubclass(found, BaseCAM) and found is not BaseCAM:
@@ -53,7 +53,7 @@ class Small(nn.Module):
 
 
 class Tokens(nn.Module):
-    """A transformer in small: a class token, an attention block, a norm that is the target, a head on the class token."""
+    """A minimal transformer: class token, LayerNorm (the target layer), attention, linear head on the class token."""
 
     def __init__(self):
         super().__init__()
@@ -76,7 +76,7 @@ small_pictures = small_images  # the name in tests/test_calibrating.py
 
 
 def activations_and_gradients(model, layer, x, classes):
-    """By plain retain_grad, on clones: an independent reference."""
+    """Output of a layer and the gradient with respect to it, from plain autograd: an independent reference."""
     kept = []
     handle = layer.register_forward_hook(lambda m, i, o: kept.append(o) or o.clone())
     outputs = model(x)

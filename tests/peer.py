@@ -1,4 +1,4 @@
-"""Run in a process of its own, where ``pytorch_grad_cam`` is the installed package grad-cam: its maps.
+"""Compute heatmaps with the installed package grad-cam, in a process where it is ``pytorch_grad_cam``.
 
     python -P peer.py JOB.pt RESULT.npz
 

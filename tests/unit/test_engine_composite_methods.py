@@ -34,7 +34,7 @@ def images():
 
 
 def test_finer_cam_is_a_difference_of_maps(model, images):
-    """Gradients are linear: the map of y_c - alpha * sum w_j y_j is that of the logits' maps, each by plain Grad-CAM."""
+    """Gradients are linear: the map of y_c - alpha * sum w_j y_j is the same sum of the logits' Grad-CAM maps."""
     of_class = []
     for c in range(3):
         a, g = activations_and_gradients(model, model.relu, images, [c] * 4)
@@ -59,7 +59,7 @@ def test_finer_cam_is_a_difference_of_maps(model, images):
     assert np.array_equal(classes, FinerCAM(model, ["relu"])(images))
 
 
-def test_finer_cam_needs_something_to_compare(model, images):
+def test_finer_cam_requires_other_classes(model, images):
     with pytest.raises(ValueError, match="the same for all classes"):
         FinerCAM(model, ["relu"], base_method=EigenCAM)
     one_logit = nn.Sequential(model, nn.Linear(3, 1))
@@ -76,7 +76,7 @@ def test_refine_cam_multiplies_the_layers_maps(model, images):
     assert abs(found - expected).max() < 1e-6
 
 
-def test_refinecam_smooths_each_layer_before_the_product(model, images):
+def test_refine_cam_smooths_each_layer_before_the_product(model, images):
     layers = ["bn1", "relu"]
     single = [method("GradCAMPlusPlus", model, [layer]).maps(images, CLASSES, eigen_smooth=True) for layer in layers]
     expected = single[0] * single[1]
@@ -88,13 +88,13 @@ def test_refinecam_smooths_each_layer_before_the_product(model, images):
     assert not torch.allclose(found, method("RefineCAM", model, layers).maps(images, CLASSES), atol=1e-2)
 
 
-@pytest.mark.parametrize("around", [FinerCAM, RefineCAM])
+@pytest.mark.parametrize("composite", [FinerCAM, RefineCAM])
 @pytest.mark.parametrize("base", [AblationCAM, ScoreCAM, FullGrad, IntegratedGradients])
-def test_methods_of_methods_take_any_method(around, base, model, images):
-    """Those with a pass of their own too; and the batch size is theirs."""
+def test_composite_methods_accept_any_base_method(composite, base, model, images):
+    """Including base methods with a forward pass of their own; the batch size is passed on."""
     sizes = []
     handle = model.fc.register_forward_pre_hook(lambda m, inputs: sizes.append(len(inputs[0])))
-    cam = around(model, ["relu"], base_method=base)
+    cam = composite(model, ["relu"], base_method=base)
     cam.batch_size = 5
     found = cam(images, [lambda output: output[1]] * 4)
     handle.remove()
@@ -106,7 +106,7 @@ def test_methods_of_methods_take_any_method(around, base, model, images):
 
 @pytest.mark.parametrize(("pool", "filtered"), [("mean", 0), ("max", 0.5)])
 def test_sess_by_hand(pool, filtered, model, images):
-    """Two scales of one image: three windows at the first, six at the second; theirs are placed with OpenCV."""
+    """Two scales of one image, with windows of 12 x 12 pixels pasted by OpenCV."""
     import cv2
 
     image, total, counts, windows = images[:1], np.zeros((16, 12), np.float32), np.zeros((16, 12)), []
@@ -135,7 +135,7 @@ def test_sess_by_hand(pool, filtered, model, images):
 
 
 @pytest.mark.parametrize("wrong", [{"pool": "sum"}, {"pre_filter_ratio": 1}, {"num_scales": 0}, {"scales": [4]}])
-def test_sess_refuses(wrong, model, images):
+def test_sess_rejects_invalid_arguments(wrong, model, images):
     with pytest.raises(ValueError, match=next(iter(wrong)).rstrip("s")):
         SESS(model, ["relu"], **wrong)(images, CLASSES)
 

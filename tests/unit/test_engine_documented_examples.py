@@ -71,7 +71,7 @@ def test_usage_example(model, input_tensor, rgb_img):
     "cam_class", [GradCAM, HiResCAM, ScoreCAM, GradCAMPlusPlus, AblationCAM, XGradCAM, EigenCAM, FullGrad]
 )
 def test_usage_example_with_every_class_it_imports(cam_class, model, input_tensor):
-    """And both kinds of smoothing, with the batch size set as the documentation says."""
+    """With both kinds of smoothing, and the batch size set as documented."""
     with cam_class(model=model, target_layers=[model.layer2[-1]]) as cam:
         cam.batch_size = 64
         found = cam(input_tensor=input_tensor, targets=[ClassifierOutputTarget(281)])
@@ -192,7 +192,7 @@ def test_guided_backpropagation(model, input_tensor):
     assert gb.shape == result.shape == cam_gb.shape == (96, 96, 3)
     assert result.dtype == np.uint8
     grey = np.bincount(cam_gb[grayscale_cam == 0].ravel()).argmax()
-    assert (cam_gb[grayscale_cam == 0] == grey).all()  # nothing where the map is cold
+    assert (cam_gb[grayscale_cam == 0] == grey).all()  # no detail where the map is 0
     assert result.std() > cam_gb[grayscale_cam == 0].std()
 
 
@@ -264,7 +264,7 @@ def test_sess(model, input_tensor):
 
 @pytest.mark.filterwarnings("ignore:use_cuda:FutureWarning", "ignore:target_category:FutureWarning")
 def test_tutorial_of_the_crack_classifier(model, input_tensor):
-    """The older arguments."""
+    """With deprecated arguments."""
     for cam_class in (GradCAM, GradCAMPlusPlus, XGradCAM, EigenCAM):
         cam = cam_class(model=model, target_layers=[model.layer4[-1]], use_cuda=False)
         grayscale_cam = cam(input_tensor=input_tensor, target_category=1)
@@ -273,7 +273,7 @@ def test_tutorial_of_the_crack_classifier(model, input_tensor):
 
 
 def test_tutorial_from_scratch_with_hooks(model, input_tensor):
-    """Forward hook, full backward hook, mean gradients, weighted sum, ReLU: our map is the one that they make."""
+    """The map of a forward hook, a full backward hook, mean gradients, a weighted sum and a ReLU."""
     stored = {}
     layer = model.layer4[-1].conv2
     handles = [

@@ -48,7 +48,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def detector(input_tensor):
-    """A Faster R-CNN with random weights that finds boxes all the same: any score is good enough."""
+    """A Faster R-CNN with random weights that detects boxes of any score."""
     torch.manual_seed(0)
     network = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(
         weights=None,
@@ -91,9 +91,11 @@ def test_faster_rcnn(cam_class, detector, rgb_img):
         with torch.no_grad():
             pyramid = detector.backbone(detector.transform([tensor[0]])[0].tensors)
         levels = fasterrcnn_reshape_transform(pyramid)[0].double().numpy()
-        places = levels.reshape(len(levels), -1).T
-        component = (places - places.mean(0)) @ np.linalg.svd(places - places.mean(0), full_matrices=False)[2][0]
-        component *= np.sign(np.corrcoef(component, places.sum(1))[0, 1])
+        positions = levels.reshape(len(levels), -1).T
+        component = (positions - positions.mean(0)) @ np.linalg.svd(positions - positions.mean(0), full_matrices=False)[
+            2
+        ][0]
+        component *= np.sign(np.corrcoef(component, positions.sum(1))[0, 1])
         by_hand = finished_map(torch.from_numpy(component.reshape(levels.shape[1:])), (96, 96))
         assert np.allclose(grayscale_cam, by_hand, atol=1e-4)
         assert show_cam_on_image(rgb_img, grayscale_cam, use_rgb=True).max() == 255
@@ -191,7 +193,7 @@ class DifferenceFromConceptTarget(SimilarityToConceptTarget):
 
 
 def test_embeddings(model, input_tensor):
-    """What makes the image like its own square? The opposite target has the opposite signed map."""
+    """Similarity of the image to a crop of it; the opposite target has the opposite signed map."""
     extractor = ResnetFeatureExtractor(model)
     with torch.no_grad():
         concept = extractor(input_tensor[..., 24:48, 40:72])[0]
@@ -226,7 +228,7 @@ def test_deep_feature_factorization(model, input_tensor, rgb_img):
     maps = batch_explanations[0]
     assert maps.shape == (3, 96, 96)
     assert maps.min() == 0
-    assert 0.9 < maps.max(axis=(1, 2)).min() <= 1  # stretched to 1 before they are enlarged
+    assert 0.9 < maps.max(axis=(1, 2)).min() <= 1  # normalised to 1 before they are resized
     probabilities = torch.softmax(torch.from_numpy(concept_outputs), axis=-1).numpy()
     labels = [f"class {row.argmax()}" for row in probabilities]
     visualization = show_factorization_on_image(rgb_img, maps, image_weight=0.3, concept_labels=labels)

@@ -54,12 +54,12 @@ def test_factorization_equals_the_packages(given, theirs):
     for found, expected in zip(dff(given["activations"], 3), theirs["dff"], strict=True):
         assert found.shape == expected.shape
         assert np.allclose(found, expected, atol=1e-4)
-    assert np.array_equal(given["activations"], kept, equal_nan=True)  # where the package writes its zeros
+    assert np.array_equal(given["activations"], kept, equal_nan=True)  # the package overwrites NaN
 
 
 @pytest.mark.filterwarnings("ignore:Maximum number of iterations")
-def test_factorization_recovers_what_was_put_together():
-    """Signed activations, made of three concepts that occur here and there."""
+def test_factorization_recovers_a_synthetic_mixture():
+    """Signed activations that are a mixture of three concepts."""
     random = np.random.default_rng(0)
     directions, where = random.random((30, 3)), random.random((2, 3, 7, 8)) * (random.random((2, 3, 7, 8)) > 0.5)
     lifted = directions @ where.swapaxes(0, 1).reshape(3, -1)
@@ -94,8 +94,8 @@ def test_deep_feature_factorization(images):
     assert np.array_equal(without[0], concepts)
 
 
-def test_factorization_head_that_is_no_part_of_the_model(images):
-    """It runs in eval mode too, and is given back in training."""
+def test_factorization_with_a_head_outside_the_model(images):
+    """It also runs in eval mode, and its training mode is restored."""
     model = Small()
     head = nn.Sequential(nn.Dropout(0.5), model.fc)
     (_, _, found), (_, _, expected) = (
@@ -114,7 +114,7 @@ def test_factorization_in_half_precision(images):
     assert np.allclose(logits, exact, atol=0.1)
 
 
-def test_factorization_lets_errors_through(images):
+def test_factorization_propagates_errors(images):
     with pytest.raises(IndexError), DeepFeatureFactorization(Small(), nn.Identity()) as factorization:
         factorization.nothing = [][0]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from networks import CLASSES, Small, activations_and_gradients, finished, method, small_images
+from networks import CLASSES, Small, activations_and_gradients, finished, method, normalized, resized, small_images
 from torch import nn
 
 from pytorch_grad_cam import (
@@ -35,29 +35,29 @@ def images():
 
 
 def principal(matrix):
-    """(C, *spatial) float64 -> its places' first principal component, by numpy's SVD."""
-    places = matrix.reshape(len(matrix), -1).T
-    centred = places - places.mean(axis=0)
+    """(C, *spatial) float64 -> first principal component of its positions, by numpy's SVD."""
+    positions = matrix.reshape(len(matrix), -1).T
+    centred = positions - positions.mean(axis=0)
     return centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
 
 
 def along(component, one):
-    """The component of (C, *spatial), turned so that it correlates with the sum of the channels."""
+    """The component of (C, *spatial), with the sign that correlates with the sum of the channels."""
     sign = np.sign(np.corrcoef(component, one.sum(axis=0).ravel())[0, 1])
     return (sign * component).reshape(one.shape[1:])
 
 
 def kernel_principal(one):
-    """Sigmoid kernel of the centred places, centred in its feature space: the eigenvector scaled to unit variance."""
-    places = one.reshape(len(one), -1).T
-    centred = places - places.mean(axis=0)
+    """Sigmoid kernel of the centred positions, centred in its feature space: the eigenvector scaled to unit variance."""
+    positions = one.reshape(len(one), -1).T
+    centred = positions - positions.mean(axis=0)
     kernel = np.tanh(centred @ centred.T / len(one) + 1)
     mean = np.eye(len(kernel)) - 1 / len(kernel)
     values, vectors = np.linalg.eigh(mean @ kernel @ mean)
     return vectors[:, -1] * np.sqrt(values[-1])
 
 
-def unusual_places(one):
+def unusual_positions(one):
     """FEM of (C, H, W): a channel's mean where it exceeds its mean by two standard deviations."""
     total = np.zeros(one.shape[1:])
     for channel in one:
@@ -65,7 +65,7 @@ def unusual_places(one):
     return total
 
 
-def turned_to_the_largest(component, one):
+def largest_positive(component, one):
     farthest = component[np.abs(component).argmax()]
     return (np.sign(farthest) * component).reshape(one.shape[1:])
 
@@ -92,9 +92,9 @@ def reference_maps(name, model, layer, x):
     found = {
         "EigenCAM": lambda: [along(principal(one), one) for one in a],
         "EigenGradCAM": lambda: [along(principal(one), one) for one in g * a],
-        "SegEigenCAM": lambda: [turned_to_the_largest(principal(one), one) for one in abs(g) * a],
+        "SegEigenCAM": lambda: [largest_positive(principal(one), one) for one in abs(g) * a],
         "KPCA_CAM": lambda: [along(kernel_principal(one), one) for one in a],
-        "FEM": lambda: [unusual_places(one) for one in a],
+        "FEM": lambda: [unusual_positions(one) for one in a],
     }[name]()
     return torch.from_numpy(np.stack(found)).float()
 
@@ -117,7 +117,7 @@ def reference_maps(name, model, layer, x):
     ],
 )
 def test_method_equals_its_formula(name, model, images):
-    """After an in-place ReLU, and, where signed activations make a difference, after a batch norm."""
+    """After an in-place ReLU, and, where the method is defined for signed activations, after a batch norm."""
     layers = ["relu"] if name in ("CAM", "XGradCAM", "GradCAMPlusPlus") else ["relu", "bn1"]
     for layer in layers:
         found = method(name, model, [layer])(images, targets=CLASSES)
@@ -127,24 +127,24 @@ def test_method_equals_its_formula(name, model, images):
         assert abs(found - expected).max() < 2e-5
 
 
-def test_grad_cam_on_a_network_small_enough_for_paper():
-    """Two channels, 2x2 places, no learning: every number can be checked by eye."""
+def test_grad_cam_on_a_network_computed_by_hand():
+    """Two channels, 2 x 2 positions, no learning: every number can be verified by hand."""
     network = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2, bias=False))
     network[3].weight.data = torch.tensor([[4.0, -8.0], [0.0, 4.0]])
     x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]], [[1.0, 0.0], [0.0, 1.0]]]])
-    # dY0/dA = weight / 4 at every place: channel weights (1, -2); map = A0 - 2 A1 = [[-1, 2], [3, 2]]
+    # dY0/dA = weight / 4 at every position: channel weights (1, -2); map = A0 - 2 A1 = [[-1, 2], [3, 2]]
     raw = GradCAM(network, [network[0]]).maps(x, [0], normalize=False)
     assert torch.equal(raw, torch.tensor([[[0.0, 2.0], [3.0, 2.0]]]))
     assert GradCAM(network, [network[0]])(x, [0])[0].tolist() == pytest.approx(np.array([[0, 2 / 3], [1, 2 / 3]]))
 
 
 def test_cam_is_grad_cam_times_the_number_of_places(model, images):
-    """Behind global average pooling, the mean gradient of a channel is its weight divided by the 8 x 6 places."""
+    """Below global average pooling, the mean gradient of a channel is its weight divided by the 8 x 6 positions."""
     signed = [c(model, ["relu"]).maps(images, CLASSES, normalize=False, relu=False) for c in (CAM, GradCAM)]
     assert torch.allclose(signed[0], 48 * signed[1], atol=1e-5)
 
 
-def test_cam_refuses_networks_without_pooling_and_linear_layer(model, images):
+def test_cam_rejects_networks_without_pooling_and_linear_layer(model, images):
     """A hidden layer in the head, another layer than the last, no linear layer at all, a target that is no logit."""
     deep = nn.Sequential(
         model.conv1, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)
@@ -182,7 +182,7 @@ def test_score_cam_by_hand(model, images):
         assert torch.allclose(found, torch.stack(expected), atol=1e-5)
 
 
-def test_scorecam_can_try_the_strongest_channels_alone(model, images):
+def test_score_cam_of_the_strongest_channels(model, images):
     from pytorch_grad_cam.ablation_layer import AblationLayer
 
     a, _ = activations_and_gradients(model, model.relu, images, CLASSES)
@@ -225,7 +225,7 @@ def test_full_grad_is_complete(model, images):
 
 
 def test_full_grad_equals_the_authors_formula(model, images):
-    """psi: absolute, min-max over all channels of an image together, enlarged channel by channel, summed."""
+    """psi: absolute value, min-max over all channels of an image together, each channel resized, summed."""
     leaf = images.clone().requires_grad_()
     z1 = model.conv1(leaf)
     z2 = model.bn1(z1)
@@ -246,7 +246,7 @@ def test_full_grad_equals_the_authors_formula(model, images):
 
 
 def tails(model):
-    """What follows each of two layers, as functions of its output (1, C, H, W)."""
+    """The part of the network above each of two layers, as a function of its output (1, C, H, W)."""
     return {
         "relu": lambda a: model.fc(a.mean(dim=(2, 3)))[0],
         "bn1": lambda a: model.fc(torch.relu(model.conv2(torch.relu(a))).mean(dim=(2, 3)))[0],
@@ -272,8 +272,8 @@ def test_shapley_cam_subtracts_half_the_hessians_product(target, model, images):
         found = ShapleyCAM(model, [layer])(images, targets)
         assert abs(found - finished(small[layer], (16, 12))).max() < 1e-4
     both = np.mean([resized(normalized(m), (16, 12)).numpy() for m in small.values()], axis=0)
-    stretched = map_utils.normalize(torch.from_numpy(both)).numpy()
-    assert abs(ShapleyCAM(model, list(small))(images, targets) - stretched).max() < 1e-4
+    expected = map_utils.normalize(torch.from_numpy(both)).numpy()
+    assert abs(ShapleyCAM(model, list(small))(images, targets) - expected).max() < 1e-4
 
 
 def test_smooth_grad_cam_plus_plus_by_hand(model, images):

@@ -31,7 +31,7 @@ def test_normalize():
     ]
 
 
-def test_resize_is_opencvs():
+def test_resize_equals_opencv():
     import cv2
 
     heatmap = torch.rand(1, 7, 9)
@@ -60,8 +60,8 @@ def test_show_cam_on_image():
     over = image_utils.show_cam_on_image(image, heatmap, use_rgb=True)
     assert over.dtype == np.uint8
     assert over.max() == 255
-    assert over[0, 0].argmax() == 0  # red where hot
-    assert over[3, 3].argmax() == 2  # blue where cold
+    assert over[0, 0].argmax() == 0  # high values are red
+    assert over[3, 3].argmax() == 2  # low values are blue
     assert np.array_equal(image_utils.show_cam_on_image(image, heatmap)[..., ::-1], over)
     with pytest.raises(ValueError, match="in \\[0, 1\\]"):
         image_utils.show_cam_on_image(image * 255, heatmap)
@@ -83,7 +83,7 @@ def test_labels_by_hand():
 
 
 def test_overlay_by_hand():
-    """A white image of four places; the stronger map colours each, by its value."""
+    """A white image of four pixels; the stronger map colours each, scaled by its value."""
     maps = np.array([[[1.0, 0.5, 0.2, 0.0]], [[0.5, 0.8, 0.4, 0.0]]])
     maps.setflags(write=False)  # the package overwrites them
     found = image_utils.show_factorization_on_image(np.ones((1, 4, 3)), maps, [[1, 0, 0], [0, 0.5, 0.25, 1]], 0.2)
@@ -93,7 +93,7 @@ def test_overlay_by_hand():
 
 
 def test_overlay_equals_the_packages(given, theirs):
-    """Up to the rounding of hue and saturation to eight bits, there."""
+    """Up to the package's rounding of hue and saturation to eight bits."""
     found = image_utils.show_factorization_on_image(given["image"] / 255, given["maps"], COLOURS, 0.3)
     assert abs(found.astype(int) - theirs["overlay"]).max() <= 5
 
@@ -103,8 +103,8 @@ def test_overlay_with_legend(given):
     height, width = 192, 160
     image = np.full((height, width, 3), 0.5)
     maps = cv2.resize(given["maps"].transpose(1, 2, 0), (width, height)).transpose(2, 0, 1)
-    many = " ".join(["a label that needs more lines than there are"] * 3)
-    for label in [many, "Incomprehensibilities:1.00"]:  # the text shrinks for its height, and for its width
+    many = " ".join(["a label that needs more lines than available"] * 3)
+    for label in [many, "Incomprehensibilities:1.00"]:  # the font shrinks to fit the height, and the width
         labels = ["tench:0.93\ngreat white shark:0.05", "c:1.00", label]
         both = image_utils.show_factorization_on_image(image, maps, concept_labels=labels)
         assert np.array_equal(both[:, :width], image_utils.show_factorization_on_image(image, maps))
@@ -116,10 +116,10 @@ def test_overlay_with_legend(given):
             assert dark[rows, 15:].any()
         assert not dark[:, -5:].any()  # no text is cut off
         assert not dark[[0, 63, 64, 127, 128, 191]].any()
-    assert dict(mpl.rcParams) == settings  # the package changes the user's
+    assert dict(mpl.rcParams) == settings  # the package changes them
 
 
-def test_overlay_refuses(given):
+def test_overlay_rejects_invalid_arguments(given):
     image, maps = given["image"] / 255, given["maps"]
     for arguments, message in [
         ((image * 255, maps), "float in"),

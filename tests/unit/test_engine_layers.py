@@ -34,7 +34,7 @@ def test_reshape_transforms_equal_the_packages(given, theirs):
 
 
 def test_feature_pyramids_without_a_pool_level(given):
-    """RetinaNet's levels end otherwise; the coarsest gives the size."""
+    """RetinaNet's levels have other names; the size is that of the coarsest."""
     levels = dict(zip(["p6", "0", "1"], reversed(given["pyramid"].values()), strict=True))
     found = fasterrcnn_reshape_transform(levels)
     assert torch.equal(
@@ -50,18 +50,18 @@ def test_feature_pyramids_without_a_pool_level(given):
         (2, (14, 14), {}),  # DeiT, distilled
         (5, (16, 16), {}),  # DINOv2 with registers
         (1, (9, 16), {"height": 9, "width": 16}),
-        (1, (18, 32), {"height": 9, "width": 16}),  # the same proportions
+        (1, (18, 32), {"height": 9, "width": 16}),  # the same aspect ratio
     ],
 )
 def test_vit_grids_are_found_from_the_number_of_tokens(before, grid, how):
-    places = torch.arange(math.prod(grid)).reshape(1, -1, 1)
-    tokens = torch.cat([-torch.ones(1, before, 1, dtype=torch.int64), places], dim=1)
-    assert torch.equal(vit_reshape_transform(tokens, **how), places.reshape(1, 1, *grid))
+    cells = torch.arange(math.prod(grid)).reshape(1, -1, 1)
+    tokens = torch.cat([-torch.ones(1, before, 1, dtype=torch.int64), cells], dim=1)
+    assert torch.equal(vit_reshape_transform(tokens, **how), cells.reshape(1, 1, *grid))
 
 
 @pytest.mark.parametrize("count", [14 * 20 + 1, 9, 8])
-def test_vit_grids_that_cannot_be_told_are_an_error(count):
-    """281: no square; 9: 3 x 3, or 2 x 2 after five others; 8: neither."""
+def test_ambiguous_vit_grids_are_errors(count):
+    """281: no square; 9: 3 x 3, or 2 x 2 after five prefix tokens; 8: neither."""
     with pytest.raises(ValueError, match=rf"{count} tokens .* pass height and width.* \+ 1 == {count} .*height=14"):
         vit_reshape_transform(torch.zeros(1, count, 4))
     with pytest.raises(ValueError, match=r"\(2, 3\)"):
@@ -78,7 +78,7 @@ def test_swin_layers_of_any_version():
 
 
 class Alike(nn.ReLU):
-    """Equal to all others of its kind, as data classes are."""
+    """Equal to all its instances, as data classes without fields are."""
 
     def __eq__(self, other):
         return isinstance(other, Alike)
@@ -86,7 +86,7 @@ class Alike(nn.ReLU):
     __hash__ = nn.Module.__hash__
 
 
-def test_layers_are_told_apart_by_identity():
+def test_layers_are_compared_by_identity():
     first, second, new = Alike(), Alike(), nn.Identity()
     model = nn.Sequential(nn.Sequential(first), second, nn.Module())
     model[2].register_module("absent", None)
@@ -100,7 +100,7 @@ def test_layers_are_replaced_by_type():
     class Late(nn.ReLU):
         pass
 
-    shared, new = nn.ReLU(), nn.Sequential(nn.ReLU())  # the new one holds the old type itself
+    shared, new = nn.ReLU(), nn.Sequential(nn.ReLU())  # the new layer contains the old type
     model = nn.Sequential(shared, nn.Sequential(Late(), nn.Conv2d(1, 1, 1)), shared)
     find_layers.replace_all_layer_type_recursive(model, nn.ReLU, new)
     assert [model[0], model[1][0], model[2]] == [new] * 3

@@ -92,7 +92,7 @@ def test_a_perturbation_may_work_in_place(images, model):
     assert np.allclose(changed, [expected[0, 0].item(), expected[1, 2].item()], atol=1e-6)
 
 
-def test_without_targets_it_is_the_class_predicted_for_the_original():
+def test_default_target_is_the_class_predicted_for_the_original():
     x = torch.tensor([[[[5.0, -9], [0, 0]]], [[[5.0, 1], [0, 0]]]])  # class 1 by 4; class 0 by 6
     cams = np.float32([[[1, 0], [0, 0]]] * 2)  # leaves 5 of both
     assert CamMultImageConfidenceChange()(x, cams, None, Sum()).tolist() == [-9, -1]
@@ -111,7 +111,7 @@ def test_ties_do_not_change_the_fraction_removed(percentile):
             assert cam[low].max() <= cam[high].min()
 
 
-def test_removed_pixels_are_nested_and_the_two_ends_meet():
+def test_removed_pixels_are_nested_and_complementary():
     cam = sparse_map()
     for kind in (RemoveMostRelevantFirst, RemoveLeastRelevantFirst):
         masks = [mask_of(kind, percentile, cam) for percentile in PERCENTILES]
@@ -122,11 +122,11 @@ def test_removed_pixels_are_nested_and_the_two_ends_meet():
         assert torch.equal(most, 1 - least)
 
 
-def test_ties_are_broken_by_no_side_of_the_image():
+def test_ties_are_broken_without_spatial_bias():
     mask = mask_of(RemoveMostRelevantFirst, 50, torch.zeros(40, 40))
     assert mask.sum() == 800
     for half in (mask[:20], mask[20:], mask[:, :20], mask[:, 20:]):
-        assert 350 < half.sum() < 450  # 400 +- 10 by chance; 0 or 800 in reading order
+        assert 350 < half.sum() < 450  # 400 +- 10 at random; 0 or 800 in reading order
     assert torch.equal(mask, mask_of(RemoveMostRelevantFirst, 50, torch.zeros(40, 40)))
 
 
@@ -140,7 +140,7 @@ def test_auto_removes_the_relevant_part_by_otsu():
 
 
 def dense_means(img, mask, weighting):
-    """The same equations, one by one, solved densely."""
+    """The same equations, assembled one by one and solved densely."""
     channels, height, width = img.shape
     holes = [(y, x) for y in range(height) for x in range(width) if mask[y, x] == 0]
     matrix, right = np.zeros((len(holes), len(holes))), np.zeros((len(holes), channels))
@@ -181,7 +181,7 @@ def test_imputer_honours_its_weighting():
     assert NoisyLinearImputer(0, [((0, -1), 1.0), ((0, 1), 2.0)])(img, mask)[0, 0, 1] == 4
 
 
-def test_imputer_keeps_the_dtype_and_leaves_whole_images_alone():
+def test_imputer_keeps_the_dtype_and_complete_images():
     img = torch.randn(3, 5, 5).half()
     assert torch.equal(NoisyLinearImputer()(img, torch.ones(5, 5)), img)
     mask = torch.ones(5, 5)
@@ -192,7 +192,7 @@ def test_imputer_keeps_the_dtype_and_leaves_whole_images_alone():
     assert np.allclose(filled, expected, atol=2e-3)
 
 
-def test_noise_is_reproducible_and_leaves_the_global_generator_alone():
+def test_noise_is_reproducible_and_does_not_use_the_global_generator():
     img, mask = torch.zeros(3, 40, 40), torch.zeros(40, 40)
     mask[0] = 1
     state = torch.get_rng_state()
@@ -201,6 +201,6 @@ def test_noise_is_reproducible_and_leaves_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(first, NoisyLinearImputer(seed=1)(img, mask))
     assert first[:, 1:].std().item() == pytest.approx(0.01, rel=0.05)
-    # The field belongs to the place, whatever else is removed.
+    # The noise depends on the position, not on which other pixels are removed.
     mask[1:20] = 1
     assert torch.equal(NoisyLinearImputer()(img, mask)[:, 20:], first[:, 20:])

@@ -108,7 +108,7 @@ np.savez("result.npz", **result)
 
 
 def good_maps(images, model):
-    """Maps whose ROAD is positive, so that ARCC is not clipped: the better of a map and its opposite."""
+    """Maps whose ROAD is positive, so that ARCC is not clipped: the better one of a map and its inverse."""
     cams = distinct_maps()
     right = ROADCombined([20, 40, 60, 80])(images, cams, TARGETS, model) > 0
     return np.where(right[:, None, None], cams, 1 - cams).astype(np.float32)
@@ -146,7 +146,7 @@ def test_confidence_agrees(theirs, images, model):
         assert np.allclose(found, expected, atol=1e-6)
 
 
-def test_drop_is_relative_where_theirs_is_absolute(theirs, images, model):
+def test_drop_is_relative_where_the_package_is_absolute(theirs, images, model):
     scores = model(images).softmax(1)[[0, 1], [0, 2]].detach().numpy()
     found, expected = DropInConfidence()(images, distinct_maps(), TARGETS, model), theirs["DropInConfidence"]
     assert found.dtype == expected.dtype
@@ -154,7 +154,7 @@ def test_drop_is_relative_where_theirs_is_absolute(theirs, images, model):
     assert np.allclose(found, expected / scores, atol=1e-5)
 
 
-def test_masks_and_filled_images_agree_where_nothing_ties(theirs, images):
+def test_masks_and_imputed_images_agree_without_ties(theirs, images):
     cam = torch.from_numpy(distinct_maps()[0])
     for kind, expected in ((RemoveMostRelevantFirst, theirs["most"]), (RemoveLeastRelevantFirst, theirs["least"])):
         assert np.array_equal([mask_of(kind, percentile, cam) for percentile in PERCENTILES], expected)
@@ -185,7 +185,7 @@ def test_arcc_agrees(theirs, images, model, noiseless):
 
 
 def test_documented_departures_are_departures(theirs):
-    """Where this fails, the package was mended: take the entry out of docs/differences.md."""
+    """Where this fails, the package has been corrected: remove the entry from docs/differences.md."""
     assert theirs["sparse kept"].tolist() == [0] * 5 + [240, 280, 320, 360]  # ours: 40, 80, ..., 360
     assert theirs["auto"][sparse_map() == 1].all()  # the most relevant pixel is kept
     assert not mask_of(RemoveMostRelevantFirst, "auto", sparse_map())[sparse_map() == 1].any()

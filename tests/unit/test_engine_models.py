@@ -63,7 +63,7 @@ def in_part(model):
 
 @pytest.mark.parametrize("compiled_as", [functional, by_method, in_part])
 def test_compiled_models(compiled_as, expected, images):
-    """Compiled and run before: compiled code would pass the hooks by. Afterwards it is compiled code again."""
+    """Compiled and run before, since compiled code skips hooks; afterwards it runs compiled again."""
     compiled = compiled_as(Small().eval())
     with torch.no_grad():
         compiled(images)
@@ -74,8 +74,8 @@ def test_compiled_models(compiled_as, expected, images):
     assert eval_frame._stance.stance == "default"
 
 
-def test_compilers_stance_with_two_explanations_at_a_time():
-    """One starts while the other runs, and ends after it."""
+def test_compiler_stance_with_two_concurrent_explanations():
+    """The second starts while the first runs, and ends after it."""
     from torch._dynamo import eval_frame
 
     from pytorch_grad_cam.activations_and_gradients import explanation_context
@@ -98,7 +98,7 @@ def test_data_parallel_models(model, expected, images):
 
 
 def test_two_threads_on_one_model(model, images):
-    """With two CAM objects that begin together again and again; grad-cam mixes up their activations."""
+    """Two CAM objects start simultaneously, repeatedly; grad-cam mixes up their activations."""
     layers = {GradCAM: "relu", AblationCAM: "conv2"}
     alone = {c: [c(model, [layers[c]])(images[i : i + 1], [CLASSES[i]]) for i in range(4)] for c in layers}
     together, start = {c: [] for c in layers}, threading.Barrier(2)
@@ -132,7 +132,7 @@ def test_layers_by_name(model, images, expected):
 
 
 class Two(nn.Module):
-    """Small, and numbers beside the image: their product with the features counts, too."""
+    """Small with a second input: numbers that are multiplied with the features."""
 
     def __init__(self):
         super().__init__()
@@ -146,7 +146,7 @@ class Two(nn.Module):
 
 
 class Given(nn.Module):
-    """The same for one image, with its numbers built in."""
+    """The same for one image, with its numbers as an attribute."""
 
     def __init__(self, two, numbers):
         super().__init__()
@@ -158,13 +158,13 @@ class Given(nn.Module):
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("SESS", "CAM")])
 def test_models_of_several_inputs(name, images):
-    """As positional and as keyword arguments, in a batch: the map of each image is that with its own numbers."""
+    """As positional and as keyword arguments; the map of each image depends on its own numbers."""
     torch.manual_seed(5)
     two, numbers = Two().eval(), torch.randn(4, 2)
     run = lambda inputs: method(name, two, [two.small.relu])(inputs, CLASSES)  # noqa: E731
     found = run((numbers, images))
     assert found.shape == (4, 16, 12)
-    if name == "RandomCAM":  # draws anew for each call
+    if name == "RandomCAM":  # draws new weights in each call
         return
     for i in range(4):
         alone = method(name, Given(two, numbers[i : i + 1]), [two.small.relu])(images[i : i + 1], [CLASSES[i]])
@@ -183,18 +183,18 @@ def test_inputs_without_images_are_an_error(model):
 
 def test_channels_last_inputs_and_models(model, images):
     small = {name: method(name, model, ["relu"])(images, CLASSES) for name in METHODS}
-    laid_out = Small().eval().to(memory_format=torch.channels_last)
+    channels_last = Small().eval().to(memory_format=torch.channels_last)
     x = images.to(memory_format=torch.channels_last)
     for name, maps in small.items():
-        assert abs(method(name, laid_out, ["relu"])(x, CLASSES) - maps).max() < 1e-4, name
+        assert abs(method(name, channels_last, ["relu"])(x, CLASSES) - maps).max() < 1e-4, name
 
 
 def test_layer_outputs_of_any_memory_layout(images):
-    """Sequence first, turned round: the step from image to image is smaller than an image."""
+    """Sequence first, transposed: the stride of the batch dimension is smaller than an image."""
 
-    class Turned(nn.Module):
+    class Transposed(nn.Module):
         def forward(self, x):
-            return x.flatten(2).permute(2, 0, 1).contiguous().transpose(0, 1)  # (N, places, C) of (places, N, C)
+            return x.flatten(2).permute(2, 0, 1).contiguous().transpose(0, 1)  # (N, positions, C) of (positions, N, C)
 
     torch.manual_seed(0)
     body = nn.Sequential(nn.Conv2d(3, 5, 3, stride=4, padding=1), nn.ReLU())
@@ -203,24 +203,24 @@ def test_layer_outputs_of_any_memory_layout(images):
     class Network(nn.Module):
         def __init__(self):
             super().__init__()
-            self.body, self.turned, self.head = body, Turned(), head
+            self.body, self.transposed, self.head = body, Transposed(), head
 
         def forward(self, x):
-            return self.head(self.turned(self.body(x)).transpose(1, 2))
+            return self.head(self.transposed(self.body(x)).transpose(1, 2))
 
     network = Network()
     to_grid = lambda tokens: tokens.transpose(1, 2).unflatten(2, (4, 3))  # noqa: E731
     for i in range(4):
         one = images[i : i + 1]
         expected = AblationCAM(network, [body])(one, [CLASSES[i]])
-        assert np.array_equal(AblationCAM(network, ["turned"], to_grid)(one, [CLASSES[i]]), expected)
+        assert np.array_equal(AblationCAM(network, ["transposed"], to_grid)(one, [CLASSES[i]]), expected)
 
 
 Pair = namedtuple("Pair", ["scores", "features"])
 
 
 class Output(OrderedDict):
-    """As transformers have it: a mapping whose items are attributes, too."""
+    """As in transformers: a mapping whose items are also attributes."""
 
     def __init__(self, **items):
         super().__init__(**items)
@@ -255,8 +255,8 @@ def test_outputs_in_structures(form, model, images, expected):
     for targets in (None, [ClassifierOutputTarget(c) for c in predicted], torch.tensor(predicted)):
         assert np.array_equal(GradCAM(network, ["relu"])(images, targets), GradCAM(model, ["relu"])(images))
     softmax = [ClassifierOutputSoftmaxTarget(c) for c in CLASSES]
-    found, wanted = (FullGrad(m)(images, softmax) for m in (network, model))
-    assert np.array_equal(found, wanted)
+    found, reference = (FullGrad(m)(images, softmax) for m in (network, model))
+    assert np.array_equal(found, reference)
 
 
 class Dense(nn.Module):
@@ -269,8 +269,8 @@ class Dense(nn.Module):
         return {"out": self.head(torch.relu(self.body(x)))}
 
 
-def test_methods_of_no_class_need_no_classifier(images):
-    """Neither with nor without ``aug_smooth``; others say what they need."""
+def test_class_independent_methods_need_no_classifier(images):
+    """Neither with nor without ``aug_smooth``; others raise an error."""
     network = Dense()
     for cam_class in (EigenCAM, FEM):
         for aug_smooth in (False, True):
@@ -282,8 +282,8 @@ def test_methods_of_no_class_need_no_classifier(images):
         GradCAM(network, ["body"])(images)
 
 
-def test_single_logit_models_explain_the_side_they_are_on(model, images):
-    """As ``BinaryClassifierOutputTarget`` does; grad-cam always explains the positive side."""
+def test_single_logit_models_explain_the_predicted_class(model, images):
+    """As ``BinaryClassifierOutputTarget`` does; grad-cam always explains the positive class."""
     torch.manual_seed(0)
     network = nn.Sequential(model, nn.Linear(3, 1))
     with torch.no_grad():
@@ -298,16 +298,16 @@ def test_single_logit_models_explain_the_side_they_are_on(model, images):
     assert abs(found[negative] - opposite[negative]).max() > 0.1
 
 
-def test_a_target_that_is_not_in_a_list_is_an_error(model, images):
-    """Its logits would be taken for class indices."""
-    with pytest.raises(ValueError, match="a list with one target for each image"):
+def test_a_target_outside_a_list_is_an_error(model, images):
+    """Its logits would be mistaken for class indices."""
+    with pytest.raises(ValueError, match="a list with one target per image"):
         GradCAM(model, ["relu"])(images, ClassifierOutputTarget(1))
     by_output = GradCAM(model, ["relu"])(images, lambda scores: scores.argmin(dim=1))
     assert np.array_equal(by_output, GradCAM(model, ["relu"])(images, model(images).argmin(1).tolist()))
 
 
 class Recurrent(nn.Module):
-    """One layer, run as often as asked; what it puts out is the tensor that the next run takes."""
+    """One layer that runs several times; each run takes the output of the previous one."""
 
     def __init__(self, runs):
         super().__init__()
@@ -326,7 +326,7 @@ class Recurrent(nn.Module):
 
 
 class Tail(nn.Module):
-    """What the last run of the layer sees, and what follows: an ordinary network for the same map."""
+    """The last run of the layer and what follows, as an ordinary network with the same map."""
 
     def __init__(self, recurrent):
         super().__init__()
@@ -337,7 +337,7 @@ class Tail(nn.Module):
 
 
 @pytest.mark.parametrize("runs", [2, 9])
-def test_of_a_layer_that_runs_several_times_the_last_run_counts(runs, images):
+def test_a_repeated_layer_is_explained_at_its_last_run(runs, images):
     network = Recurrent(runs).eval()
     with torch.no_grad():
         before = network.stem(images)
@@ -350,7 +350,7 @@ def test_of_a_layer_that_runs_several_times_the_last_run_counts(runs, images):
 
 
 class Frozen(Small):
-    """Transfer learning as many write it: the body within ``no_grad``."""
+    """A common form of transfer learning: the body within ``no_grad``."""
 
     def forward(self, x):
         with torch.no_grad():
@@ -359,7 +359,7 @@ class Frozen(Small):
 
 
 @pytest.mark.parametrize("caller", [torch.no_grad, torch.enable_grad])
-def test_models_that_switch_autograd_off_around_the_layer(caller, expected, images):
+def test_models_that_disable_autograd_around_the_layer(caller, expected, images):
     network = Frozen().eval()
     with caller():
         assert_same_maps(expected, network, ["relu"], images)
@@ -367,7 +367,7 @@ def test_models_that_switch_autograd_off_around_the_layer(caller, expected, imag
 
 
 class Tuples(nn.Module):
-    """A layer that puts out its features, something for each image beside them, and something for none."""
+    """A layer that returns its features, a second tensor per image, and a scalar."""
 
     def __init__(self):
         super().__init__()
@@ -395,15 +395,15 @@ class Above(nn.Module):
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "CAM"])
-def test_layers_that_put_out_tuples(name, images):
-    """Their first tensor is explained."""
+def test_layers_that_return_tuples(name, images):
+    """The first tensor is explained."""
     torch.manual_seed(1)
     plain = Above(Untupled())
     tupled = Above(Tuples())
     tupled.load_state_dict(plain.state_dict())
     found, expected = (method(name, network, ["layer"])(images, CLASSES) for network in (tupled, plain))
     assert np.array_equal(found, expected)
-    assert found.max() == (0 if name == "FEM" else 1)  # no place is unusual there
+    assert found.max() == (0 if name == "FEM" else 1)  # no activation is unusual there
 
 
 def test_models_without_parameters(images):
@@ -417,7 +417,7 @@ def test_models_without_parameters(images):
 
     middle = nn.functional.avg_pool2d(images, 2)
     expected = nn.functional.interpolate(middle.relu()[:1, :1], (16, 12), mode="bilinear")[0, 0]
-    expected = (expected / expected.max()).numpy()  # the score is the first colour's mean
+    expected = (expected / expected.max()).numpy()  # the score is the mean of the first channel
     bright = (middle.relu() > 0).float() / 48
     assert np.allclose(HiResCAM(Bare(), ["middle"])(images, [0] * 4)[0], expected, atol=1e-6)
     assert np.allclose(AblationCAM(Bare(), ["middle"])(images, [0] * 4)[0], expected, atol=1e-5)
@@ -429,7 +429,7 @@ def test_models_without_parameters(images):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_callers_under_autocast(name, model, images):
-    """The model runs in bfloat16, the maps' own arithmetic does not; training may go on in the same block."""
+    """The model runs in bfloat16, the arithmetic on maps does not; training may continue in the same block."""
     expected = method(name, model, ["relu"])(images, CLASSES)
     model.train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -441,12 +441,12 @@ def test_callers_under_autocast(name, model, images):
 
 
 def test_rise_under_autocast_is_not_summed_in_half_precision(images):
-    """Scores far from 0: what the masks change is small beside them."""
+    """Scores far from 0, of which the masks change only a small fraction."""
 
     class Level(nn.Module):
         def forward(self, x):
             return x[..., :8, :].mean(dim=(1, 2, 3))[:, None].repeat(1, 2) + 50
 
     plain = method("RISE", Level(), [])(images, [0] * 4)
-    with torch.autocast("cpu", dtype=torch.bfloat16):  # of no effect on this model
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # without effect on this model
         assert np.array_equal(method("RISE", Level(), [])(images, [0] * 4), plain)

@@ -43,7 +43,7 @@ def test_captum_agrees_on_integrated_gradients(steps, model, images):
 
 
 def test_captum_agrees_on_occlusion(model, images):
-    """Where windows fit, so that captum's last one is not cut off."""
+    """With windows that fit exactly, since captum cuts off the last one."""
     from captum.attr import Occlusion as Captums
 
     theirs = Captums(model).attribute(images, (3, 4, 4), (3, 2, 2), baselines=0.5, target=CLASSES)[:, 0]
@@ -67,7 +67,7 @@ def test_captum_agrees_on_guided_grad_cam():
     )
     x = torch.randn(2, 3, 12, 12)
     theirs = GuidedGradCam(network, network[3]).attribute(x, [0, 1], interpolate_mode="bilinear").detach()
-    heatmap = GradCAM(network, ["3"]).maps(x, [0, 1], normalize=False)  # captum does not stretch it
+    heatmap = GradCAM(network, ["3"]).maps(x, [0, 1], normalize=False)  # captum does not normalise it
     ours = heatmap[:, None] * GuidedGradCAM(network, ["3"]).guided.gradients(x, [0, 1])
     assert torch.allclose(ours, theirs, atol=1e-6)
 
@@ -82,5 +82,5 @@ def test_torchcam_agrees(model, images, name):
             small.append(extractor(c, model(images[i : i + 1].clone().requires_grad_()))[0])
     found = method(name, model, [model.relu]).maps(images, CLASSES, normalize=False)
     expected = nn.functional.interpolate(torch.cat(small)[:, None], (16, 12), mode="bilinear")[:, 0]
-    # torchcam's XGradCAM and LayerCAM scale their weights; the maps agree after the stretch
+    # torchcam's XGradCAM and LayerCAM scale their weights; the maps agree after normalisation
     assert torch.allclose(normalized(found), normalized(expected.detach()), atol=0.02 if name == "LayerCAM" else 1e-4)

@@ -25,7 +25,7 @@ def images():
     return small_images()
 
 
-def test_rise_is_the_masks_sum_weighted_by_score(model, images):
+def test_rise_is_the_score_weighted_sum_of_masks(model, images):
     cam = RISE(model, masks=70, shown=0.3, seed=2)
     generator = torch.Generator().manual_seed(2)
     masks = torch.stack([cam._mask((16, 12), generator) for _ in range(70)])
@@ -40,15 +40,15 @@ def test_rise_is_the_masks_sum_weighted_by_score(model, images):
 
 
 class Corner(nn.Module):
-    """Looks at the first five rows and four columns, and at nothing else; a score far from 0."""
+    """Depends only on the first five rows and four columns; its score is far from 0."""
 
     def forward(self, x):
         return x[..., :5, :4].sum(dim=(1, 2, 3))[:, None] * torch.tensor([1.0, -1.0]) + 100
 
 
 @pytest.mark.parametrize("name", ["RISE", "Occlusion", "IntegratedGradients", "SmoothGrad"])
-def test_pixel_methods_find_what_counts(name):
-    """On a model with neither parameters nor layers."""
+def test_pixel_methods_highlight_the_relevant_pixels(name):
+    """On a model without parameters or layers."""
     settings = {"RISE": {"masks": 500}, "Occlusion": {"window": 2}}.get(name, {})
     heatmap = getattr(pytorch_grad_cam, name)(Corner(), **settings)(torch.ones(1, 3, 16, 12), [0])[0]
     inside = np.zeros((16, 12), bool)
@@ -61,7 +61,7 @@ def test_pixel_methods_find_what_counts(name):
 
 
 def test_smooth_grad_by_hand(model, images):
-    """The mean gradient at noisy copies, absolute, summed over the colours; noise is a share of the image's range."""
+    """Absolute mean gradient of noisy copies, summed over the channels; noise is a fraction of the image's range."""
     generator = torch.Generator().manual_seed(1)
     expected = []
     noise = [torch.randn((3, 16, 12), generator=generator) for _ in range(6)]
@@ -83,7 +83,7 @@ def test_integrated_gradients_are_complete(model, images):
 
 
 def test_guided_backprop(model, images):
-    """Against ReLUs replaced by hand; for one image, the same image twice, and a batch."""
+    """Against a backward pass with ReLUs by hand; for one image, repeatedly, and for a batch."""
     guided = GuidedBackpropReLUModel(model)
     x = images[:1]
     first = guided(x, target_category=2)
@@ -106,7 +106,7 @@ def test_guided_backprop(model, images):
 
 
 def test_guided_backprop_through_relus_of_any_kind():
-    """As a module, a function, a method, and in place as a statement whose result nobody takes."""
+    """As a function, a method, and in place as a statement whose result is not used."""
 
     class Kinds(nn.Module):
         def __init__(self, kind):

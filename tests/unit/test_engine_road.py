@@ -35,8 +35,8 @@ def images():
     return metric_images()
 
 
-def test_road_removes_what_its_percentile_says():
-    """A blob of 5 % of the pixels on black: without it nothing is left; without 5 % of the rest, all."""
+def test_road_removes_the_fraction_of_its_percentile():
+    """A bright region of 5 % of the pixels on black: the score is lost without it, and kept without 5 % of the rest."""
     x = torch.zeros(1, 1, SIDE, SIDE)
     x[..., 4:8, 5:10] = 1
     cams = x[0].numpy()
@@ -70,7 +70,7 @@ def test_the_opposite_map_has_the_opposite_score(images, model):
     assert np.allclose(ROADCombined()(images, 1 - distinct_maps(), TARGETS, model), -score, atol=1e-6)
 
 
-def test_a_score_depends_on_nothing_else_and_is_the_same_again(images, model):
+def test_scores_are_reproducible_and_independent_of_the_batch(images, model):
     cams = np.stack([sparse_map(), distinct_maps()[1]])
     metric = ROADCombined([20, 40, 60, 80])
     together = metric(images, cams, TARGETS, model)
@@ -91,7 +91,7 @@ def test_the_original_is_scored_once_and_the_rest_in_batches(images):
     assert model.batches == [2, 8, 8, 2]
 
 
-def test_averager_honours_a_metric_with_a_call_of_its_own(images, model):
+def test_averager_uses_an_overridden_call_of_a_metric(images, model):
     class Lost(ROADMostRelevantFirst):
         def __call__(self, *arguments):
             return np.maximum(-super().__call__(*arguments), 0)
@@ -103,19 +103,19 @@ def test_averager_honours_a_metric_with_a_call_of_its_own(images, model):
     assert np.allclose(found, expected, atol=1e-7)
 
 
-def test_averager_takes_any_imputer(images):
-    """Removing to 0 leaves the sum of the kept pixels."""
+def test_averager_accepts_any_imputer(images):
+    """With an imputer that sets pixels to 0, the score is the sum of the kept pixels."""
 
     def metric(percentile):
         return PerturbationConfidenceMetric(RemoveMostRelevantFirst(percentile, torch.mul))
 
     cams = distinct_maps()
     found = AveragerAcrossThresholds(metric, [25, 75])(images, cams, [0, 0], Sum())
-    lost = [-(images.numpy() * (cams >= share)[:, None]).sum(axis=(1, 2, 3)) for share in (0.25, 0.75)]
+    lost = [-(images.numpy() * (cams >= threshold)[:, None]).sum(axis=(1, 2, 3)) for threshold in (0.25, 0.75)]
     assert np.allclose(found, np.mean(lost, axis=0), atol=1e-3)
 
 
-def test_the_model_is_left_as_it_was(images):
+def test_metrics_leave_the_model_unchanged(images):
     model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(3), network())
     model.train()
     model[1].eval()
@@ -130,7 +130,7 @@ def test_the_model_is_left_as_it_was(images):
     assert np.array_equal(score, ROADCombined([30, 70])(images, distinct_maps(), TARGETS, model.eval()))
 
 
-def test_what_makes_no_sense_is_an_error(images, model):
+def test_invalid_arguments_are_errors(images, model):
     cams = distinct_maps()
     with pytest.raises(ValueError, match="1 maps for 2 images"):
         ROADCombined()(images, cams[:1], TARGETS, model)
@@ -171,7 +171,7 @@ def test_coherency_by_hand():
     assert found[0] == pytest.approx((1 + np.sqrt(0.6)) / 2, abs=1e-6)
 
 
-def test_coherency_without_targets_explains_the_class_of_the_whole_image():
+def test_coherency_without_targets_explains_the_class_of_the_unmasked_image():
     x = torch.tensor([[[[5.0, -9], [0, 0]]]])  # class 1; what the map leaves of it is class 0
     asked = []
 

@@ -58,7 +58,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_nothing_is_left_behind(name, images):
+def test_explanations_leave_the_model_unchanged(name, images):
     model = Small().train()
     model.bn1.eval()
     model.conv1.weight.requires_grad_(False)
@@ -68,7 +68,7 @@ def test_nothing_is_left_behind(name, images):
     cam = method(name, model, [model.relu])
     cam(images, CLASSES)
     failing = [ClassifierOutputTarget(0)] * 3 + [lambda output: output[99]]
-    if name not in CLASS_INDEPENDENT:  # which never ask for the targets
+    if name not in CLASS_INDEPENDENT:  # which ignore the targets
         with pytest.raises(ValueError if name == "CAM" else IndexError):
             cam(images, failing)
     del cam
@@ -79,7 +79,7 @@ def test_nothing_is_left_behind(name, images):
     assert images.grad is None
 
 
-def test_guided_backprop_leaves_nothing_behind(images):
+def test_guided_backprop_leaves_the_model_unchanged(images):
     model = Small().train()
     before = state_of(model)
     GuidedBackpropReLUModel(model)(images, target_category=1)
@@ -117,8 +117,8 @@ def test_gradient_is_bit_identical_to_a_full_backward_pass(model, images):
     assert torch.equal(found[0], g)
 
 
-def test_in_place_layers_after_the_target_do_not_spoil_it(images):
-    """conv2 is followed by an in-place ReLU: its own, signed output is what is explained."""
+def test_in_place_layers_after_the_target_layer(images):
+    """conv2 is followed by an in-place ReLU: its own, signed output is explained."""
     model = Small().eval()
     with torch.no_grad():
         signed = model.conv2(torch.relu(model.bn1(model.conv1(images))))

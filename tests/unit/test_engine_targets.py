@@ -30,7 +30,7 @@ def theirs():
     ],
 )
 def test_targets_equal_the_packages(name, targets, given, theirs):
-    """Values and gradients, on a batch; and a batch is its images."""
+    """Values and gradients, on a batch; and a batch gives the values of its single images."""
     for target, (value, gradient) in zip(targets, theirs["targets"][name], strict=True):
         leaf = given["logits"].clone().requires_grad_()
         found = target(leaf)
@@ -49,18 +49,18 @@ def test_targets_by_hand():
 
 
 def test_residual_softmax_target_does_not_saturate():
-    """Where the probability is 1 to the last bit, its gradient is gone; that of the residual target is not."""
+    """Where the probability is exactly 1 in float32, its gradient is 0; that of the residual target is not."""
     leaf = torch.tensor([120.0, 0.0], requires_grad=True)
-    gone = torch.autograd.grad(mt.ClassifierOutputSoftmaxTarget(0)(leaf), leaf)[0]
-    kept = torch.autograd.grad(mt.ClassifierOutputReST(0)(leaf), leaf)[0]
-    assert gone.tolist() == [0, 0]
-    assert kept.tolist() == [1, 0]
+    saturated = torch.autograd.grad(mt.ClassifierOutputSoftmaxTarget(0)(leaf), leaf)[0]
+    residual = torch.autograd.grad(mt.ClassifierOutputReST(0)(leaf), leaf)[0]
+    assert saturated.tolist() == [0, 0]
+    assert residual.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
     "form", [np.asarray, torch.as_tensor, lambda m: m.astype(bool), lambda m: m.astype(np.float64)]
 )
-def test_segmentation_target_takes_any_mask(form, given, theirs):
+def test_segmentation_target_accepts_any_mask(form, given, theirs):
     target = mt.SemanticSegmentationTarget(1, form(given["mask"]))
     found = target(given["dense"])
     assert found.dtype == torch.float32
@@ -73,17 +73,17 @@ def test_segmentation_target_takes_any_mask(form, given, theirs):
 
 
 def test_segmentation_target_of_volumes():
-    scores = torch.arange(16.0).reshape(2, 2, 2, 2)  # 2 classes, 2 x 2 x 2 places
+    scores = torch.arange(16.0).reshape(2, 2, 2, 2)  # 2 classes, 2 x 2 x 2 voxels
     mask = np.zeros((2, 2, 2), bool)
     mask[0, 0, 1] = mask[1, 1, 0] = True
     assert mt.SemanticSegmentationTarget(1, mask)(scores).item() == 8 + 1 + 8 + 6
 
 
-@pytest.mark.parametrize("form", [np.asarray, torch.as_tensor, list, lambda w: w.tolist()])
+@pytest.mark.parametrize("form", [np.asarray, torch.as_tensor, list, lambda array: array.tolist()])
 def test_detection_target_equals_the_packages(form, given, theirs):
     outputs = {"boxes": given["boxes"], "labels": given["box_labels"], "scores": given["scores"]}
     found = [
-        mt.FasterRCNNBoxScoreTarget(given["box_labels"], form(given["wanted"]), threshold)(outputs).item()
+        mt.FasterRCNNBoxScoreTarget(given["box_labels"], form(given["boxes_to_find"]), threshold)(outputs).item()
         for threshold in (0.1, 0.5, 0.9)
     ]
     assert found == pytest.approx(theirs["detection"], rel=1e-5)
@@ -96,22 +96,24 @@ def test_detection_target_by_hand():
         "labels": torch.tensor([1, 2, 1]),
         "scores": torch.tensor([0.9, 0.8, 0.7], requires_grad=True),
     }
-    wanted = [[0, 0, 2, 1.5], [10, 10, 14, 14], [50, 50, 60, 60]]
-    # overlaps 3/4 and 1; the third is nowhere
-    assert mt.FasterRCNNBoxScoreTarget([1, 2, 1], wanted)(outputs).item() == pytest.approx(0.75 + 0.9 + 1 + 0.8)
+    boxes_to_find = [[0, 0, 2, 1.5], [10, 10, 14, 14], [50, 50, 60, 60]]
+    # overlaps 3/4 and 1; the third is not detected
+    assert mt.FasterRCNNBoxScoreTarget([1, 2, 1], boxes_to_find)(outputs).item() == pytest.approx(0.75 + 0.9 + 1 + 0.8)
     # the best detection of the second box has another label, though a worse one has the right one
-    assert mt.FasterRCNNBoxScoreTarget([1, 1, 1], wanted)(outputs).item() == pytest.approx(0.75 + 0.9)
-    assert mt.FasterRCNNBoxScoreTarget([1, 1, 1], wanted, iou_threshold=0.75)(outputs).item() == 0
+    assert mt.FasterRCNNBoxScoreTarget([1, 1, 1], boxes_to_find)(outputs).item() == pytest.approx(0.75 + 0.9)
+    assert mt.FasterRCNNBoxScoreTarget([1, 1, 1], boxes_to_find, iou_threshold=0.75)(outputs).item() == 0
 
 
-@pytest.mark.parametrize("case", ["elsewhere", "other label", "no detection", "no box"])
+@pytest.mark.parametrize("case", ["no overlap", "other label", "no detection", "no box"])
 def test_detection_target_stays_in_the_graph_where_nothing_is_found(case):
     """The package returns a constant there, and the backward pass fails with "does not require grad"."""
     leaf = torch.tensor([[0.0, 0, 2, 2]], requires_grad=True)
     boxes = leaf[:0] if case == "no detection" else leaf * 1
     outputs = {"boxes": boxes, "labels": torch.ones(len(boxes), dtype=torch.int64), "scores": boxes.sum(dim=1)}
-    wanted = {"elsewhere": [[5, 5, 9, 9]], "no box": []}.get(case, [[0, 0, 2, 2]])
-    found = mt.FasterRCNNBoxScoreTarget([2 if case == "other label" else 1] * len(wanted), wanted)(outputs)
+    boxes_to_find = {"no overlap": [[5, 5, 9, 9]], "no box": []}.get(case, [[0, 0, 2, 2]])
+    found = mt.FasterRCNNBoxScoreTarget([2 if case == "other label" else 1] * len(boxes_to_find), boxes_to_find)(
+        outputs
+    )
     assert found.item() == 0
     assert torch.autograd.grad(found, leaf)[0].tolist() == [[0, 0, 0, 0]]
 
@@ -132,6 +134,6 @@ def test_finer_target_weights_are_constants():
 
 
 def test_finer_target_of_a_confident_model():
-    """The package's weights underflow beside its epsilon here: it finds 7e-15."""
+    """The package's weights are negligible beside its epsilon here: its result is 7e-15."""
     logits = torch.tensor([59.5, 0.5, 0.5])
     assert mt.FinerWeightedTarget(0, [1, 2], alpha=1)(logits).item() == pytest.approx(59)

@@ -35,7 +35,7 @@ def images():
 
 
 class Mine(BaseCAM):
-    """A channel's weight is its largest gradient; written for grad-cam, with numpy arrays."""
+    """A channel's weight is its largest gradient; written with numpy arrays, for the package grad-cam."""
 
     def __init__(self, model, target_layers, reshape_transform=None):
         super().__init__(model, target_layers, reshape_transform)
@@ -95,8 +95,8 @@ def test_methods_written_with_numpy(model, images):
     assert torch.allclose(found, large((weights[:, :, None, None] * a).sum(1)), atol=1e-6)
 
 
-def test_methods_by_hand_on_arrays(model, images):
-    """As scripts for detectors call them, outside any run."""
+def test_numpy_methods_outside_a_run(model, images):
+    """As scripts for detectors call them, without a run of the model."""
     a, g = (t.numpy() for t in activations_and_gradients(model, model.relu, images, CLASSES))
     cam = LayerCAM(model, [model.relu])
     found = cam.get_cam_image(images, model.relu, None, a, g)
@@ -106,7 +106,7 @@ def test_methods_by_hand_on_arrays(model, images):
         BaseCAM(model, ["relu"])(images, CLASSES)
 
 
-def test_a_forward_of_the_users_own_is_called(model, images):
+def test_an_overridden_forward_is_called(model, images):
     class Inverted(GradCAM):
         def forward(self, input_tensor, targets, eigen_smooth=False):
             return 1 - super().forward(input_tensor, targets, eigen_smooth)
@@ -115,7 +115,7 @@ def test_a_forward_of_the_users_own_is_called(model, images):
 
 
 def test_activations_and_gradients_by_hand(model, images):
-    """As scripts use it: run, ``backward``, read the lists."""
+    """As scripts use the recorder: run, ``backward``, read the lists."""
     a, g = activations_and_gradients(model, model.relu, images, CLASSES)
     earlier = activations_and_gradients(model, model.bn1, images, CLASSES)
     recorder = ActivationsAndGradients(model, [model.bn1, model.relu], None)
@@ -133,17 +133,26 @@ def test_activations_and_gradients_by_hand(model, images):
 
 
 def test_two_shapley_layers_can_be_differentiated_again(model, images):
-    """grad-cam frees the graph after the first."""
+    """Their gradients stay in the graph, with correct second derivatives; grad-cam frees it after the first layer."""
     targets = [ClassifierOutputSoftmaxTarget(c) for c in CLASSES]
     recorder = ShapleyCAM(model, ["bn1", "relu"]).activations_and_grads
     score = sum(target(output) for target, output in zip(targets, recorder(images), strict=True))
-    first, second = recorder.differentiate(score)
-    assert first.requires_grad
-    assert second.requires_grad
+    gradients = recorder.differentiate(score)
+    tails = [lambda a: torch.relu(model.conv2(torch.relu(a))), lambda a: a]  # from each layer to the pooling
+    for activations, gradient, tail in zip(recorder.activations, gradients, tails, strict=True):
+        (product,) = torch.autograd.grad(gradient, activations, activations.detach(), retain_graph=True)
+
+        def total(a, tail=tail):
+            outputs = model.fc(tail(a).mean(dim=(2, 3)))
+            return sum(target(output) for target, output in zip(targets, outputs, strict=True))
+
+        _, expected = torch.autograd.functional.vhp(total, activations.detach(), activations.detach())
+        assert expected.abs().max() > 1e-6
+        assert torch.allclose(product, expected, rtol=1e-3, atol=1e-8)
 
 
 def test_shapley_cam_through_fused_attention(images):
-    """Whose second derivative PyTorch does not have; grad-cam fails."""
+    """PyTorch has no second derivative of fused attention; grad-cam fails."""
     network, grid = Tokens().eval(), partial(vit_reshape_transform, height=4, width=3)
     targets = [ClassifierOutputSoftmaxTarget(c) for c in CLASSES]
     kept = []
@@ -154,7 +163,7 @@ def test_shapley_cam_through_fused_attention(images):
     for tokens, target in zip(kept[0], targets, strict=True):
 
         def score(tokens, target=target):
-            after = tokens + network.attention(tokens, tokens, tokens)[0]  # with weights asked for: not fused
+            after = tokens + network.attention(tokens, tokens, tokens)[0]  # attention weights are requested: not fused
             return target(network.head(after[:, 0])[0])
 
         one = tokens[None].requires_grad_()
@@ -169,7 +178,7 @@ def test_shapley_cam_through_fused_attention(images):
 
 
 class Sharpened(GradCAM):
-    """As scripts for detectors override it: numpy arrays in, each layer's maps to the third power."""
+    """Override of scripts for detectors: each layer's maps to the third power."""
 
     def compute_cam_per_layer(self, input_tensor, targets, eigen_smooth):
         recorded = self.activations_and_grads
@@ -189,23 +198,23 @@ class Coarse(GradCAM):
         return width // 2, height // 2
 
 
-def test_overrides_of_how_layers_are_merged(model, images):
+def test_overrides_of_layer_merging(model, images):
     layers = ["bn1", "relu"]
     assert np.allclose(
-        Strongest(model, layers)(images, CLASSES), np.maximum(*_stretched(model, images, layers)), atol=1e-6
+        Strongest(model, layers)(images, CLASSES), np.maximum(*_normalized_maps(model, images, layers)), atol=1e-6
     )
-    mean = np.mean([heatmap**3 for heatmap in _stretched(model, images, layers)], axis=0)
+    mean = np.mean([heatmap**3 for heatmap in _normalized_maps(model, images, layers)], axis=0)
     low, high = mean.min((1, 2), keepdims=True), mean.max((1, 2), keepdims=True)
     assert np.allclose(Sharpened(model, layers)(images, CLASSES), (mean - low) / (high - low), atol=1e-5)
     assert Coarse(model, layers)(images, CLASSES).shape == (4, 8, 6)
     assert GradCAM(model, layers).get_target_width_height(images) == (12, 16)
-    with pytest.raises(ValueError, match="Strongest merges stretched maps"):
+    with pytest.raises(ValueError, match="Strongest merges normalised heatmaps"):
         Strongest(model, layers).maps(images, CLASSES, normalize=False)
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def _stretched(model, images, layers):
-    """Each layer's maps: ReLU, stretched at their own size, then enlarged."""
+def _normalized_maps(model, images, layers):
+    """Each layer's maps: ReLU, normalised at their own size, then resized."""
     found = []
     for layer in layers:
         a, g = activations_and_gradients(model, model.get_submodule(layer), images, CLASSES)
