@@ -1,4 +1,4 @@
-"""Our maps against those of the installed package grad-cam, in a process of its own, on the same weights."""
+"""Heatmaps against those of the installed package grad-cam, in a separate process, on the same weights."""
 
 import functools
 import subprocess
@@ -24,9 +24,15 @@ GRID = (4, 4)
 def run(method, layers=("layer3",), model="cnn", targets=True, softmax=False, settings=None, **call):
     grid = GRID if model == "vit" else None
     return {
-        "method": method, "layers": list(layers), "model": model, "targets": targets, "softmax": softmax, "grid": grid,
-        "settings": settings or {}, "call": call,
-    }  # fmt: skip
+        "method": method,
+        "layers": list(layers),
+        "model": model,
+        "targets": targets,
+        "softmax": softmax,
+        "grid": grid,
+        "settings": settings or {},
+        "call": call,
+    }
 
 
 BOTH_LAYERS, VIT = ("layer2", "layer3"), {"model": "vit", "layers": ["encoder.layers.encoder_layer_1.ln_1"]}
@@ -49,10 +55,10 @@ EQUAL = {
     "ScoreCAM, ViT": run("ScoreCAM", **VIT),
 }
 OF_ANY_SIGN = {"EigenCAM", "EigenGradCAM", "KPCA_CAM", "GradCAM, eigen_smooth", "EigenCAM, ViT"}
-DEPARTS = {  # docs/differences.md says why; each has a plain reference of its own in test_engine.py
+DEPARTS = {  # reasons in docs/differences.md; each is compared with a reference by hand in test_engine_*.py
     "GradCAMPlusPlus": run("GradCAMPlusPlus", softmax=True),  # an absolute epsilon beside squares of small gradients
-    "FullGrad": run("FullGrad"),  # channels are stretched one by one, which makes all equally strong
-    "FEM": run("FEM"),  # the share of unusual places times the activations, instead of the mean in those places
+    "FullGrad": run("FullGrad"),  # the package normalises each channel separately, which gives all the same strength
+    "FEM": run("FEM"),  # the fraction of unusual positions times the activations, in place of their mean
     "FinerCAM": run("FinerCAM", targets=None),  # gradients flow through the weights of the comparison
     "RefineCAM": run("RefineCAM", BOTH_LAYERS, softmax=True),  # of Grad-CAM++
     "AblationCAM": run("AblationCAM", ["layer1"]),  # division by a signed score
@@ -63,7 +69,7 @@ OURS_ALONE = {"CAM", "IntegratedGradients", "Occlusion", "RISE", "SmoothGrad", "
 
 @pytest.fixture(scope="module")
 def job():
-    """ResNet-18 with random weights whose batch norm has seen the pictures, and a small vision transformer."""
+    """ResNet-18 with random weights and batch norm statistics of the images, and a small vision transformer."""
     torch.manual_seed(3)
     cnn = torchvision.models.resnet18(num_classes=5)
     drawn = np.stack([generate_image(np.random.default_rng(i), cracked=i % 2 == 0)[0][:64, :64] for i in range(6)])
@@ -78,7 +84,7 @@ def job():
     scores = cnn.eval()(x)
     return {
         "models": {"cnn": cnn, "vit": vit.eval()},
-        "pictures": x,
+        "images": x,
         # one with a positive score, one with a negative one
         "targets": [int(scores[0].argmax()), int(scores[1].argmin())],
     }
@@ -110,13 +116,13 @@ def ours(one, job, method=None, sign=1):
     targets = one["targets"] and job["targets"]
     if one["softmax"]:
         targets = [ClassifierOutputSoftmaxTarget(index) for index in targets]
-    return cam(job["pictures"], targets, **one["call"])
+    return cam(job["images"], targets, **one["call"])
 
 
 @pytest.mark.parametrize("key", EQUAL)
 def test_maps_agree(key, job, theirs):
     expected = theirs[key]
-    # The sign of a principal component is open: LAPACK's there, that of the channels' sum here.
+    # The sign of a principal component is arbitrary: LAPACK's there, that of the channels' sum here.
     found = [ours(EQUAL[key], job, sign=sign) for sign in ([1, -1] if key in OF_ANY_SIGN else [1])]
     assert found[0].shape == expected.shape == (2, 64, 64)
     assert expected.max() > 0.8
@@ -126,7 +132,7 @@ def test_maps_agree(key, job, theirs):
 
 @pytest.mark.parametrize("key", sorted({*DEPARTS} - {"AblationCAM", "RandomCAM"}))
 def test_documented_departures_are_departures(key, job, theirs):
-    """Where this fails, the package was mended: take the entry out of docs/differences.md."""
+    """Where this fails, the package has been corrected: remove the entry from docs/differences.md."""
     found, expected = ours(DEPARTS[key], job), theirs[key]
     assert abs(found - expected).max() > 1e-3
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.6
@@ -134,13 +140,13 @@ def test_documented_departures_are_departures(key, job, theirs):
 
 def test_ablation_departs_where_the_score_is_negative(job, theirs):
     found, expected = ours(DEPARTS["AblationCAM"], job), theirs["AblationCAM"]
-    scores = job["models"]["cnn"](job["pictures"])[range(2), job["targets"]]
+    scores = job["models"]["cnn"](job["images"])[range(2), job["targets"]]
     assert scores[0] > 0 > scores[1]
     assert abs(found[0] - expected[0]).max() < 1e-3
     assert abs(found[1] - expected[1]).max() > 0.5
 
 
-def test_random_maps_depart_by_their_generator_alone(job, theirs):
+def test_random_maps_differ_only_by_their_generator(job, theirs):
     class WithNumpy(RandomCAM):
         def channel_weights(self, run):
             return torch.from_numpy(np.random.RandomState(0).uniform(-1, 1, run.activations.shape[:2])).float()
@@ -150,7 +156,7 @@ def test_random_maps_depart_by_their_generator_alone(job, theirs):
 
 
 def test_every_method_is_compared(theirs):
-    """And every class that the package exports is here."""
+    """And every class that the package exports exists here."""
     compared = {one["method"] for one in (*EQUAL.values(), *DEPARTS.values())}
     assert compared | OURS_ALONE == {*METHODS}
     assert not OURS_ALONE & {*theirs["classes"]}

@@ -1,24 +1,24 @@
-"""What holds for any picture, size, number of channels and kind of number: looked for by hypothesis."""
+"""Properties for arbitrary images, sizes, channels and value ranges, tested with hypothesis."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from networks import METHODS, OF_NO_CLASS, QUICK
+from networks import CLASS_INDEPENDENT, METHODS, QUICK
 from torch import nn
 
 import pytorch_grad_cam
 
 SLOW = ["IntegratedGradients", "Occlusion", "RISE", "SESS", "SmoothGrad"]
-# Each example explains with every method, so few of them are many.
+# Each example runs every method, so a few examples suffice.
 thrifty = settings(
     max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
 
 class Any(nn.Module):
-    """One convolution, pooling, one linear layer, as wide as asked."""
+    """One convolution, pooling, one linear layer, of variable width."""
 
     def __init__(self, channels, classes, seed):
         super().__init__()
@@ -32,18 +32,18 @@ class Any(nn.Module):
 
 @st.composite
 def cases(draw, bad=False, extreme=True):
-    """A network, its pictures and their classes; ``bad``: with a pixel that is no number."""
+    """A network, its images and their classes; ``bad``: with a NaN pixel."""
     seed, batch = draw(st.integers(0, 10_000)), draw(st.integers(1, 3))
     height, width = draw(st.integers(6, 14)), draw(st.integers(6, 14))
     network = Any(draw(st.integers(1, 9)), draw(st.integers(2, 4)), seed).eval()
     x = torch.randn(batch, 2, height, width, generator=torch.Generator().manual_seed(seed))
     x = x * (draw(st.sampled_from([1e-6, 1.0, 1e4])) if extreme else 1)
-    kind = draw(st.sampled_from(["noise", "constant", "zero", "one place"])) if extreme else "noise"
+    kind = draw(st.sampled_from(["noise", "constant", "zero", "one pixel"])) if extreme else "noise"
     if kind == "constant":
         x[0] = 0.5
     elif kind == "zero":
         x[0] = 0
-    elif kind == "one place":
+    elif kind == "one pixel":
         x[0], x[0, 0, 2, 1] = 0, 1
     with torch.no_grad():
         for parameter in network.parameters():
@@ -64,27 +64,27 @@ def make(name, network, layer="relu"):
 @thrifty
 @given(cases(), st.sampled_from([torch.float32, torch.float64, torch.bfloat16]), st.sampled_from(["conv", "relu"]))
 def test_maps_are_finite_and_in_range(case, dtype, layer):
-    """Whatever the numbers are: constant activations, none at all, very large and very small ones."""
+    """For constant, zero, very large and very small activations."""
     network, x, targets = case
     network, x = network.to(dtype), x.to(dtype)
     for name in METHODS:
-        heat = make(name, network, "relu" if name == "CAM" else layer)(x, targets)
-        assert heat.shape == (len(x), *x.shape[2:]), name
-        assert heat.dtype == np.float32, name
-        assert np.isfinite(heat).all(), name
-        # each map reaches both ends of [0, 1], or shows nothing
-        for one in heat:
+        heatmap = make(name, network, "relu" if name == "CAM" else layer)(x, targets)
+        assert heatmap.shape == (len(x), *x.shape[2:]), name
+        assert heatmap.dtype == np.float32, name
+        assert np.isfinite(heatmap).all(), name
+        # each map spans [0, 1], or is zero
+        for one in heatmap:
             assert one.min() == 0, name
             assert one.max() == 0 or abs(one.max() - 1) < 1e-6, name
 
 
 @thrifty
 @given(cases(extreme=False), st.sampled_from(["conv", "relu"]))
-def test_a_batch_is_its_pictures(case, layer):
-    """In the maps' own unit, where rounding is not stretched."""
+def test_a_batch_equals_its_single_images(case, layer):
+    """In the maps' own unit, where rounding errors are not amplified by normalisation."""
     network, x, targets = case
     for name in METHODS:
-        if name in SLOW or name == "RandomCAM":  # test_engine.py has them; random maps are drawn anew
+        if name in SLOW or name == "RandomCAM":  # test_engine_calls.py tests them; random maps differ in each call
             continue
         cam = make(name, network, "relu" if name == "CAM" else layer)
         together = cam.maps(x, targets, normalize=False)
@@ -96,7 +96,7 @@ def test_a_batch_is_its_pictures(case, layer):
 
 @thrifty
 @given(cases(bad=True))
-def test_what_is_not_finite_is_an_error_that_says_so(case):
+def test_non_finite_inputs_are_errors(case):
     network, x, targets = case
     for name in METHODS:
         with pytest.raises(ValueError, match="not finite"):
@@ -110,6 +110,6 @@ def test_wrong_targets_are_an_error(case, count):
     if count == len(x):
         count += 1
     for name in METHODS:
-        if name not in OF_NO_CLASS:
-            with pytest.raises(ValueError, match=f"{count} targets for {len(x)} pictures"):
+        if name not in CLASS_INDEPENDENT:
+            with pytest.raises(ValueError, match=f"{count} targets for {len(x)} images"):
                 make(name, network)(x, [0] * count)
