@@ -1,6 +1,7 @@
-"""Write the tables of README.md from the code that they describe, between their marks: make tables.
+"""Fill the generated tables of the reference pages from the code that they describe: make tables.
 
-A test says when that is due. Tables: the methods, from crackcam/methods.py; the flags, from the parsers of the scripts.
+A test fails if a page is out of date. Tables: the methods, from crackcam/methods.py; the flags, from the parsers of the
+scripts.
 """
 
 import argparse
@@ -21,7 +22,7 @@ SCRIPTS = {"train.py": train, "inference.py": inference, "xai.py": xai}
 
 
 def flags() -> str:
-    """A table of all flags, those that several scripts share once."""
+    """Return a Markdown table of all flags; flags that several scripts share appear once."""
     parsers = {name: script.build_parser() for name, script in SCRIPTS.items()}
     users: dict[tuple[str, str], list[str]] = {}
     for name, parser in parsers.items():
@@ -37,7 +38,7 @@ def flags() -> str:
 
 
 def _rows(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
-    """Flag with its values, and its help."""
+    """Yield each flag with its values, and its help text."""
     for action in parser._actions:
         if isinstance(action, argparse._HelpAction):
             continue
@@ -50,22 +51,26 @@ def _rows(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
 
 
 TABLES = {"methods": markdown_table, "flags": flags}
+PAGES = {name: ROOT / "docs" / "reference" / f"{name}.md" for name in TABLES}
 
 
-def filled(text: str) -> str:
-    """A page with its tables as they should be.
+def filled(name: str, text: str) -> str:
+    """Return the text of a page with its table replaced by the current one.
+
+    Args:
+        name: key of ``TABLES``.
+        text: the page, with the marks ``<!-- table: NAME -->`` and ``<!-- end -->`` on lines of their own.
 
     Raises:
-        ValueError: the page lacks the marks of a table.
+        ValueError: the page does not have the marks exactly once.
     """
-    for name, table in TABLES.items():
-        marks = rf"(<!-- table: {name} -->\n)[^\0]*?(<!-- end -->)"
-        text, count = re.subn(marks, lambda found, table=table: f"{found[1]}{table()}\n{found[2]}", text)
-        if count != 1:
-            raise ValueError(f"{count} places for the table of {name}")
+    marks = rf"(<!-- table: {name} -->\n)[^\0]*?(<!-- end -->)"
+    text, count = re.subn(marks, lambda found: f"{found[1]}{TABLES[name]()}\n{found[2]}", text)
+    if count != 1:
+        raise ValueError(f"{count} places for the table of {name}")
     return text
 
 
 if __name__ == "__main__":
-    page = ROOT / "README.md"
-    page.write_text(filled(page.read_text("utf-8")), "utf-8")
+    for name, page in PAGES.items():
+        page.write_text(filled(name, page.read_text("utf-8")), "utf-8")
