@@ -5,6 +5,7 @@ scripts.
 """
 
 import argparse
+import html
 import re
 import sys
 from collections.abc import Iterator
@@ -33,8 +34,13 @@ def flags() -> str:
         groups.setdefault(tuple(names), []).append(row)
     lines = ["| flag | what it does |", "|---|---|"]
     for names in sorted(groups, key=lambda names: (-len(names), [*SCRIPTS].index(names[0]))):
-        lines += [f"| **{', '.join(names)}** | |", *(f"| `{flag}` | {text} |" for flag, text in groups[names])]
+        lines += [f"| **{', '.join(names)}** | |", *(f"| {_code(flag)} | {text} |" for flag, text in groups[names])]
     return "\n".join(lines)
+
+
+def _code(text: str) -> str:
+    """Return inline code for a table cell: HTML if it has a ``|``, which GitHub and mkdocs escape differently."""
+    return f"<code>{html.escape(text).replace('|', '&#124;')}</code>" if "|" in text else f"`{text}`"
 
 
 def _rows(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
@@ -46,8 +52,8 @@ def _rows(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
             "" if action.nargs == 0 else action.metavar or "|".join(map(str, action.choices or [action.dest.upper()]))
         )
         values = {"?": f"[{values}]", "+": f"{values} ..."}.get(str(action.nargs), values)
-        text = (action.help or "").replace(f"of these: {', '.join(NAMED)}", "of the methods above")
-        yield (f"{action.option_strings[0]} {values}".strip().replace("|", "\\|"), text)
+        text = (action.help or "").replace(f"of these: {', '.join(NAMED)}", "of the [methods](methods.md)")
+        yield (f"{action.option_strings[0]} {values}".strip(), text)
 
 
 TABLES = {"methods": markdown_table, "flags": flags}
