@@ -26,8 +26,8 @@ import torch
 from crackcam.data.splits import DataSplits
 from crackcam.errors import UserError
 from crackcam.files import temporary_stem, write_atomically
-from crackcam.text import counted
 from crackcam.models.checkpoint import read_pickle
+from crackcam.text import counted
 from crackcam.types import ModelCard
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY_TRAINING, run_code
-from mutating import ESCAPE, mutated, split_file, join_file, with_card
+from mutating import ESCAPE, join_file, mutated, split_file, with_card
 from PIL import Image
 from safetensors.torch import save_file
 
