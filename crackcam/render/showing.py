@@ -185,7 +185,7 @@ def draw(
         lines: how many classes a grid names where ``--top-k`` does not say.
     """
     methods = list(shown.wholes)
-    if methods == [EVIDENCE]:
+    if methods == [EVIDENCE] and style.unit:
         style = style._replace(unit=f"evidence: {overlays.PROBABILITY}")
     if masks:
         tiles = [
