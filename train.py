@@ -125,14 +125,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.sample:
         from crackcam.data.synthetic import sample
 
-        sample.write_where_there_is_none(args.data)
+        sample.write_sample_if_missing(args.data)
 
     import torch
 
     from crackcam import distributed, runtime
     from crackcam.data import duplicates, pixels
     from crackcam.data.splits import plan_splits
-    from crackcam.data.synthetic import mixing
+    from crackcam.data.synthetic import datasets
+    from crackcam.data.synthetic.sample import CRACK_FREE
     from crackcam.explain import thresholds
     from crackcam.models import checkpoint, checks, pretrained, registry, stages, target_layers
     from crackcam.models.loaded import LoadedModel
@@ -164,12 +165,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     else:
         network, pretrained = pretrained.from_weights(args.arch, args.pretrained, len(plan.classes))
-    mix = mixing.mix_fraction(args.mix_sample, plan.classes, args.head == "multiscale")
+    mix = datasets.synthetic_fraction(args.mix_sample, plan.classes, args.head == "multiscale")
     taught = False
     if args.head == "multiscale":
         network = stages.add_multiscale_head(network, len(plan.classes), size)
         if mix:
-            network.silence(mixing.PLAIN)
+            network.silence(CRACK_FREE)
         taught = pretrained == f"weights of {args.pretrained}" and pretrained.load_maps(network, Path(args.pretrained))
     network = checks.place(network, device)
     from_random = pretrained.startswith("random")
@@ -184,8 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     shared = duplicates.warn_of_duplicates(splits)
     train, val = splits["train"], splits["val"]
     if mix:
-        logger.info(f"mixing: cracks are drawn into {text.percent(mix)} of the pictures (none: --mix-sample 0)")
-        val = pixels.concatenate(val, mixing.mixed_split(val, args.seed, small.size))
+        logger.info(f"synthetic images: {text.percent(mix)} of each epoch (disable them with --mix-sample 0)")
+        val = pixels.concatenate(val, datasets.synthetic_split(val, args.seed, small.size))
     recipe = trainer.schedule_for(
         from_random, len(train), small.size, args.epochs, args.lr, functools.partial(checks.takes_size, network),
         multiscale=args.head == "multiscale", fresh_head=not taught, batch_size=args.batch_size,

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import inference
 import train
 import xai
-from crackcam.data.synthetic.sample import write_sample
+from crackcam.data.synthetic import write_sample
 
 ALLOWED = 1.05  # memory at the end over memory before
 TRAIN = ["--pretrained", "none", "--arch", "squeezenet1_1", "--image-size", "64", "--epochs", "1", "--batch-size", "8"]

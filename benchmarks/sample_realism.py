@@ -1,9 +1,10 @@
-"""How real are the generated pictures? Train on them alone, score real photographs that were held out.
+"""How realistic is the generated sample? Train on it alone, then test on held-out photographs.
 
     CRACKCAM_DATA=folder python benchmarks/sample_realism.py
     CRACKCAM_DATA=folder python benchmarks/sample_realism.py --arch squeezenet1_0 --epochs 0
 
-CRACKCAM_DATA holds concrete/test/{Positive,Negative}; further flags are train.py's. Prints accuracy on both kinds.
+CRACKCAM_DATA holds concrete/test/{Positive,Negative}; further flags are those of train.py. Prints the accuracy
+on generated test images and on photographs.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ import train
 
 
 def result_of(main, flags):
-    """The JSON that a script prints."""
+    """The JSON result that a script prints."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         code = main([*flags, "--json"])
@@ -38,7 +39,7 @@ def main(flags):
         scored = result_of(inference.main, ["--data", str(real), "--split", "test", "--all"])
         os.chdir("/")
     print(f"network: {trained['pretrained']}")
-    print(f"generated test pictures: {trained['test']['accuracy']:.4f}")
+    print(f"generated test images: {trained['test']['accuracy']:.4f}")
     print(f"real photographs ({scored['pictures']}): {scored['accuracy']:.4f}")
 
 

@@ -137,11 +137,11 @@ def prepare(args: argparse.Namespace, place: Path) -> None:
     """Pictures, and weights at random."""
     import torch
 
-    from crackcam.data.synthetic import sample
+    from crackcam.data.synthetic import write_sample
     from crackcam.models import checkpoint, pretrained
 
     distinct = min(DISTINCT, max(args.pictures, *args.memory, 18))
-    sample.write_sample(place / "data", counts={"test": (distinct + 1) // 2})
+    write_sample(place / "data", counts={"test": (distinct + 1) // 2})
     made = sorted((place / "data/test").rglob("*.jpg"))
     for count in {args.pictures, *args.memory}:
         folder = place / f"flight{count}"

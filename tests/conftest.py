@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train
-from crackcam.data.synthetic.sample import write_sample
+from crackcam.data.synthetic import write_sample
 
 ROOT = Path(__file__).parents[1]
 TINY_TRAINING = ["--pretrained", "none", "--image-size", "64", "--epochs", "2", "--batch-size", "8", "--workers", "0"]

@@ -12,7 +12,7 @@ from conftest import ROOT
 from networks import METHODS
 
 import pytorch_grad_cam
-from crackcam.data.synthetic.sample import draw
+from crackcam.data.synthetic.sample import generate_image
 from crackcam.runtime import Runtime
 from pytorch_grad_cam import RandomCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
@@ -66,7 +66,7 @@ def job():
     """ResNet-18 with random weights whose batch norm has seen the pictures, and a small vision transformer."""
     torch.manual_seed(3)
     cnn = torchvision.models.resnet18(num_classes=5)
-    drawn = np.stack([draw(np.random.default_rng(i), cracked=i % 2 == 0)[0][:64, :64] for i in range(6)])
+    drawn = np.stack([generate_image(np.random.default_rng(i), cracked=i % 2 == 0)[0][:64, :64] for i in range(6)])
     x = Runtime(torch.device("cpu"), torch.float32).input(torch.from_numpy(drawn).permute(0, 3, 1, 2))
     with torch.no_grad():
         for _ in range(10):

@@ -32,7 +32,9 @@ from tqdm import tqdm
 
 from crackcam import distributed
 from crackcam.data.pixels import AugmentedSplit, PixelSplit, augmentation
-from crackcam.data.synthetic.mixing import COVERED, CRACKED, UNKNOWN, BlendedImages, MixedImages
+from crackcam.data.synthetic.datasets import BlendedImages, SyntheticImages
+from crackcam.data.synthetic.examples import COVERED, UNKNOWN
+from crackcam.data.synthetic.sample import CRACKED
 from crackcam.errors import UserError
 from crackcam.models.heads import apply_temperature, set_linear_head
 from crackcam.runtime import Runtime
@@ -64,8 +66,8 @@ class Schedule:
         seed: of shuffling and augmentation.
         workers: processes that augment.
         frozen: only the head learns; the rest of the network stays as it is, batch statistics too.
-        mix: share of the pictures that are made anew, with cracks drawn into them; see :mod:`crackcam.mixing`.
-        mask_weight: of what a multiscale head learns from the places of those cracks.
+        mix: fraction of synthetic images; see :mod:`crackcam.data.synthetic.datasets`.
+        mask_weight: weight of the masks of synthetic cracks in the loss of a multiscale head.
     """
 
     sizes: tuple[int, ...]
@@ -414,7 +416,7 @@ def _train_epoch(
     random.seed(seed)
     pictures: Dataset = AugmentedSplit(train, augmentation(size, recipe.strong), seed)
     if recipe.mix:
-        pictures = BlendedImages(pictures, MixedImages(train, seed, size), recipe.mix)
+        pictures = BlendedImages(pictures, SyntheticImages(train, seed, size), recipe.mix)
     generator = torch.Generator().manual_seed(seed)
     batches = BatchSampler(
         RandomSampler(train, generator=generator), recipe.batch_size,
@@ -460,7 +462,7 @@ def mask_loss(evidence: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 
     Args:
         evidence: (N, h, w) float32.
-        masks: (N, H, W) uint8 as in :class:`crackcam.mixing.Example`.
+        masks: (N, H, W) uint8 as in :class:`crackcam.data.synthetic.examples.Example`.
     """
     known = (masks < UNKNOWN).float()
     cover = masks * known / COVERED

@@ -25,7 +25,7 @@ def drawn(tmp_path_factory):
     masks = {}
     for index in range(24):
         name = "Positive" if index % 2 else "Negative"
-        picture, mask = sample.draw(np.random.default_rng([77, index]), cracked=index % 2 == 1)
+        picture, mask = sample.generate_image(np.random.default_rng([77, index]), cracked=index % 2 == 1)
         path = root / "data/test" / name / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path)

@@ -322,7 +322,7 @@ def test_sample_generates_only_where_there_is_nothing(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("crackcam.data.synthetic.sample.COUNTS", {"train": 4, "test": 2})
     assert train.main([*TINY_TRAINING, "--sample", "--epochs", "0"]) == 0
-    assert "generated 12 pictures" in capsys.readouterr().err
+    assert "generated 12 images" in capsys.readouterr().err
     stamp = Path("data/train/Positive/00001.jpg").stat().st_mtime_ns
     assert train.main([*TINY_TRAINING, "--sample", "--epochs", "0"]) == 0
     assert "nothing generated" in capsys.readouterr().err

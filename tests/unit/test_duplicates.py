@@ -19,7 +19,7 @@ SIZE = 96
 
 def drawn(count, seed=0):
     """Generated concrete, every other picture plain, (227, 227, 3) uint8."""
-    return [sample.draw(np.random.default_rng([seed, i]), cracked=i % 2 == 0)[0] for i in range(count)]
+    return [sample.generate_image(np.random.default_rng([seed, i]), cracked=i % 2 == 0)[0] for i in range(count)]
 
 
 def pixels_of(pictures, prefix="", size=SIZE):
