@@ -1,10 +1,10 @@
-"""Several processes at one work, as torchrun starts them: who am I, what is my share, and what did the others find.
+"""Several processes as torchrun starts them: rank, shards, and collective operations.
 
     torchrun --nproc_per_node=4 train.py --arch resnet50
 
-Everything here does the obvious in a single process, so that no caller asks how many there are. Messages and files come
-from one process, the main one. NCCL carries tensors between GPUs, one for each process, gloo between processors.
-Imports torch only where there is work for it.
+All functions work in a single process too, so that no caller has to ask how many there are. The main process alone
+writes files and messages. NCCL carries tensors between GPUs, one GPU for each process; gloo between CPUs. torch is
+imported only where it is used.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
+from crackcam.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
 
 T = TypeVar("T")
 
-LONGEST_WAIT = timedelta(days=7)  # for what another does alone, as fitting a probe; torchrun ends all where one dies
+TIMEOUT = timedelta(days=7)  # for what one process does alone, as fitting a probe; torchrun ends all where one dies
 
 
 def world_size() -> int:
-    """How many processes torchrun started; 1 without it."""
+    """Number of processes that torchrun started; 1 without it."""
     return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """Number of this process, from 0."""
     return int(os.environ["RANK"]) if world_size() > 1 else 0
 
 
@@ -39,12 +41,12 @@ def is_main() -> bool:
 
 
 def hide_progress() -> bool | None:
-    """What tqdm's ``disable`` should be: bars at a terminal only, and of the main process only."""
+    """The ``disable`` argument of tqdm: bars at a terminal only, and of the main process only."""
     return None if is_main() else True
 
 
 def local_device(device: torch.device) -> torch.device:
-    """The GPU of this process among those of its machine, where the device is a GPU without a number."""
+    """The GPU of this process on its machine, where the device is "cuda" without a number and there are several."""
     import torch
 
     if device.type == "cuda" and device.index is None and world_size() > 1:
@@ -53,7 +55,7 @@ def local_device(device: torch.device) -> torch.device:
 
 
 def start(device: torch.device | None) -> None:
-    """Find the other processes; waits until all are there.
+    """Join the process group; waits until all processes have joined.
 
     Args:
         device: where the tensors are that will be exchanged; None: none will.
@@ -67,11 +69,11 @@ def start(device: torch.device | None) -> None:
         import torch
 
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=LONGEST_WAIT)
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
 
 
 def stop() -> None:
-    """Leave the others. For processes that end well: GPUs leave together, and one that failed would wait for them."""
+    """Leave the process group. Only after success: NCCL waits for all, so a process that failed must not call it."""
     if world_size() == 1:
         return
     import torch.distributed as dist
@@ -89,13 +91,12 @@ def barrier() -> None:
 
 
 def shard(count: int) -> slice:
-    """The indices of 0..count that are this process's: a run of them, as long as any other's or one less or more."""
-    mine, all_ = rank(), world_size()
-    return slice(mine * count // all_, (mine + 1) * count // all_)
+    """The contiguous indices of 0..count that are this process's; lengths differ by one at most."""
+    return slice(rank() * count // world_size(), (rank() + 1) * count // world_size())
 
 
 def all_gather(part: T) -> list[T]:
-    """What each process has, in the order of their ranks, in every process."""
+    """The objects of all processes, ordered by rank, in every process."""
     if world_size() == 1:
         return [part]
     import torch.distributed as dist
@@ -106,12 +107,14 @@ def all_gather(part: T) -> list[T]:
 
 
 def broadcast_object(make: Callable[[], T]) -> T:
-    """What the main process makes, in every process; also the UserError that it meets, so that none waits for it."""
+    """The object that ``make`` returns in the main process, in every process.
+
+    Raises:
+        UserError: ``make`` raised it; in every process, so that none waits for the main one.
+    """
     if world_size() == 1:
         return make()
     import torch.distributed as dist
-
-    from crackcam.errors import UserError
 
     made: list = [None, None]
     if is_main():
@@ -125,12 +128,10 @@ def broadcast_object(make: Callable[[], T]) -> T:
     return made[0]
 
 
-def check_identical(**found: object) -> None:
-    """Raises UserError, in every process, where one found something else: they could not work on the same."""
-    from crackcam.errors import UserError
-
-    of_all = all_gather(found)
-    unlike = [name for name, value in found.items() if any(other[name] != value for other in of_all)]
+def check_identical(**values: object) -> None:
+    """Raise UserError, in every process, where the values are not the same in all of them."""
+    of_all = all_gather(values)
+    unlike = [name for name, value in values.items() if any(other[name] != value for other in of_all)]
     if unlike:
         raise UserError(
             f"not all processes have the same {' and '.join(unlike)}: each needs the same files at the same place"
@@ -138,7 +139,7 @@ def check_identical(**found: object) -> None:
 
 
 def all_reduce(values: torch.Tensor) -> torch.Tensor:
-    """The sum over all processes, in place; no gradient flows through it."""
+    """Sum over all processes, in place; without gradient."""
     if world_size() > 1:
         import torch.distributed as dist
 

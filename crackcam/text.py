@@ -2,50 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 def visible(text: str) -> str:
-    r"""One line that any terminal shows and none obeys: what is not printable comes out as Python writes it, ``\x1b``.
+    r"""One line without control characters: what is not printable is escaped as Python does it, ``\x1b``.
 
-    Names of files and what a stranger's weights say of themselves may hold anything.
+    File names and the metadata of untrusted weights may hold sequences that a terminal would obey.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says first, cut; its name where it says nothing."""
+    """The first line of an exception's message, at most 200 characters; its class name where there is no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """'1 picture', '1,200 pictures'."""
+    """'1 image', '1,200 images'."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def percent(share: float) -> str:
-    """'98.2 %'; never a rounded '100.0 %' or '0.0 %' for what is not quite so."""
-    if 0.9995 <= share < 1:
+def percent(fraction: float) -> str:
+    """'98.2 %' for 0.982; never a rounded '100.0 %' or '0.0 %' for what is not exactly 1 or 0."""
+    if 0.9995 <= fraction < 1:
         return "> 99.9 %"
-    if 0 < share < 0.0005:
+    if 0 < fraction < 0.0005:
         return "< 0.1 %"
-    return f"{100 * share:.1f} %"
+    return f"{100 * fraction:.1f} %"
 
 
 def confidence_text(probability: float) -> str:
-    """A network's probability in words: it is never certain, float32 only rounds it to 1."""
+    """A model's probability as a percentage; never 100 %, to which float32 may round it."""
     return percent(min(probability, 1 - 1e-9))
 
 
 def shorten(text: str, length: int) -> str:
-    """The text, its middle left out where it is longer; its end tells files apart. No mathtext, all of it visible."""
+    """At most ``length`` printable characters, the middle left out; ``$`` is escaped, which starts mathtext."""
     text = visible(text)
     text = text if len(text) <= length else f"{text[: length // 3]}…{text[len(text) - length + length // 3 + 1 :]}"
     return text.replace("$", r"\$")

@@ -1,0 +1,1 @@
+"""Data sets: image files, class folders, splits, and what is wrong with them."""

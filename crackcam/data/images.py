@@ -1,9 +1,10 @@
-"""Picture files that nobody checked -> RGB arrays.
+"""Decode untrusted image files to RGB arrays, and list and sample them.
 
-A picture is a file in one of :data:`FORMATS`, whatever its name ends in. It is decoded once, upright (EXIF orientation
-applied), as uint8 RGB; networks get their input from that array through :func:`fit`, in training and afterwards alike.
+An image is a file in one of :data:`FORMATS`, whatever the suffix of its name. It is decoded once, upright (EXIF
+orientation applied), as uint8 RGB. Models get their input from that array through
+:class:`crackcam.preprocessing.Preprocessing`, in training and in inference alike.
 
-Whatever lies under a name, reading it ends, in a picture or in :class:`PictureError`: docs/reliability.md.
+Whatever a file contains, reading it returns an image or raises :class:`ImageError`: docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -24,43 +25,43 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-MAX_PIXELS = 178_956_970  # more is an attack or a mistake; where Pillow refuses of itself
-MAX_SIDE = 65_535  # as of JPEG and GIF; Pillow copies rows that are longer over and over, for minutes
-# Not all that Pillow knows: an EPS file is a program, which it hands to Ghostscript; others nobody photographs in.
+MAX_PIXELS = 178_956_970  # where Pillow itself refuses: more is an attack or a mistake
+MAX_SIDE = 65_535  # as of JPEG and GIF; Pillow copies longer rows over and over, for minutes
+# Not all formats of Pillow: an EPS file is a program, which it passes to Ghostscript; others are not used for photos.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000", "AVIF")
 
-# For good, not around each picture: what catch_warnings puts back is that of any other thread.
-warnings.filterwarnings("ignore", module=r"PIL\.")  # its remarks on odd metadata
+# Once and for all, not around each image: catch_warnings is not safe in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks on odd metadata
 
 
 class ImageError(Exception):
-    """A file that is no readable picture; the message says why in a few words."""
+    """A file that is not a readable image; the message is the reason in a few words."""
 
 
 class DecodedImage(NamedTuple):
-    """A file that was read: (H, W, 3) uint8 RGB pixels."""
+    """A decoded file: (H, W, 3) uint8 RGB pixels."""
 
     path: Path
     pixels: np.ndarray
 
 
 class UnreadableImage(NamedTuple):
-    """A file that could not be read, and why, in a few words."""
+    """A file that could not be decoded, and the reason in a few words."""
 
     path: Path
     reason: str
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Decode a picture.
+    """Decode an image.
 
-    Transparent pixels come out over white; 16-bit and float pictures are scaled to 8 bits (float: from 0..1).
+    Transparent pixels are blended with white; 16-bit and float images are scaled to 8 bits (float: from 0..1).
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        PictureError: empty, truncated, not a picture, too large, not to be read.
+        ImageError: empty, truncated, not an image, too large, or not accessible.
     """
     with open_image(path) as image:
         ImageOps.exif_transpose(image, in_place=True)
@@ -68,20 +69,20 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Width and height of a picture, upright, from its head alone; raises PictureError as :func:`load`."""
+    """Width and height of an image in pixels, upright, from its header; raises ImageError as :func:`read_image`."""
     with open_image(path) as image:
-        # Of a TIFF Pillow says the upright size itself.
-        turned = image.format != "TIFF" and Image.Image.getexif(image)  # that of a PNG would decode it
-        lies = turned and turned.get(ExifTags.Base.Orientation, 1) >= 5
-        return image.size[::-1] if lies else image.size
+        # Pillow reports the upright size of a TIFF, and would decode a PNG for its own getexif.
+        exif = image.format != "TIFF" and Image.Image.getexif(image)
+        swapped = exif and exif.get(ExifTags.Base.Orientation, 1) >= 5
+        return image.size[::-1] if swapped else image.size
 
 
 @contextlib.contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """A picture whose head was read; what goes wrong with it, then or later, is raised as PictureError."""
+    """Open an image and read its header; every error, also within the context, is raised as ImageError."""
     try:
         kind = path.stat().st_mode
-        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # a pipe would let us wait for ever
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # reading a pipe could wait for ever
             raise ImageError("not a file but a pipe, socket or device")
         with path.open("rb") as file:
             if not file.peek(1):
@@ -95,8 +96,8 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     except ImageError:
         raise
     except MemoryError:
-        raise ImageError("not enough memory for it") from None
-    except Exception as error:  # decoders raise whatever a broken file makes them raise
+        raise ImageError("not enough memory") from None
+    except Exception as error:  # decoders raise exceptions of any type for a damaged file
         raise ImageError(_reason(error)) from None
 
 
@@ -115,20 +116,30 @@ def _rgb(image: Image.Image) -> np.ndarray:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not a picture"
+        return "not an image"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {MAX_PIXELS // 10**6} megapixels"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
+    # Pillow has no exception of its own for truncated files.
     return "truncated" if "truncated" in str(error).lower() else f"damaged ({' '.join(str(error).split())[:80]})"
 
 
 def read_images(
-    paths: Iterable[Path], prepare: Callable[[np.ndarray], Any] = lambda picture: picture, threads: int = 4,
+    paths: Iterable[Path],
+    prepare: Callable[[np.ndarray], Any] = lambda pixels: pixels,
+    threads: int = 4,
     ahead: int | None = None,
-) -> Iterator[DecodedImage | UnreadableImage]:  # fmt: skip
-    """Decode many pictures, in order, ``ahead`` of their use; ``prepare`` runs in the decoding threads."""
-    most = ahead or 8 * threads
+) -> Iterator[DecodedImage | UnreadableImage]:
+    """Decode many images in threads, in order.
+
+    Args:
+        paths: the files.
+        prepare: applied to the (H, W, 3) uint8 pixels in the decoding threads.
+        threads: number of decoding threads.
+        ahead: images that are decoded before they are used; default 8 per thread.
+    """
+    limit = ahead or 8 * threads
 
     def read(path: Path) -> DecodedImage | UnreadableImage:
         try:
@@ -136,56 +147,56 @@ def read_images(
         except ImageError as error:
             return UnreadableImage(path, str(error))
 
-    begun: deque[Future[DecodedImage | UnreadableImage]] = deque()
+    pending: deque[Future[DecodedImage | UnreadableImage]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for path in paths:
-            begun.append(pool.submit(read, path))
-            if len(begun) > most:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
+            pending.append(pool.submit(read, path))
+            if len(pending) > limit:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def list_files(folder: Path) -> list[Path]:
     """All files below a folder that are not hidden, in natural order (2 before 10).
 
-    Links that lead nowhere and folders that may not be read are among them: reading them says what is wrong.
+    Broken links and inaccessible folders are included: reading them gives the reason.
     """
     found: list[Path] = []
-    unread: list[OSError] = []
-    for parent, folders, names in os.walk(folder, onerror=unread.append):
+    errors: list[OSError] = []
+    for parent, folders, names in os.walk(folder, onerror=errors.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(parent, name) for name in names if not name.startswith(".")]
     found = [path for path in found if path.is_file() or not path.exists()]
-    found += [Path(error.filename) for error in unread]
-    return sorted(found, key=lambda p: natural_key(p.relative_to(folder).as_posix()))
+    found += [Path(error.filename) for error in errors]
+    return sorted(found, key=lambda path: _natural_key(path.relative_to(folder).as_posix()))
 
 
-def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sort key that reads digits as numbers."""
+def _natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sort key that compares digits as numbers."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
 
 
 def sample_images(paths: list[Path], count: int, seed: int) -> tuple[list[DecodedImage], list[UnreadableImage]]:
-    """Up to ``count`` readable pictures, chosen without replacement; the same for the same seed.
+    """Up to ``count`` readable images, drawn without replacement; the same for the same seed.
 
     Returns:
-        The pictures, and the unreadable files that were met on the way.
+        The images, and the unreadable files among those that were drawn.
     """
-    pictures: list[DecodedImage] = []
+    images: list[DecodedImage] = []
     unreadable: list[UnreadableImage] = []
     order = iter(random.Random(seed).sample(paths, len(paths)))
-    while some := list(islice(order, count - len(pictures))):
-        partition_images(read_images(some), pictures, unreadable)
-    return pictures, unreadable
+    while drawn := list(islice(order, count - len(images))):
+        partition_images(read_images(drawn), images, unreadable)
+    return images, unreadable
 
 
 def partition_images(
-    read: Iterable[DecodedImage | UnreadableImage], pictures: list[DecodedImage], unreadable: list[UnreadableImage]
+    items: Iterable[DecodedImage | UnreadableImage], images: list[DecodedImage], unreadable: list[UnreadableImage]
 ) -> None:
-    """Append what could be read to the one list, the rest to the other."""
-    for item in read:
+    """Append decoded images to the one list, unreadable files to the other."""
+    for item in items:
         if isinstance(item, DecodedImage):
-            pictures.append(item)
+            images.append(item)
         else:
             unreadable.append(item)

@@ -1,4 +1,4 @@
-"""Splits decoded into memory, and their augmentation."""
+"""Decode splits into memory, and augment them for training."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,18 +25,15 @@ from crackcam.text import counted
 
 logger = logging.getLogger(__name__)
 
-IN_MEMORY = 4 * 2**30  # bytes of pixels in memory; a larger split lies in a temporary file, 40,000 pictures are 6 GB
-
-
-# -- pixels ------------------------------------------------------------------------------------------------------
+IN_MEMORY = 4 * 2**30  # bytes; a larger split is kept in a temporary file: 40,000 images at 224 px are 6 GB
 
 
 class PixelSplit(NamedTuple):
-    """A split in memory, at the network's size.
+    """A split in memory, at the model's size.
 
     Attributes:
         pixels: (N, 3, size, size) uint8.
-        labels: (N,) int64.
+        labels: (N,) int64 class indices.
         paths: N files.
     """
 
@@ -54,12 +52,12 @@ def concatenate(*splits: PixelSplit) -> PixelSplit:
 
 
 def load_splits(
-    plan: DataSplits, preprocessing: Preprocessing, workers: int, names: tuple[str, ...] = SPLITS
+    data: DataSplits, preprocessing: Preprocessing, workers: int, names: tuple[str, ...] = SPLITS
 ) -> dict[str, PixelSplit]:
-    """:func:`load_pixels` of each split of those names that there is, by name."""
+    """Decode the splits of those names that there are; see :func:`load_split`."""
     return {
-        name: load_split(name, plan.classes, files, preprocessing, max(2, workers))
-        for name, files in plan.files.items()
+        name: load_split(name, data.classes, files, preprocessing, max(2, workers))
+        for name, files in data.files.items()
         if name in names
     }
 
@@ -67,7 +65,7 @@ def load_splits(
 def load_split(
     name: str, classes: list[str], files: ClassFiles, preprocessing: Preprocessing, threads: int
 ) -> PixelSplit:
-    """Decode a split once. Unreadable files are named and left out; large splits lie in a temporary file.
+    """Decode a split once. Unreadable files are logged and left out; a large split is kept in a temporary file.
 
     Raises:
         UserError: no file of a training class can be read, or none of the validation split.
@@ -76,10 +74,9 @@ def load_split(
     labels = [index for index, c in enumerate(classes) for _ in files[c]]
     array = _pixel_array(len(paths), preprocessing.size)
     good: list[int] = []
-    reading = read_images(paths, preprocessing.apply, threads)
-    for i, item in enumerate(
-        tqdm(reading, f"reading {name}", len(paths), leave=False, disable=hide_progress(), unit="picture")
-    ):
+    decoded = read_images(paths, preprocessing.apply, threads)
+    progress = tqdm(decoded, f"reading {name}", len(paths), leave=False, disable=hide_progress(), unit="image")
+    for i, item in enumerate(progress):
         if isinstance(item, UnreadableImage):
             logger.warning(f"skipped {item.path}: {item.reason}")
             continue
@@ -90,46 +87,49 @@ def load_split(
     kept = torch.tensor([labels[i] for i in good], dtype=torch.int64)
     for index, c in enumerate(classes):
         if name == "train" and not (kept == index).any():
-            raise UserError(f"no picture of class {c} in the {name} split can be read")
+            raise UserError(f"no image of class {c} in the {name} split can be read")
     if name == "val" and not good:
-        raise UserError("no picture in the val split can be read: training goes by them")
+        raise UserError("no image in the val split can be read: training selects its best epoch on them")
     return PixelSplit(torch.from_numpy(array[: len(good)]), kept, [paths[i] for i in good])
 
 
 def training_preprocessing(
     files: ClassFiles, preprocessing: Preprocessing, smallest: int, multiple: int = 32
 ) -> Preprocessing:
-    """The network's view of pictures, in a smaller square where the largest of them leaves room: cheaper to train on.
+    """The model's preprocessing with a smaller square, where no image fills the larger one: cheaper to train on.
 
     Args:
-        preprocessing: of the network; where it enlarges pictures to its square there is no room.
-        smallest: least side.
-        multiple: of which the side is one, to the nearest.
+        files: the images of each class.
+        preprocessing: of the model; unchanged where it enlarges images to its square.
+        smallest: least side in pixels.
+        multiple: the side is rounded to a multiple of this.
     """
     if preprocessing.max_scale is None:
         return preprocessing
     sides = [smallest]
     for path in (path for paths in files.values() for path in paths):
-        with suppress(ImageError):  # unreadable files are named where they are decoded
+        with suppress(ImageError):  # unreadable files are logged where they are decoded
             sides.append(max(read_size(path)))
-    return preprocessing._replace(size=min(preprocessing.size, max(smallest, round(max(sides) / multiple) * multiple)))
+    side = max(smallest, round(max(sides) / multiple) * multiple)
+    return replace(preprocessing, size=min(preprocessing.size, side))
 
 
 def _pixel_array(count: int, size: int) -> np.ndarray:
     shape = (count, 3, size, size)
-    if count * 3 * size * size <= IN_MEMORY:
+    if math.prod(shape) <= IN_MEMORY:
         return np.empty(shape, np.uint8)
     file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the array
-    if hasattr(os, "posix_fallocate"):  # a disk that fills up later on would end the process without a word
+    if hasattr(os, "posix_fallocate"):  # a disk that fills up later would end the process by a signal
         os.posix_fallocate(file.fileno(), 0, math.prod(shape))
     return np.memmap(file, np.uint8, "r+", shape=shape)
 
 
 def augmentation(size: int, strong: bool) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What training does to a picture, (3, H, W) uint8 -> (3, size, size) uint8.
+    """The augmentation of training: (3, H, W) uint8 -> (3, size, size) uint8.
 
     Args:
-        strong: flips, rotation, scale, light and blur, for training from random weights; else mirror and light.
+        size: side of the result in pixels.
+        strong: flips, rotation, scale, light and blur, for training from random weights; else mirroring and light.
     """
     from torchvision.transforms import v2
 
@@ -137,21 +137,21 @@ def augmentation(size: int, strong: bool) -> Callable[[torch.Tensor], torch.Tens
     mirror = v2.RandomHorizontalFlip()
     if not strong:
         return v2.Compose([resize, mirror, v2.ColorJitter(brightness=0.1, contrast=0.1)])
-    grey = list(GREY)  # corners that a rotation bares carry no signal
+    grey = list(GREY)  # corners that a rotation leaves empty carry no signal
     turn = v2.RandomAffine(15, scale=(0.9, 1.2), interpolation=v2.InterpolationMode.BILINEAR, fill=grey)
     blur = v2.RandomApply([v2.GaussianBlur(5, (0.3, 1.5))], p=0.2)
     return v2.Compose([resize, mirror, v2.RandomVerticalFlip(), turn, v2.ColorJitter(0.3, 0.3, 0.2), blur])
 
 
 class AugmentedSplit(torch.utils.data.Dataset):
-    """Pixels seen through an augmentation, for a DataLoader.
+    """A split under an augmentation, for a DataLoader: (3, size, size) uint8 pixels and a class index.
 
-    Each picture draws from a generator of its own, so that nobody who computes it, nor when, changes what is drawn.
+    Each image has a random generator of its own, so that the result depends neither on the process nor on the order.
 
     Args:
-        split: what to look at.
-        transform: see :func:`augmentation`; draws from torch's generator.
-        seed: same seed, same pictures.
+        split: the images.
+        transform: see :func:`augmentation`; uses torch's default generator.
+        seed: the same images for the same seed.
     """
 
     def __init__(self, split: PixelSplit, transform: Callable[[torch.Tensor], torch.Tensor], seed: int) -> None:

@@ -1,4 +1,4 @@
-"""What a data set is made of: counts, sizes, identical images."""
+"""Statistics of a data set: counts, image sizes, identical images."""
 
 from __future__ import annotations
 
@@ -15,52 +15,56 @@ import torch
 from crackcam.data.images import ImageError, read_size
 from crackcam.data.pixels import PixelSplit
 
-# -- what is in the data -------------------------------------------------------------------------------------------
+Groups = list[list[tuple[str, int, Path]]]  # of images: split, label and file of each
+
+# Why identical images matter, worst first.
+REASONS = (
+    "in different classes: one label must be wrong",
+    "in different splits: the model is scored on an image that it was trained on",
+    "counted twice",
+)
 
 
-def summarize(splits: dict[str, PixelSplit], classes: list[str], most: int = 20) -> dict:
-    """What a data set is made of, for people.
+def summarize(splits: dict[str, PixelSplit], classes: list[str], limit: int = 20) -> dict:
+    """Describe a data set.
 
     Args:
-        most: how many groups of equal pictures are named; sizes likewise.
+        splits: pixels by split.
+        classes: names in index order.
+        limit: how many groups of identical images are listed; sizes likewise.
 
     Returns:
-        ``pictures``: counts by split and class. ``sizes``: (width, height, pictures) of the most frequent sizes, and
-        ``other_sizes``: the pictures of all others. ``duplicates``: groups of pictures that are equal at the network's
-        size, worst first: ``files``, and ``why`` they matter; ``duplicated``: in how many groups.
+        ``pictures``: counts by split and class. ``sizes``: (width, height, count) of the most frequent sizes, and
+        ``other_sizes``: the number of all other images. ``duplicates``: groups of images with equal pixels at the
+        model's size, worst first: ``files``, and ``why`` they matter; ``duplicated``: the number of groups.
     """
-    groups = [
-        {"files": [str(path) for *_, path in group], "why": _why_identical_images_matter(group)}
-        for group in identical_images(splits)
-    ]
-    groups.sort(key=lambda group: REASONS.index(group["why"]))
+    groups = sorted(identical_images(splits), key=_severity)
     sizes: Counter[tuple[int, int]] = Counter()
     for path in (path for of_split in splits.values() for path in of_split.paths):
-        with suppress(ImageError):  # gone since it was read
+        with suppress(ImageError):  # removed since it was read
             sizes[read_size(path)] += 1
     counts = {split: Counter(of_split.labels.tolist()) for split, of_split in splits.items()}
     return {
         "pictures": {
             split: {name: of_split[index] for index, name in enumerate(classes)} for split, of_split in counts.items()
         },
-        "sizes": [(*size, count) for size, count in sizes.most_common(most)],
-        "other_sizes": sum(count for _, count in sizes.most_common()[most:]),
-        "duplicates": groups[:most],
+        "sizes": [(*size, count) for size, count in sizes.most_common(limit)],
+        "other_sizes": sum(count for _, count in sizes.most_common()[limit:]),
+        "duplicates": [
+            {"files": [str(path) for *_, path in group], "why": REASONS[_severity(group)]} for group in groups[:limit]
+        ],
         "duplicated": len(groups),
     }
 
 
-Groups = list[list[tuple[str, int, Path]]]  # of pictures: split, label and file of each
-
-REASONS = (
-    "of different classes: one label is wrong",
-    "in different splits: what is scored was trained on",
-    "counts double",
-)
+def _severity(group: list[tuple[str, int, Path]]) -> int:
+    """Index of why a group of identical images matters, in :data:`REASONS`."""
+    splits, labels = {split for split, _, _ in group}, {label for _, label, _ in group}
+    return 0 if len(labels) > 1 else 1 if len(splits) > 1 else 2
 
 
 def identical_images(splits: Mapping[str, PixelSplit]) -> Groups:
-    """Groups of two or more pictures whose pixels are equal at the network's size: split, label and file of each."""
+    """Groups of two or more images with equal pixels at the model's size: split, label and file of each."""
     same: dict[bytes, list[tuple[str, int, Path]]] = defaultdict(list)
     for split, of_split in splits.items():
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -72,8 +76,3 @@ def identical_images(splits: Mapping[str, PixelSplit]) -> Groups:
 
 def _digest(pixels: torch.Tensor) -> bytes:
     return hashlib.blake2b(pixels.contiguous().numpy().data, digest_size=16).digest()
-
-
-def _why_identical_images_matter(group: list[tuple[str, int, Path]]) -> str:
-    splits, labels = {split for split, _, _ in group}, {label for _, label, _ in group}
-    return REASONS[0] if len(labels) > 1 else REASONS[1] if len(splits) > 1 else REASONS[2]
