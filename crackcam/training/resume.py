@@ -17,7 +17,7 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,22 +72,6 @@ def identity(config: TrainConfig, plan: DataSplits) -> dict[str, Any]:
     return {**config.as_dict(affecting_result=True), "classes": plan.classes, "files": fingerprint(plan)}
 
 
-def check_identity(document: dict, run: dict[str, Any], path: Path) -> None:
-    """Raises UserError where a state belongs to another run.
-
-    Args:
-        document: the state, see :func:`read_state`.
-        run: see :func:`identity`.
-        path: where the state is from.
-    """
-    before = document["run"]
-    for name, value in run.items():
-        if before.get(name) != value:
-            raise UserError(
-                f"{path} belongs to a run with {name} {before.get(name)}, not {value}: give the same arguments"
-            )
-
-
 def read_origin(document: dict) -> WeightsOrigin:
     """Where the weights of a run came from, by its state.
 
@@ -110,7 +94,7 @@ class StateFile:
     Attributes:
         path: the file.
         run: what must agree between a run and its continuation.
-        origin: kind of the weights that the run started from, see :class:`WeightsOrigin`.
+        origin: kind of the weights that the run started from, see :class:`crackcam.models.pretrained.WeightsOrigin`.
         begun: when this process took it up, in seconds of the clock.
     """
 
@@ -146,9 +130,18 @@ class StateFile:
 
         write_atomically(self.path, write)
 
+    def started_from(self, origin: WeightsOrigin) -> StateFile:
+        """The same for a run whose initial weights are known."""
+        return replace(self, run={**self.run, "weights": origin.description}, origin=origin.kind)
+
     def check(self, document: dict) -> None:
         """Raises UserError where a state belongs to another run."""
-        check_identity(document, self.run, self.path)
+        before = document["run"]
+        for name, value in self.run.items():
+            if before.get(name) != value:
+                raise UserError(
+                    f"{self.path} belongs to a run with {name} {before.get(name)}, not {value}: give the same arguments"
+                )
 
     def remove(self) -> None:
         """Remove the states of a finished run, and the temporary files of killed ones."""
