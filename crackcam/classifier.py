@@ -1,268 +1,332 @@
-"""From command line to predictions: the network, the pictures, and what it says about them.
-
-inference.py and xai.py share every step up to here, so both look at the same pictures in the same way.
-"""
+"""A trained classifier: what the scripts and a notebook call."""
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import logging
-from glob import glob
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import nn
 
-from crackcam import files
-from crackcam.config import SHIPPED, WEIGHTS
-from crackcam.data import images
-from crackcam.data.images import DecodedImage, UnreadableImage, list_files
-from crackcam.data.splits import ClassFiles, choose_split
+from crackcam.config import WEIGHTS, ExactRuntimeConfig, ExplainConfig, ModelConfig, RuntimeConfig
+from crackcam.data.images import DecodedImage, UnreadableImage
+from crackcam.data.sources import ImageSource, is_single, read_source
 from crackcam.errors import UserError
-from crackcam.models import checkpoint
-from crackcam.models.checks import check_runs
-from crackcam.runtime import Runtime, choose_device, choose_precision, describe_machine, library_versions
-from crackcam.text import counted
-from crackcam.types import ModelCard
+from crackcam.explain.detectors import Detector, load_detector
+from crackcam.explain.explainer import Explainer
+from crackcam.explain.explanation import Explanation
+from crackcam.models import checkpoint, onnx
+from crackcam.models.checks import check_runs, to_device
+from crackcam.models.loaded import LoadedModel
+from crackcam.models.registry import is_detector
+from crackcam.preprocessing import Preprocessing
+from crackcam.runtime import Runtime
+from crackcam.types import ModelCard, Prediction
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = 1
-MANY = 100  # classes: more are counted, not listed
-TOP_OF_MANY = 5
-
-_fitting: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # pictures at a time, where a batch was too large
+T = TypeVar("T")
+Path_ = str | PathLike
 
 
-class LoadedModel(NamedTuple):
-    """A trained network, ready to run; ``path`` is its checkpoint, None for an ImageNet network of torchvision."""
-
-    model: nn.Module
-    card: ModelCard
-    machine: Runtime
-    path: Path | None
-
-
-class Selection(NamedTuple):
-    """Files to look at.
-
-    Attributes:
-        name: for file names: the class folder, ``images`` or ``all``.
-        split: where they come from; None for files that the user named.
-        files: the files of each class; under "" where the class is not known.
-    """
-
-    name: str
-    split: str | None
-    files: ClassFiles
-
-
-def open_model(args: argparse.Namespace, layers: bool = False) -> LoadedModel:
-    """The checkpoint of ``--weights``, or the ImageNet network of ``--arch`` alone; says what was taken from it.
+class Classifier(LoadedModel):
+    """An image classifier that predicts and explains.
 
     Args:
-        layers: whether its layers are looked into, which an ONNX file has not.
+        model: maps (N, 3, H, W) float32, normalised, to logits (N, classes). It is put into eval mode, on the device.
+        classes: names in index order.
+        preprocessing: how an image becomes the model's input; default: squashed to 224 x 224, normalised as ImageNet.
+        device, precision: where and how it computes, see :class:`crackcam.config.RuntimeConfig`.
+
+    Raises:
+        UserError: the model does not turn an image of that size into a finite number for each class.
+
+    Example:
+        >>> import numpy as np
+        >>> from torch import nn
+        >>> import crackcam
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+        >>> model = crackcam.Classifier(net, classes=["crack", "sound"], preprocessing=crackcam.Preprocessing(size=64))
+        >>> image = np.zeros((100, 120, 3), np.uint8)
+        >>> sorted(model.predict(image).probabilities)
+        ['crack', 'sound']
+        >>> model.explain(image, method="gradcam").heatmap.shape
+        (100, 120)
     """
-    path = None if args.arch and not args.weights and not args.classes else args.weights or WEIGHTS
-    if path == WEIGHTS and not (args.weights or args.classes or path.exists()):
-        path = SHIPPED
-        logger.info(f"no {WEIGHTS}, so the network for cracks in concrete that comes with crackcam")
-    if path and path.suffix == ".onnx":
-        if layers:
-            raise UserError(f"{path} has no layers to look into: explain the checkpoint that it was exported from")
-        return _open_onnx(args, path)
-    device = choose_device(args.device)
-    if path is None:
-        model, card = checkpoint.load_imagenet(args.arch, device, random=args.pretrained == "none")
-    elif args.pretrained == "none":
-        raise UserError(f"{path} holds weights: leave --pretrained none out, or --weights")
-    else:
-        model, card = checkpoint.load(path, device, args.arch, args.classes)
-    dtype, reason = choose_precision(args.precision, device)
-    return _said(LoadedModel(model, card, Runtime(device, dtype, card.mean, card.std), path), reason)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        classes: Sequence[str],
+        preprocessing: Preprocessing | None = None,
+        *,
+        device: str = "auto",
+        precision: str = "fp32",
+    ) -> None:
+        wanted = preprocessing or Preprocessing()
+        card = ModelCard(
+            type(model).__name__,
+            list(classes),
+            wanted.size,
+            list(wanted.mean),
+            list(wanted.std),
+            pretrained="a model passed from Python",
+            resize=wanted.resize,
+            interpolation=wanted.interpolation,
+            max_scale=wanted.max_scale,
+        )
+        runtime = Runtime.of(RuntimeConfig(device=device, precision=precision))
+        super().__init__(to_device(model.eval(), runtime.device), card, runtime)
+        check_runs(self.model, len(card.classes), wanted.size, card.arch)
+
+    @classmethod
+    def of(cls, model: nn.Module, card: ModelCard, runtime: Runtime, path: Path | None = None) -> Classifier:
+        """From a model that is in eval mode and on its device, and its card."""
+        made = cls.__new__(cls)
+        LoadedModel.__init__(made, model, card, runtime, path)
+        return made
+
+    @property
+    def classes(self) -> list[str]:
+        """Names in index order."""
+        return self.card.classes
+
+    def predict(self, images: ImageSource, *, batch_size: int = 32) -> Prediction | Iterator[Prediction]:
+        """Predict the classes of images.
+
+        Args:
+            images: a file, glob or folder, a Pillow image, an array (H, W, 3) or (N, H, W, 3) of uint8 in RGB order, or
+                an iterable of them.
+            batch_size: images at a time.
+
+        Returns:
+            One prediction for a single image; for several an iterator, which reads and predicts as it is consumed.
+            Files in a folder that cannot be read are skipped with a warning.
+
+        Raises:
+            UserError: there is no such file; or a single image cannot be read.
+        """
+
+        def predict(batch: list[DecodedImage]) -> Iterator[Prediction]:
+            pixels = self.to_pixels([image.pixels for image in batch])
+            for image, row in zip(batch, self.probabilities(pixels).tolist(), strict=True):
+                yield Prediction.of(self.classes, row, image.path)
+
+        return _stream(images, predict, batch_size)
+
+    def explain(
+        self,
+        images: ImageSource,
+        method: str = "best",
+        target: str | int | None = None,
+        *,
+        batch_size: int = 32,
+        **settings: Any,
+    ) -> Explanation | Iterator[Explanation]:
+        """Show where in images the evidence for a class is.
+
+        Args:
+            images: as in :meth:`predict`.
+            method: one of :data:`crackcam.methods.NAMED`, or "best".
+            target: class to explain, by name or index; default: the one predicted.
+            batch_size: images at a time.
+            settings: further settings of :class:`crackcam.ExplainConfig`: ``layer``, ``stride``, ``scales``, ``fuse``,
+                ``threshold``, ``refine``, ``aug_smooth``, ``eigen_smooth``.
+
+        Returns:
+            One explanation for a single image; for several an iterator.
+
+        Raises:
+            UserError: as :meth:`predict`; an unknown setting or class; or the method cannot explain this model.
+        """
+        unknown = sorted(settings.keys() - ExplainConfig.__dataclass_fields__.keys())
+        if unknown:
+            raise UserError(f"no setting {unknown[0]!r}; available: {', '.join(ExplainConfig.__dataclass_fields__)}")
+        named = None if target is None else str(target)
+        config = ExplainConfig(method=method, target=named, **settings)  # type: ignore[arg-type]
+        if config.several:
+            raise UserError(f"one method at a time, not {', '.join(config.method)}")
+        (explainer,) = Explainer.of(self, config, batch_size)
+        index = explainer.target_index()
+
+        def explain(batch: list[DecodedImage]) -> Iterator[Explanation]:
+            arrays = [image.pixels for image in batch]
+            found = explainer.predict_and_explain(self.to_pixels(arrays), arrays, index)
+            for image, row, explained, heatmap in zip(batch, *found, strict=True):
+                prediction = Prediction.of(self.classes, row.tolist(), image.path)
+                yield explainer.explanation(image.pixels, prediction, explained, heatmap)
+
+        return _stream(images, explain, batch_size)
+
+    def save(self, path: Path_, half: bool = False) -> Path:
+        """Write a checkpoint, ``.safetensors``, in half precision if asked; returns its path.
+
+        A model of an architecture that torchvision or timm has can be loaded again by :func:`crackcam.load`.
+        """
+        path = Path(path)
+        checkpoint.save(path, self.model, self.card, half)
+        return path
+
+    def export(self, path: Path_) -> Path:
+        """Write the model as ONNX, with its card; returns the path.
+
+        Raises:
+            UserError: a package is missing (``pip install crackcam[onnx]``); or the model cannot be exported.
+        """
+        path = Path(path)
+        size = self.preprocessing.size
+        noise = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        onnx.export(path, self, noise)
+        return path
 
 
-def _open_onnx(args: argparse.Namespace, path: Path) -> LoadedModel:
-    from crackcam.models import onnx
-
-    if not path.exists():
-        raise UserError(f"no ONNX file at {path}: make one with python train.py --export onnx")
-    if args.arch or args.classes or args.pretrained == "none":
-        raise UserError(f"{path} says itself what it is: leave --arch, --classes and --pretrained out")
-    name, dtype, reason = onnx.device_and_dtype(args.device, args.precision)
-    device = choose_device(name)
-    model = onnx.OnnxModel(path, device)
-    card = model.card(path)
-    check_runs(model, len(card.classes), card.image_size, str(path))
-    return _said(LoadedModel(model, card, Runtime(device, dtype, card.mean, card.std), path), reason)
+def _stream(images: ImageSource, work: Callable[[list[DecodedImage]], Iterator[T]], batch_size: int) -> T | Iterator[T]:
+    """The results of images, batch by batch; of a single image its one result."""
+    if is_single(images):
+        (image,) = read_source(images)
+        if isinstance(image, UnreadableImage):
+            raise UserError(f"{image.path} cannot be read as an image: {image.reason}")
+        return next(work([image]))
+    return _batches(read_source(images), work, batch_size)
 
 
-def _said(network: LoadedModel, reason: str) -> LoadedModel:
-    """The network; says what it is, and why it computes as it does."""
-    _, card, machine, path = network
-    classes = ", ".join(card.classes) if len(card.classes) <= MANY else counted(len(card.classes), "class", "classes")
-    logger.info(f"network: {card.arch}, {classes}, {card.image_size} px, from {path or card.pretrained}")
-    logger.info(f"machine: {describe_machine(machine.device, machine.dtype, reason)}")
+def _batches(
+    read: Iterator[DecodedImage | UnreadableImage], work: Callable[[list[DecodedImage]], Iterator[T]], batch_size: int
+) -> Iterator[T]:
+    while batch := list(islice(read, batch_size)):
+        readable = []
+        for image in batch:
+            if isinstance(image, UnreadableImage):
+                logger.warning("skipped %s: %s", image.path, image.reason)
+            else:
+                readable.append(image)
+        if readable:
+            yield from work(readable)
+
+
+# -- loading ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Loader:
+    """What to load, and where to.
+
+    Attributes:
+        config: which model.
+        runtime: where and how it computes.
+        seed: of random weights.
+    """
+
+    config: ModelConfig
+    runtime: RuntimeConfig
+    seed: int = 0
+
+    def load(self, layers: bool = False) -> Classifier | Detector:
+        """The model; logs what it is.
+
+        Args:
+            layers: whether its layers are read, which an ONNX file does not have.
+
+        Raises:
+            UserError: no such file or architecture; or its weights are not available.
+        """
+        if self.config.arch and is_detector(self.config.arch):
+            return self._detector()
+        path = self._path()
+        if path and path.suffix == ".onnx":
+            if layers:
+                raise UserError(f"{path} has no layers to read: explain the checkpoint that it was exported from")
+            return _logged(self._onnx(path))
+        return _logged(self._classifier(path))
+
+    def _path(self) -> Path | None:
+        """The checkpoint; None: the ImageNet model of ``arch``."""
+        config = self.config
+        if config.arch and not config.weights and not config.classes:
+            return None
+        path = config.weights or WEIGHTS
+        if path == WEIGHTS and not (config.weights or config.classes or path.exists()):
+            logger.info("no %s: using the bundled crack network", WEIGHTS)
+            return checkpoint.BUNDLED
+        return path
+
+    def _classifier(self, path: Path | None) -> Classifier:
+        config, runtime = self.config, Runtime.of(self.runtime)
+        if path is None:
+            assert config.arch is not None
+            random = config.pretrained == "none"
+            model, card = checkpoint.load_imagenet(config.arch, runtime.device, random, self.runtime.may_download)
+        elif config.pretrained == "none":
+            raise UserError(f"{path} holds weights: leave --pretrained none out, or --weights")
+        else:
+            classes = list(config.classes) if config.classes else None
+            model, card = checkpoint.load(path, runtime.device, config.arch, classes)
+        return Classifier.of(model, card, runtime, path)
+
+    def _onnx(self, path: Path) -> Classifier:
+        if not path.exists():
+            raise UserError(f"no ONNX file at {path}: make one with python train.py --export onnx")
+        if self.config.arch or self.config.classes or self.config.pretrained == "none":
+            raise UserError(f"{path} already stores its architecture; drop --arch, --classes and --pretrained")
+        runtime = onnx.runtime_of(self.runtime)
+        model = onnx.OnnxModel(path, runtime.device)
+        card = model.card(path)
+        check_runs(model, len(card.classes), card.preprocessing.size, str(path))
+        return Classifier.of(model, card, runtime, path)
+
+    def _detector(self) -> Detector:
+        runtime = Runtime.of(self.runtime)
+        if self.runtime.precision == "auto":
+            runtime = replace(runtime, dtype=torch.float32, reason="half precision would blur the boxes")
+        return load_detector(self.config, runtime, self.runtime.may_download, self.seed)
+
+
+def _logged(network: Classifier) -> Classifier:
+    card = network.card
+    source = network.path or card.pretrained
+    logger.info("network: %s, %s, %d px, from %s", card.arch, card.class_summary, card.image_size, source)
+    logger.info("machine: %s", network.runtime)
     return network
 
 
-def class_index(card: ModelCard, text: str) -> int:
-    """A class by its name, in whatever case, or by its index.
-
-    Raises:
-        UserError: there is none; all are listed, or those with similar names where there are many.
-    """
-    folded = [name.casefold() for name in card.classes]
-    if text in card.classes:
-        return card.classes.index(text)
-    if text.casefold() in folded:
-        return folded.index(text.casefold())
-    if text in map(str, range(len(card.classes))):
-        return int(text)
-    known = ", ".join(card.classes)
-    if len(card.classes) > MANY:
-        inside = [name for name, lower in zip(card.classes, folded, strict=True) if text.casefold() in lower]
-        close = inside[:5] or difflib.get_close_matches(text, card.classes, n=5, cutoff=0.4)
-        known = f"close to it: {', '.join(close)}; or an index below {len(card.classes)}"
-    raise UserError(f"no class {text!r} to explain; there are: predicted, {known}")
-
-
-def select(args: argparse.Namespace, card: ModelCard, every_class: bool = False) -> Selection:
-    """The files that the flags name.
+def load(
+    source: Path_ | None = None,
+    *,
+    arch: str | None = None,
+    classes: Sequence[str] | None = None,
+    pretrained: str = "auto",
+    device: str = "auto",
+    precision: str = "fp32",
+    offline: bool = False,
+) -> Classifier | Detector:
+    """Load a model.
 
     Args:
-        every_class: without ``--type`` take all classes, not the default one.
+        source: a checkpoint, an ONNX file, or the name of an architecture with ImageNet weights ("resnet50",
+            "timm/convnext_tiny") or of a detector; default: the bundled crack network.
+        arch, classes: what a plain state dict (``.pth``) holds; class names in index order.
+        pretrained: "none": random weights for an architecture.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        precision: "fp32", "bf16", or "auto": bf16 where the processor has it natively.
+        offline: use cached weights only.
 
     Raises:
-        UserError: no such file, split or class; or nothing in it.
+        UserError: no such file or architecture; or its weights are not available.
+
+    Example:
+        >>> import crackcam
+        >>> crackcam.load().classes
+        ['Negative', 'Positive']
     """
-    if args.image:
-        return _select_named(args)
-    if not card.image_size or (len(card.classes) > MANY and not card.training):
-        raise UserError(f"{card.arch} has classes of its own, not those of a folder: name pictures with --image")
-    split, files = choose_split(args.data, args.split, card.split)
-    known = {name: found for name, found in files.items() if name in card.classes}
-    if args.type is not None and args.type not in known:
-        raise UserError(
-            f"no class {args.type!r} in the {split or args.data} split; there are: {', '.join(sorted(known)) or 'none'}"
-        )
-    if not known:
-        raise UserError(f"{args.data} has none of the classes that the network knows: {', '.join(card.classes)}")
-    where = f"the {split} split of {args.data}" if split else str(args.data)
-    if args.type is None and every_class:
-        if not any(known.values()):
-            raise UserError(f"no pictures in {where}")
-        logger.info(f"pictures: all classes in {where}")
-        return Selection("all", split, known)
-    name = args.type or ("Positive" if "Positive" in known else min(known))
-    said = "" if args.type else " (the default; choose with --type)"
-    logger.info(f"pictures: {name}{said} in {where}, {counted(len(known[name]), 'file')}")
-    if not known[name]:
-        raise UserError(f"no pictures of {name} in {where}")
-    return Selection(name, split, {name: known[name]})
-
-
-def _select_named(args: argparse.Namespace) -> Selection:
-    if args.type is not None or args.split is not None:
-        raise UserError("--image names pictures itself: leave --type and --split out")
-    files: list[Path] = []
-    for path in args.image:
-        matching = [path] if path.exists() else sorted(map(Path, glob(str(path), recursive=True)))  # noqa: PTH207 - Path.glob takes no absolute patterns
-        if not matching:
-            raise UserError(f"no picture {path}")
-        for found in matching:
-            files += list_files(found) if found.is_dir() else [found]
-    if not files:
-        raise UserError(f"no files in {args.image[0]}")
-    return Selection("images", None, {"": files})
-
-
-def read_selection(args: argparse.Namespace, selection: Selection) -> list[DecodedImage]:
-    """Decode what a grid shows: up to ``--num`` of a folder by ``--seed``, or all pictures that were named.
-
-    Raises:
-        UserError: none can be read.
-    """
-    (files,) = selection.files.values()
-    pictures: list[DecodedImage] = []
-    unreadable: list[UnreadableImage] = []
-    named_one_by_one = args.image and not any(path.is_dir() for path in args.image)
-    if named_one_by_one:
-        images.partition_images(images.read_images(files), pictures, unreadable)
-    else:
-        pictures, unreadable = images.sample_images(files, args.num, args.seed)
-    for skipped in unreadable:
-        logger.warning(f"skipped {skipped.path}: {skipped.reason}")
-    if not pictures:
-        raise UserError(f"none of {counted(len(unreadable), 'file')} can be read as a picture")
-    if unreadable:
-        logger.warning(f"{counted(len(unreadable), 'file')} could not be read")
-    if len(pictures) < args.num and not named_one_by_one:
-        logger.info(f"only {counted(len(pictures), 'picture')} there, {args.num} asked for")
-    return pictures
-
-
-def to_pixels(network: LoadedModel, pictures: list[np.ndarray]) -> torch.Tensor:
-    """Pictures of any size -> (N, 3, size, size) uint8, as in training."""
-    return stacked([network.card.preprocessing.apply(picture) for picture in pictures])
-
-
-def stacked(fitted: list[np.ndarray]) -> torch.Tensor:
-    """Pictures (size, size, 3) -> (N, 3, size, size) uint8."""
-    return torch.from_numpy(np.stack(fitted)).permute(0, 3, 1, 2)
-
-
-def predict(network: LoadedModel, pixels: torch.Tensor, batch_size: int) -> np.ndarray:
-    """Probabilities, (N, classes) float32."""
-    return torch.cat([probabilities(network, part).cpu() for part in pixels.split(batch_size)]).numpy()
-
-
-def probabilities(network: LoadedModel, pixels: torch.Tensor) -> torch.Tensor:
-    """Of one batch, (N, 3, size, size) uint8: (N, classes) float32 on the device, which may still be computing them.
-
-    Where a GPU has not the memory for it, half the batch is tried, and half of that; what fits is kept to.
-    """
-    most = _fitting.get(network.model, len(pixels))
-    try:
-        with torch.inference_mode(), network.runtime.autocast():
-            parts = [network.model(network.to_inputs(part)).float().softmax(1) for part in pixels.split(most)]
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
-    except torch.OutOfMemoryError:
-        if min(most, len(pixels)) == 1:
-            raise
-    half = _fitting[network.model] = min(most, len(pixels)) // 2
-    logger.info(f"out of memory: going on with {counted(half, 'picture')} at a time")
-    torch.cuda.empty_cache()
-    return probabilities(network, pixels)
-
-
-def by_class(network: LoadedModel, probabilities: np.ndarray, top_k: int | None = None) -> dict[str, float]:
-    """Probabilities of one picture by class name, highest first: the ``top_k``; all, or 5 of many, by default."""
-    pairs = zip(network.card.classes, probabilities.tolist(), strict=True)
-    number = top_k or (TOP_OF_MANY if len(network.card.classes) > MANY else None)
-    return dict(sorted(pairs, key=lambda pair: -pair[1])[:number])
-
-
-def manifest(network: LoadedModel, args: argparse.Namespace, selection: Selection, rows: list[dict]) -> dict:
-    """What the JSON file beside a picture says: how it was made, and of what."""
-    return {
-        "schema": SCHEMA,
-        "command": args.command,
-        "type": args.type if args.image else selection.name,
-        "split": selection.split,
-        "seed": args.seed,
-        "device": str(network.runtime.device),
-        "precision": network.runtime.precision,
-        "checkpoint": {
-            "file": str(network.path) if network.path else network.card.pretrained,
-            "sha256": files.file_hash(network.path) if network.path else None,
-            "arch": network.card.arch,
-        },
-        "classes": network.card.classes if len(network.card.classes) <= MANY else len(network.card.classes),
-        "versions": library_versions(),
-        "pictures": rows,
-    }
+    weights = checkpoint.BUNDLED if source is None and arch is None else None
+    if source is not None:
+        path = Path(source)
+        is_file = path.suffix in (".safetensors", ".pth", ".pt", ".onnx") or path.exists()
+        weights, arch = (path, arch) if is_file else (None, str(source))
+    config = ModelConfig(weights=weights, arch=arch, pretrained=pretrained, classes=tuple(classes) if classes else None)
+    return Loader(config, ExactRuntimeConfig(device=device, precision=precision, offline=offline)).load()

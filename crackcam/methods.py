@@ -27,6 +27,7 @@ class Method:
         signed_image: it makes signed RGB images rather than heatmaps.
         extensive: its values split the score among places: with twice the places, each gets half.
         normalized: its heatmaps are stretched to [0, 1] on the way, so that tiles cannot be put side by side.
+        uses_layers: it reads target layers; otherwise the pixels alone.
     """
 
     class_name: str
@@ -39,6 +40,7 @@ class Method:
     signed_image: bool = False
     extensive: bool = False
     normalized: bool = False
+    uses_layers: bool = True
 
     @property
     def cost_text(self) -> str:
@@ -146,7 +148,13 @@ METHODS = {
     "occlusion": Method("Occlusion", "score lost where the image is covered", 170, False, None, cost="about 170"),
     "rise": Method("RISE", "mean score of the image under random masks", 1000, False, None),
     "guidedbackprop": Method(
-        "GuidedBackpropReLUModel", "gradients of the pixels along positive paths", 3, True, None, signed_image=True
+        "GuidedBackpropReLUModel",
+        "gradients of the pixels along positive paths",
+        3,
+        True,
+        None,
+        signed_image=True,
+        uses_layers=False,
     ),
     "guidedgradcam": Method("GuidedGradCAM", "guided backpropagation times Grad-CAM", 4, True, None, signed_image=True),
 }

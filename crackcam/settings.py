@@ -123,19 +123,31 @@ SWITCH = Kind(_switch)
 
 
 def setting(
-    default: Any, kind: Kind, help: str, *, metavar: str | None = None, implied: Any = None, affects_result: bool = True
+    default: Any,
+    kind: Kind,
+    help_text: str,
+    *,
+    metavar: str | None = None,
+    implied: Any = None,
+    affects_result: bool = True,
 ) -> Any:
     """A field of a :class:`Settings` class.
 
     Args:
         default: its value; None always means: not given.
         kind: the values that it takes.
-        help: one phrase for ``--help`` and the documentation.
+        help_text: one phrase for ``--help`` and the documentation.
         metavar: its value in ``--help``.
         implied: the value of the flag alone, where it may stand without one.
         affects_result: whether another value gives another result. A run is resumed with equal values of those that do.
     """
-    metadata = {"kind": kind, "help": help, "metavar": metavar, "implied": implied, "affects_result": affects_result}
+    metadata = {
+        "kind": kind,
+        "help": help_text,
+        "metavar": metavar,
+        "implied": implied,
+        "affects_result": affects_result,
+    }
     return field(default=default, metadata=metadata)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Self
 
+from crackcam.errors import UserError
 from crackcam.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from crackcam.text import counted
 
@@ -77,10 +79,47 @@ class ModelCard:
         """Whether its classes may be those of a data set's folders: not those of ImageNet or COCO."""
         return self.image_size is not None and (bool(self.training) or not self.many_classes)
 
+    def class_index(self, text: str) -> int:
+        """A class by its name, in whatever case, or by its index.
+
+        Raises:
+            UserError: there is none; all are listed, or those with similar names where there are many.
+        """
+        folded = [name.casefold() for name in self.classes]
+        if text in self.classes:
+            return self.classes.index(text)
+        if text.casefold() in folded:
+            return folded.index(text.casefold())
+        if text in map(str, range(len(self.classes))):
+            return int(text)
+        known = ", ".join(self.classes)
+        if self.many_classes:
+            inside = [name for name, lower in zip(self.classes, folded, strict=True) if text.casefold() in lower]
+            close = inside[:5] or difflib.get_close_matches(text, self.classes, n=5, cutoff=0.4)
+            known = f"similar: {', '.join(close)}; or an index below {len(self.classes)}"
+        raise UserError(f"no class {text!r} to explain; available: predicted, {known}")
+
     @property
     def class_summary(self) -> str:
         """'Negative, Positive', or '1,000 classes'."""
         return counted(len(self.classes), "class", "classes") if self.many_classes else ", ".join(self.classes)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One box of a detector.
+
+    Attributes:
+        label: class index.
+        name: class name.
+        score: in [0, 1].
+        box: (left, top, right, bottom) in pixels of the image.
+    """
+
+    label: int
+    name: str
+    score: float
+    box: tuple[float, float, float, float]
 
 
 class Result:
@@ -100,6 +139,7 @@ class Prediction(Result):
         probabilities: by class name, highest first.
         path: the image file; None for an image that was passed as pixels.
         true: the true class, where it is known from the image's folder.
+        detections: the boxes of a detector, best first; empty for classifiers.
 
     Example:
         >>> import crackcam
@@ -112,6 +152,7 @@ class Prediction(Result):
     probabilities: dict[str, float]
     path: Path | None = None
     true: str | None = None
+    detections: tuple[Detection, ...] = ()
 
     @classmethod
     def of(

@@ -1,0 +1,1 @@
+"""The command line: flags, messages, exit codes, what is printed."""

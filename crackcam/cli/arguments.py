@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import Field
 from typing import Any, NoReturn, TypeVar
 
@@ -25,7 +25,12 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, manual: str | None, prog: str | None = None) -> None:
         super().__init__(prog, description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
 
-    def add(self, settings: type[Settings], title: str, but: Sequence[str] = ()) -> Parser:
+    @property
+    def call(self) -> list[str]:
+        """The words that start it: 'python xai.py', 'crackcam explain'."""
+        return ["python", self.prog] if self.prog.endswith(".py") else self.prog.split()
+
+    def add(self, settings: type[Settings], title: str, but: Collection[str] = ()) -> Parser:
         """Add a flag for each setting of a class, but for some names; returns itself."""
         group = self.add_argument_group(title)
         for each in settings_of(settings):
@@ -41,16 +46,16 @@ class Parser(argparse.ArgumentParser):
         if any(word == "--" or word.endswith("=--") for word in words):
             self.error("-- has no meaning here")  # argparse of Python 3.11 would make an empty list of it
         found = super().parse_args(words, namespace)
-        found.command = shlex.join(["python", self.prog, *words])
+        found.command = shlex.join([*self.call, *words])
         return found
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see python {self.prog} --help)")
+        raise UserError(f"{message} (see {shlex.join(self.call)} --help)")
 
 
-def config_from(settings: type[S], namespace: argparse.Namespace) -> S:
-    """The settings of a class, from what the command line gave."""
-    return settings(**{each.name: getattr(namespace, each.name) for each in settings_of(settings)})
+def config_from(settings: type[S], namespace: argparse.Namespace, **others: Any) -> S:
+    """The settings of a class, from what the command line gave; and its other fields."""
+    return settings(**{each.name: getattr(namespace, each.name) for each in settings_of(settings)}, **others)
 
 
 def _argument(each: Field) -> dict[str, Any]:

@@ -31,8 +31,7 @@ ADVICE = {
     "OutOfMemoryError": "out of memory on the GPU: try a smaller --batch-size",
     "MemoryError": "out of memory: try a smaller --batch-size, or smaller images",
     "DefaultCPUAllocator: can't allocate memory": "out of memory: try a smaller --batch-size",
-    "DataLoader worker": "a worker process was killed, as happens where memory runs out: try fewer --workers (0: none), "
-    "and --resume",
+    "DataLoader worker": "a worker process was killed, as where memory runs out: try fewer --workers, and --resume",
 }
 
 

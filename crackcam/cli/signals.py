@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import signal
 import threading
 import traceback
@@ -12,6 +13,8 @@ from types import FrameType
 from typing import Any
 
 from crackcam import distributed
+
+CLI = os.path.dirname(__file__)  # noqa: PTH120 - compared with the file names of frames
 
 
 @contextlib.contextmanager
@@ -33,9 +36,9 @@ def signals_end_the_script() -> Iterator[None]:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """Raises what a signal stands for; during an import later, because an import of C++ code would abort the process."""
+    """Raises what a signal stands for; during an import later: that of C++ code would abort the process."""
     files = [f.f_code.co_filename for f, _ in traceback.walk_stack(frame)]
-    above = itertools.takewhile(lambda file: file != __file__, files)  # below, whoever calls may be importing
+    above = itertools.takewhile(lambda file: not file.startswith(CLI), files)  # below, whoever calls may be importing
     importing = any(file.startswith("<frozen importlib") for file in above)
     if importing and hasattr(signal, "setitimer"):  # not on Windows
         signal.signal(signal.SIGALRM, lambda _, later: _end(number, later))

@@ -65,7 +65,7 @@ def read_image(path: Path) -> np.ndarray:
     """
     with open_image(path) as image:
         ImageOps.exif_transpose(image, in_place=True)
-        return _rgb(image)
+        return to_rgb(image)
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -101,7 +101,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         raise ImageError(_reason(error)) from None
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
+def to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I") or image.mode == "F":
         grey = np.nan_to_num(np.array(image, dtype=np.float32), copy=False, posinf=np.inf, neginf=-np.inf)
         with np.errstate(over="ignore"):

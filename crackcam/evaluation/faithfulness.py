@@ -1,30 +1,44 @@
-"""Heatmaps scored against the model itself."""
+"""Faithfulness: scores of heatmaps against the model that they explain; no masks needed.
+
+deletion            area under the target's probability while the highest pixels are removed; lower is better
+insertion           the same while they are inserted into a blurred image; higher is better
+                    both: Petsiuk et al., RISE, BMVC 2018 (arXiv:1806.07421)
+ROAD                probability lost without the highest pixels minus that lost without the lowest, halved; higher is
+                    better. Rong et al., ICML 2022 (arXiv:2202.00449)
+drop, increase      of the probability, with the image masked by the heatmap. Chattopadhay et al., WACV 2018
+                    (arXiv:1710.11063)
+randomised          rank correlation with the heatmap of the same model with random weights: a heatmap that survives
+                    explains nothing; near 0 is better. Adebayo et al., NeurIPS 2018 (arXiv:1810.03292)
+instability         relative change of the heatmap under small noise on the image; lower is better. Yeh et al.,
+                    NeurIPS 2019 (arXiv:1901.09392), with the mean in place of the maximum
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 
 import cv2
 import numpy as np
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from crackcam.models.loaded import LoadedModel
-from crackcam.evaluation.baselines import BASELINES
-from crackcam.evaluation.mask_scores import _in_two_groups, _number, _without_nan
+from crackcam.evaluation.baselines import BASELINES, Baseline
+from crackcam.evaluation.scores import ScoredMethod, Scores, rank_correlation, score_table, score_text
+from crackcam.models.loaded import LoadedModel
+from crackcam.preprocessing import Preprocessing
 
 STEPS = 32  # of deletion and insertion
-NOISE = 0.02 / 0.225  # half width of instability's noise: 0.02 of pixel values in 0..1, with ImageNet's deviation
+NOISE = 0.02 / 0.225  # half width of instability's noise: 0.02 of pixel values in 0..1, by ImageNet's deviation
+
+# A model, inputs (N, 3, H, W) and class indices -> heatmaps (N, H, W), >= 0.
+Explain = Callable[[nn.Module, torch.Tensor, list[int]], torch.Tensor]
 
 
-# -- against the network ---------------------------------------------------------------------------------------------
-
-
-class FaithfulnessScores(NamedTuple):
-    """Maps against the network that they explain: means over the pictures. See the module."""
+@dataclass(frozen=True)
+class FaithfulnessScores(Scores):
+    """Heatmaps against the model that they explain: means over the images. See the module for each."""
 
     deletion: float
     insertion: float
@@ -35,20 +49,17 @@ class FaithfulnessScores(NamedTuple):
     instability: float
 
 
-Explain = Callable[[nn.Module, torch.Tensor, list[int]], torch.Tensor]
-
-
 def score_faithfulness(
     model: nn.Module, inputs: torch.Tensor, targets: list[int], explain: Explain, batch_size: int = 32, seed: int = 0
 ) -> FaithfulnessScores:
-    """Score maps by what they say of the network.
+    """Score heatmaps against the model that they explain.
 
     Args:
         model: maps (N, 3, H, W) to logits (N, K); in eval mode.
         inputs: (N, 3, H, W) as the model takes them.
         targets: class index for each.
-        explain: makes maps (N, H, W), >= 0, of a model, inputs and targets. It is called three times.
-        batch_size: pictures at a time.
+        explain: makes the heatmaps. It is called three times.
+        batch_size: images at a time.
         seed: of noise and random weights.
     """
     from pytorch_grad_cam.metrics.cam_mult_image import DropInConfidence, IncreaseInConfidence
@@ -56,108 +67,129 @@ def score_faithfulness(
     from pytorch_grad_cam.utils.maps import normalize
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 
-    heats = normalize(explain(model, inputs, targets))
-    maps, softmax = heats.cpu().numpy(), [ClassifierOutputSoftmaxTarget(target) for target in targets]
+    heatmaps = normalize(explain(model, inputs, targets))
+    arrays, softmax = heatmaps.cpu().numpy(), [ClassifierOutputSoftmaxTarget(target) for target in targets]
     generator = torch.Generator().manual_seed(seed)
     noise = (2 * torch.rand(inputs.shape, generator=generator) - 1).to(inputs) * NOISE
     noisy = normalize(explain(model, inputs + noise, targets))
-    random = normalize(explain(randomised(model, seed), inputs, targets))
-    change = (noisy - heats).flatten(1).norm(dim=1) / heats.flatten(1).norm(dim=1).clamp(min=1e-12)
+    random = normalize(explain(with_random_weights(model, seed), inputs, targets)).cpu().numpy()
+    change = (noisy - heatmaps).flatten(1).norm(dim=1) / heatmaps.flatten(1).norm(dim=1).clamp(min=1e-12)
+    # a constant heatmap tells nothing about another one
+    correlations = [np.nan_to_num(rank_correlation(a, b)) for a, b in zip(arrays, random, strict=True)]
+    deletion, insertion = (
+        perturbation_curve(model, inputs, heatmaps, targets, insert, batch_size).mean(axis=1)
+        for insert in (False, True)
+    )
     return FaithfulnessScores(
-        deletion=float(np.mean(perturbation_curve(model, inputs, heats, targets, False, batch_size).mean(axis=1))),
-        insertion=float(np.mean(perturbation_curve(model, inputs, heats, targets, True, batch_size).mean(axis=1))),
-        road=float(np.mean(ROADCombined()(inputs, maps, softmax, model))),
-        drop=float(np.mean(DropInConfidence()(inputs, maps, softmax, model))),
-        increase=float(np.mean(IncreaseInConfidence()(inputs, maps, softmax, model))),
-        randomised=float(np.mean([rank_correlation(a, b) for a, b in zip(maps, random.cpu().numpy(), strict=True)])),
+        deletion=float(np.mean(deletion)),
+        insertion=float(np.mean(insertion)),
+        road=float(np.mean(ROADCombined()(inputs, arrays, softmax, model))),
+        drop=float(np.mean(DropInConfidence()(inputs, arrays, softmax, model))),
+        increase=float(np.mean(IncreaseInConfidence()(inputs, arrays, softmax, model))),
+        randomised=float(np.mean(correlations)),
         instability=float(change.mean()),
     )
 
 
 def compare_faithfulness(
-    network: LoadedModel, explains: dict[str, Explain], pixels: torch.Tensor, targets: list[int], batch_size: int = 32
-) -> list[dict]:
-    """Methods, by name, and all baselines against the network; highest insertion first in each group.
+    network: LoadedModel,
+    explains: Mapping[str, Explain],
+    pixels: torch.Tensor,
+    targets: list[int],
+    batch_size: int = 32,
+) -> list[ScoredMethod[FaithfulnessScores]]:
+    """Score methods and all baselines against the same model.
 
     Args:
-        explains: how each method makes its maps.
+        network: the model.
+        explains: how each method makes its heatmaps.
         pixels: (N, 3, size, size) uint8.
         targets: class index for each.
+        batch_size: images at a time.
 
     Returns:
-        Rows of :class:`NetworkScores`.
+        The methods, highest insertion first, then the baselines likewise.
     """
     inputs = network.to_inputs(pixels)
-
-    def knows_nothing(baseline: Callable[[np.ndarray], np.ndarray]) -> Explain:
-        def explain(model: nn.Module, inputs: torch.Tensor, targets: list[int]) -> torch.Tensor:
-            seen = network.preprocessing.denormalize(inputs).permute(0, 2, 3, 1).cpu().numpy()
-            return torch.from_numpy(np.stack([baseline(np.ascontiguousarray(picture)) for picture in seen])).to(inputs)
-
-        return explain
-
-    def rows(group: dict[str, Explain], baseline: bool) -> list[dict]:
-        scored = [
-            {
-                "method": name, "baseline": baseline,
-                **score_faithfulness(network.model, inputs, targets, explain, batch_size)._asdict(),
-            }
-            for name, explain in group.items()
-        ]  # fmt: skip
-        return sorted(map(_without_nan, scored), key=lambda row: -row["insertion"])
-
-    known = {name: knows_nothing(baseline) for name, baseline in BASELINES.items()}
-    return rows(explains, False) + rows(known, True)
+    baselines = {name: _model_free(baseline, network.preprocessing) for name, baseline in BASELINES.items()}
+    rows = [
+        ScoredMethod(name, group is baselines, score_faithfulness(network.model, inputs, targets, explain, batch_size))
+        for group in (explains, baselines)
+        for name, explain in group.items()
+    ]
+    return sorted(rows, key=lambda row: (row.baseline, -row.scores.insertion))
 
 
-def faithfulness_table(rows: list[dict]) -> str:
-    """The comparison by the network, readable; arrows say what is better."""
-    head = "".join(
-        f"{name:>15}"
-        for name in ("deletion v", "insertion ^", "ROAD ^", "drop v", "increase ^", "randomised 0", "instability v")
-    )
+def _model_free(baseline: Baseline, preprocessing: Preprocessing) -> Explain:
+    """A baseline as a method: it sees the pixels of the inputs, and no model."""
 
-    def line(row: dict) -> str:
-        return f"{row['method']:<20}" + "".join(f"{_number(row[name]):>15}" for name in FaithfulnessScores._fields)
+    def explain(model: nn.Module, inputs: torch.Tensor, targets: list[int]) -> torch.Tensor:
+        images = preprocessing.denormalize(inputs).permute(0, 2, 3, 1).cpu().numpy()
+        return torch.from_numpy(np.stack([baseline(np.ascontiguousarray(image)) for image in images])).to(inputs)
 
-    return _in_two_groups(f"{'':<20}{head}", rows, line)
+    return explain
+
+
+def faithfulness_table(rows: Sequence[ScoredMethod[FaithfulnessScores]]) -> str:
+    """The comparison, for a terminal; arrows point to the better values."""
+    names = ("deletion v", "insertion ^", "ROAD ^", "drop v", "increase ^", "randomised 0", "instability v")
+    header = f"{'':<20}" + "".join(f"{name:>15}" for name in names)
+
+    def line(row: ScoredMethod[FaithfulnessScores]) -> str:
+        return f"{row.method:<20}" + "".join(f"{score_text(score):>15}" for score in astuple(row.scores))
+
+    return score_table(header, rows, line)
 
 
 def perturbation_curve(
-    model: nn.Module, inputs: torch.Tensor, heats: torch.Tensor, targets: list[int], insert: bool, batch_size: int = 32
+    model: nn.Module,
+    inputs: torch.Tensor,
+    heatmaps: torch.Tensor,
+    targets: list[int],
+    insert: bool,
+    batch_size: int = 32,
 ) -> np.ndarray:
-    """The target's probability as pixels go (to the mean colour) or come (into a blurred picture), hottest first.
+    """The target's probability as pixels are removed (to the mean colour) or inserted, highest first.
+
+    Args:
+        model: maps (N, 3, H, W) to logits (N, K).
+        inputs: (N, 3, H, W).
+        heatmaps: (N, H, W).
+        targets: class index for each.
+        insert: into a blurred image; else remove.
+        batch_size: perturbed copies at a time.
 
     Returns:
         (N, STEPS) float32: the mean of each step's two ends, so that the mean of a row is the area by trapezoids.
     """
     curves = []
-    for picture, heat, target in zip(inputs, heats, targets, strict=True):
-        empty = blurred(picture) if insert else torch.zeros_like(picture)
-        order = heat.flatten().argsort(descending=True, stable=True)
+    for image, heatmap, target in zip(inputs, heatmaps, targets, strict=True):
+        empty = blur(image) if insert else torch.zeros_like(image)
+        order = heatmap.flatten().argsort(descending=True, stable=True)
         rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         points = []
-        for some in torch.arange(STEPS + 1, device=heat.device).split(batch_size):
-            chosen = (rank[None] * STEPS < some[:, None] * len(rank)).reshape(-1, 1, *heat.shape)
-            seen = torch.where(chosen, picture, empty) if insert else torch.where(chosen, empty, picture)
+        for steps in torch.arange(STEPS + 1, device=heatmap.device).split(batch_size):
+            chosen = (rank[None] * STEPS < steps[:, None] * len(rank)).reshape(-1, 1, *heatmap.shape)
+            perturbed = torch.where(chosen, image, empty) if insert else torch.where(chosen, empty, image)
             with torch.no_grad():
-                points.append(model(seen).float().softmax(dim=1)[:, target].cpu())
+                points.append(model(perturbed).float().softmax(dim=1)[:, target].cpu())
         curve = torch.cat(points).numpy()
         curves.append((curve[1:] + curve[:-1]) / 2)
     return np.stack(curves)
 
 
-def blurred(picture: torch.Tensor) -> torch.Tensor:
-    """A picture (3, H, W) without detail: blurred over a twentieth of its longer side."""
-    rows = picture.permute(1, 2, 0).cpu().numpy()
-    soft = cv2.GaussianBlur(rows, (0, 0), max(rows.shape[:2]) / 20, borderType=cv2.BORDER_REFLECT)
-    return torch.from_numpy(soft).permute(2, 0, 1).to(picture)
+def blur(image: torch.Tensor) -> torch.Tensor:
+    """An image (3, H, W) without detail: Gaussian blur with a twentieth of the longer side as standard deviation."""
+    rows = image.permute(1, 2, 0).cpu().numpy()
+    blurred = cv2.GaussianBlur(rows, (0, 0), max(rows.shape[:2]) / 20, borderType=cv2.BORDER_REFLECT)
+    return torch.from_numpy(blurred).permute(2, 0, 1).to(image)
 
 
-def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """A copy of the network with random weights: those that its layers begin with.
+def with_random_weights(model: nn.Module, seed: int = 0) -> nn.Module:
+    """A copy of the model with random weights, as its layers initialise them.
 
-    Weights of layers that cannot begin anew, such as torch's attention, and embeddings keep their values, shuffled.
+    Parameters of modules that cannot initialise themselves, such as torch's attention, and embeddings keep their
+    values, shuffled.
     """
     copied = copy.deepcopy(model)
     with torch.random.fork_rng(), torch.no_grad():
@@ -170,10 +202,3 @@ def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
             for own in module.parameters(recurse=False):
                 own.copy_(own.flatten()[torch.randperm(own.numel(), device=own.device)].view_as(own))
     return copied
-
-
-def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's correlation of two maps; 0 where one is constant, which tells nothing about the other."""
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(a.ravel(), b.ravel()).statistic) if np.ptp(a) > 0 and np.ptp(b) > 0 else 0.0

@@ -1,70 +1,47 @@
-"""Heat maps, refined by the picture that they were made from, or by what is looked for.
-
-A map comes from a coarse grid; what it shows ends where the picture's own edges are (``guided``). What is thin and long
-has heat along a line, not in specks (``lines``). Refining is a step of its own, after explaining: it does not ask the
-network. It keeps the unit of the map, so that thresholds hold.
-"""
+"""Refinement of heatmaps after the explanation, without running the model again. The unit is kept: thresholds hold."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import cv2
 import numpy as np
 
-RADIUS = 1 / 28  # of a window, as a share of the picture's longer side: half a cell of a grid of 14
-DIRECTIONS = 16  # of lines
-EDGE = 0.03  # differences of brightness, in 0..1, that are smoothed away rather than followed
+RADIUS = 1 / 28  # of a line, as a fraction of the image's longer side: half a cell of a grid of 14
+DIRECTIONS = 16
 
 
-def refine(name: str, heat: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    """A map that follows the picture, or lines.
+def refine_lines(heatmap: np.ndarray) -> np.ndarray:
+    """Make a heatmap follow thin lines: gaps in a line close, specks fade.
 
-    Each pixel stays between the least and the greatest heat around it: what was cold all around stays cold.
+    Each pixel becomes the largest of the averages along short, soft lines through it: Gaussians, half the radius long
+    and a tenth of it wide. It stays between the minimum and the maximum of its neighbourhood, so that what is zero all
+    around stays zero.
 
     Args:
-        name: one of :data:`crackcam.methods.REFINEMENTS`.
-        heat: (H, W) float32, >= 0, in whatever unit.
-        picture: (H, W, 3) uint8.
+        heatmap: (H, W) float32, >= 0, in any unit, at the size of the image.
 
     Returns:
         (H, W) float32 in the same unit.
+
+    Example:
+        >>> import numpy as np
+        >>> heatmap = np.zeros((112, 112), np.float32)
+        >>> heatmap[56, [*range(20, 54), *range(58, 90)]] = 1  # a line with a gap
+        >>> refine_lines(heatmap)[56, 55] > 0.2
+        np.True_
     """
-    radius = max(1, round(RADIUS * max(heat.shape)))
-    refined = REFINERS[name](heat, picture, radius)
+    radius = max(1, round(RADIUS * max(heatmap.shape)))
+    refined = _largest_line_average(heatmap, radius)
     window = np.ones((4 * radius + 1, 1), np.uint8)  # rows, then columns
-    low, high = (extreme(extreme(heat, window), window.T) for extreme in (cv2.erode, cv2.dilate))
+    low, high = (extreme(extreme(heatmap, window), window.T) for extreme in (cv2.erode, cv2.dilate))
     return np.clip(refined, low, high)
 
 
-def guided(heat: np.ndarray, picture: np.ndarray, radius: int) -> np.ndarray:
-    """The guided filter: in every window the map becomes a linear function of the picture's brightness.
-
-    He, Sun and Tang, Guided Image Filtering, ECCV 2010.
-    """
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        return cv2.boxFilter(values, -1, (2 * radius + 1, 2 * radius + 1), borderType=cv2.BORDER_REFLECT)
-
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
-    mean_grey, mean_heat = mean(grey), mean(heat)
-    slope = (mean(grey * heat) - mean_grey * mean_heat) / (mean(grey * grey) - mean_grey**2 + EDGE**2)
-    offset = mean_heat - slope * mean_grey
-    return mean(slope) * grey + mean(offset)
-
-
-def lines(heat: np.ndarray, picture: np.ndarray, radius: int) -> np.ndarray:
-    """The largest of the averages along short lines through a pixel: gaps in a line close, specks fade.
-
-    Lines are soft: Gaussians, half the radius long and a tenth of it wide.
-    """
+def _largest_line_average(heatmap: np.ndarray, radius: int) -> np.ndarray:
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1].astype(np.float32)
-    best = np.zeros_like(heat)
+    largest = np.zeros_like(heatmap)
     for angle in np.arange(DIRECTIONS) * np.pi / DIRECTIONS:
         along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
         line = np.exp(-((along / (radius / 2)) ** 2 + (across / max(radius / 10, 0.7)) ** 2) / 2)
-        best = np.maximum(best, cv2.filter2D(heat, -1, line / line.sum(), borderType=cv2.BORDER_REFLECT))
-    return best
-
-
-REFINERS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {"guided": guided, "lines": lines}
+        average = cv2.filter2D(heatmap, -1, line / line.sum(), borderType=cv2.BORDER_REFLECT)
+        largest = np.maximum(largest, average)
+    return largest

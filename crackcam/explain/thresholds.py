@@ -1,111 +1,122 @@
-"""Detection thresholds of heatmaps."""
+"""Detection thresholds of heatmaps: calibrated for each class without masks, or by Otsu's method."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
-from crackcam.explain import heatmaps
+from crackcam.config import ExplainConfig
 from crackcam.methods import EVIDENCE
 from crackcam.models.loaded import LoadedModel
 from crackcam.models.multiscale import Multiscale
-from crackcam.models.target_layers import TargetLayer
 from crackcam.types import ModelCard
 
 logger = logging.getLogger(__name__)
 
-QUANTILE = 0.995  # of the pixels where there is nothing to find lie below the threshold
-LOOKED_AT = 200  # maps that a calibration makes in all, shared among the classes, but at least
-AT_LEAST = 20  # of each
+QUANTILE = 0.995  # of the pixels of images without the class lie below the threshold
+CALIBRATION_IMAGES = 200  # for all classes together, but at least
+MIN_IMAGES = 20  # for each
+
+# Pixels (N, 3, size, size) uint8 and the class index of each -> heatmaps (N, H, W) in their raw unit.
+HeatmapFunction = Callable[[torch.Tensor, list[int]], torch.Tensor]
 
 
-# -- thresholds ------------------------------------------------------------------------------------------------------
-
-
-def calibrate(heats: torch.Tensor | np.ndarray) -> float:
-    """The threshold of a class, without any mask: where there is nothing to find, 0.5 % of the pixels exceed it.
+def calibrate(heatmaps: torch.Tensor | np.ndarray) -> float:
+    """The threshold of a class, without any mask: 0.5 % of the pixels of images without the class exceed it.
 
     Args:
-        heats: (N, H, W) maps of the class, in their raw unit, over pictures of other classes.
+        heatmaps: (N, H, W) of the class, in their raw unit, over images of other classes.
     """
-    return float(np.quantile(torch.as_tensor(heats).cpu().numpy(), QUANTILE))
+    return float(np.quantile(torch.as_tensor(heatmaps).cpu().numpy(), QUANTILE))
 
 
 def class_thresholds(
-    network: LoadedModel, method: str, layers: list[TargetLayer], pixels: torch.Tensor, labels: torch.Tensor,
-    **settings: Any,
-) -> dict[str, float]:  # fmt: skip
-    """:func:`calibrate` each class over validation pictures of the others, for :attr:`Card.thresholds`.
+    explain: HeatmapFunction, classes: Sequence[str], pixels: torch.Tensor, labels: torch.Tensor
+) -> dict[str, float]:
+    """:func:`calibrate` each class over validation images of the other classes.
 
     Args:
-        method: a name in :data:`crackcam.methods.NAMED`.
-        layers: target layers.
-        pixels: (N, 3, size, size) uint8; some of them, spread evenly, are looked at.
+        explain: makes the heatmaps of one method; called once for each class.
+        classes: names in index order.
+        pixels: (N, 3, size, size) uint8; evenly spaced ones of them are used.
         labels: (N,) class index of each.
-        settings: of :func:`crackcam.explaining.heat_maps`.
 
     Returns:
-        The threshold of each class by name, in the method's raw unit; without classes that have no pictures of others.
+        The threshold of each class by name, in the method's raw unit; none for a class that has all images.
     """
-    classes = network.card.classes
-    number = max(LOOKED_AT // len(classes), AT_LEAST)
-    found = {}
+    number = max(CALIBRATION_IMAGES // len(classes), MIN_IMAGES)
+    thresholds = {}
     for index, name in enumerate(classes):
         others = torch.nonzero(labels != index)[:, 0]
-        if not len(others):
-            continue
-        some = others[torch.linspace(0, len(others) - 1, min(number, len(others))).round().long()]
-        heats = heatmaps.heatmaps(network, method, layers, pixels[some], [index] * len(some), **settings)
-        found[name] = calibrate(torch.stack([heatmaps.as_map(heat) for heat in heats]))
-    return found
+        if len(others):
+            chosen = others[torch.linspace(0, len(others) - 1, min(number, len(others))).round().long()]
+            thresholds[name] = calibrate(explain(pixels[chosen], [index] * len(chosen)))
+    return thresholds
 
 
 def evidence_thresholds(
     network: LoadedModel, pixels: torch.Tensor, labels: torch.Tensor, batch_size: int
-) -> dict[str, dict]:
-    """:func:`thresholds` of a multiscale head's own maps, for :attr:`Card.thresholds`; of other heads nothing.
+) -> dict[str, dict[str, float]]:
+    """:attr:`crackcam.types.ModelCard.thresholds` for the evidence maps of a multiscale head; of other heads none.
 
-    Their best maps are stretched before they are multiplied, so that no threshold holds for many pictures.
+    The best heatmaps of other heads are normalised before they are multiplied: no threshold holds for many images.
+
+    Args:
+        network: the model; its card names the classes.
+        pixels: (N, 3, size, size) uint8 of the validation split.
+        labels: (N,) class index of each.
+        batch_size: images at a time.
     """
     if not isinstance(network.model, Multiscale):
         return {}
-    return {EVIDENCE: class_thresholds(network, EVIDENCE, [], pixels, labels, batch_size=batch_size)}
+    from crackcam.explain import heatmaps
+
+    def explain(pixels: torch.Tensor, targets: list[int]) -> torch.Tensor:
+        return heatmaps.evidence_maps(network, pixels, targets, batch_size)
+
+    return {EVIDENCE: class_thresholds(explain, network.card.classes, pixels, labels)}
 
 
-def known_thresholds(args: argparse.Namespace, card: ModelCard, method: str, targets: list[int]) -> list[float]:
-    """The threshold for each picture: ``--threshold``, or the checkpoint's for the class explained; nan without one.
+def known_threshold(explain: ExplainConfig, card: ModelCard, method: str, target: str) -> float:
+    """The threshold that is set, or that of the checkpoint for the target class; nan where neither is known.
 
-    The checkpoint's are in the unit of maps as the method makes them by itself: another layer or smoothing has others.
+    Thresholds of a checkpoint have the unit of the method's default heatmaps: other layers or smoothing change it.
     """
-    if args.threshold is not None:
-        return [args.threshold] * len(targets)
-    as_calibrated = not (args.layer or args.stride or args.fuse or args.aug_smooth or args.eigen_smooth)
-    known = card.thresholds.get(method, {}) if as_calibrated else {}
-    return [known.get(card.classes[target], math.nan) for target in targets]
+    if explain.threshold is not None:
+        return explain.threshold
+    if not explain.as_calibrated:
+        return math.nan
+    return card.thresholds.get(method, {}).get(target, math.nan)
 
 
-def complete_thresholds(thresholds: list[float], method: str, heats: Sequence[torch.Tensor]) -> list[float]:
-    """Thresholds, those that are not known replaced by Otsu's over the maps without one; says so.
+def complete_thresholds(
+    thresholds: Sequence[float], method: str, heatmaps: Sequence[torch.Tensor | np.ndarray]
+) -> list[float]:
+    """Replace unknown thresholds by Otsu's over all heatmaps without one, and log it.
+
+    Otsu, A Threshold Selection Method from Gray-Level Histograms, IEEE Transactions on Systems, Man, and Cybernetics,
+    1979.
 
     Args:
-        thresholds: from :func:`known_thresholds`.
-        method: whose maps they are.
-        heats: maps or signed pictures in their raw unit, one for each.
+        thresholds: one for each heatmap; nan where unknown.
+        method: that made the heatmaps.
+        heatmaps: (H, W) each, >= 0, in their raw unit.
     """
     from skimage.filters import threshold_otsu
 
-    lacking = [heatmaps.as_map(heat) for heat, limit in zip(heats, thresholds, strict=True) if math.isnan(limit)]
-    if not lacking:
-        return thresholds
-    otsu = float(threshold_otsu(np.concatenate([heat.cpu().numpy().ravel() for heat in lacking])))
+    unknown = [heatmap for heatmap, limit in zip(heatmaps, thresholds, strict=True) if math.isnan(limit)]
+    if not unknown:
+        return list(thresholds)
+    pixels = np.concatenate([torch.as_tensor(heatmap).cpu().numpy().ravel() for heatmap in unknown])
+    otsu = float(threshold_otsu(pixels))
     logger.info(
-        f"no threshold is known for these maps of {method}: cut at {otsu:.4g}, which parts the pixels of the "
-        "pictures shown best (Otsu); --threshold names another"
+        "no detection threshold is known for these heatmaps of %s: using %.4g, by Otsu's method over the images shown; "
+        "set another with --threshold",
+        method,
+        otsu,
     )
     return [otsu if math.isnan(limit) else limit for limit in thresholds]

@@ -1,0 +1,1 @@
+"""Models: architectures, weights, heads, layers to explain, checkpoints, and ONNX files."""

@@ -1,17 +1,18 @@
-"""One file that carries all that inference and explanation need.
+"""Checkpoints: one file with everything that inference and explanation need.
 
-A ``.safetensors`` file: the network's tensors, and under the metadata key ``crackcam`` a JSON card with the
-fields of :class:`Card` and a schema version. Reading it runs no code. A plain state dict saved with ``torch.save`` is
-read too (``weights_only=True``), with the architecture and the classes given by hand.
+A ``.safetensors`` file: the tensors of the model, and under the metadata key ``crackcam`` a JSON object with a schema
+version and the fields of :class:`crackcam.types.ModelCard`. Reading it runs no code. A plain state dict saved with
+``torch.save`` is read too (``weights_only=True``); its architecture and classes have to be given.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import shutil
 import warnings
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,33 +27,97 @@ from crackcam.config import LARGEST_SIZE
 from crackcam.data.splits import SPLITS, check_classes
 from crackcam.errors import UserError
 from crackcam.files import write_atomically
-from crackcam.models.checks import check_finite, check_runs, place
+from crackcam.models.checks import check_finite, check_runs, to_device
 from crackcam.models.pretrained import WeightsUnavailableError, build_classifier, imagenet_network
-from crackcam.models.registry import bare_network, pretrained_config
+from crackcam.models.registry import create_imagenet_model, pretrained_config
 from crackcam.models.stages import with_maps
+from crackcam.models.tensors import read_pickle as read_pickle
+from crackcam.models.tensors import read_tensors
+from crackcam.text import counted
 from crackcam.types import ModelCard
 
+logger = logging.getLogger(__name__)
+
 KEY, SCHEMA = "crackcam", 1
-FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+
+
+def _bundled() -> Path:
+    """In the package where it was installed from a wheel, else in the checkout."""
+    name = "crack_resnet18.safetensors"
+    places = [Path(__file__).parents[depth] / "weights" / name for depth in (1, 2)]
+    return next((path for path in places if path.exists()), places[-1])
+
+
+BUNDLED = _bundled()  # the model for cracks in concrete that comes with crackcam
+
+
+# -- writing ---------------------------------------------------------------------------------------------------------
 
 
 def save(path: Path, model: nn.Module, card: ModelCard, half: bool = False) -> None:
-    """Write network and card, atomically; weights in half precision where asked."""
+    """Write a checkpoint, atomically.
+
+    Args:
+        path: ends in ``.safetensors``.
+        model: what to write.
+        card: what is known about it.
+        half: weights in half precision.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if half:
         tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    document = json.dumps({"schema": SCHEMA, **dataclasses.asdict(card)})
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={KEY: document}))
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={KEY: to_json(card)}))
+
+
+def to_json(card: ModelCard) -> str:
+    """The card as :func:`parse_card` reads it."""
+    return json.dumps({"schema": SCHEMA, **dataclasses.asdict(card)})
+
+
+def keep_previous(path: Path, card: ModelCard) -> Path | None:
+    """Before a training overwrites a checkpoint that was made from other classes or data: copy it.
+
+    To be called once, before the first :func:`save`. A file that is not a readable checkpoint counts as different.
+
+    Args:
+        path: the checkpoint that will be written.
+        card: of the new model; ``training["data"]`` is its data folder.
+
+    Returns:
+        The copy, ``<name>.previous.safetensors``; None where nothing had to be kept.
+    """
+    if not path.is_file() or _same_origin(path, card):
+        return None
+    previous = path.with_name(f"{path.stem}.previous{path.suffix}")
+    write_atomically(previous, lambda temporary: shutil.copyfile(path, temporary))
+    logger.warning(f"{path} was trained on other classes or data: keeping it as {previous}")
+    return previous
+
+
+def _same_origin(path: Path, card: ModelCard) -> bool:
+    try:
+        before = _read_card(path)
+    except (UserError, SafetensorError, OSError):
+        return False
+    if before is None:
+        return False
+    folders = [Path(str(each.training.get("data"))).absolute() for each in (before, card)]
+    return before.classes == card.classes and folders[0] == folders[1]
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
 
 
 def load(
-    path: Path, device: torch.device, arch: str | None = None, classes: list[str] | None = None
+    path: Path, device: torch.device, arch: str | None = None, classes: Sequence[str] | None = None
 ) -> tuple[nn.Module, ModelCard]:
-    """Read network and card.
+    """Read a checkpoint.
 
     Args:
-        path: a checkpoint of ours; or a plain state dict, for which ``arch`` and ``classes`` are needed.
-        device: where the network goes, in eval mode and channels last.
+        path: a checkpoint; or a plain state dict, for which ``arch`` and ``classes`` are needed.
+        device: where the model goes, in eval mode and channels last.
+        arch: architecture of a plain state dict.
+        classes: its class names in index order.
 
     Raises:
         UserError: no such file, truncated, of another version, or not fitting the architecture.
@@ -62,49 +127,61 @@ def load(
     tensors = read_tensors(path)
     card = _read_card(path)
     if card is None:
-        if not arch or not classes:
-            raise UserError(f"{path} is a plain state dict: say what it is with --arch and --classes")
-        wrong = check_classes(classes)
-        if wrong:
-            raise UserError(f"--classes: {wrong}")
-        card = ModelCard(arch, classes, pretrained_config(arch).size, pretrained=f"plain state dict {path.name}")
+        card = _given_card(path, arch, classes)
     elif arch or classes:
-        raise UserError(f"{path} says itself what it is: leave --arch and --classes out")
-    complaint = f"{path} does not fit {card.arch} with {len(card.classes)} classes"
-    # Shapes without memory first, so that a small file asks for no large network. RegNets cannot be had so.
+        raise UserError(f"{path} already stores its architecture and classes; drop --arch and --classes")
+    expected = f"{card.arch} with {counted(len(card.classes), 'class', 'classes')}"
+    # First with shapes alone, so that a small file cannot request a large model. RegNets do not support that.
     with suppress(NotImplementedError), torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that nothing is copied
-        _put(tensors, _network(card, path), complaint)
-    # In full, random weights too: buffers that no file holds, the masks of timm's Swin say, are made along with them.
-    model = _network(card, path)
-    fill(model, tensors, complaint)
-    model = place(model.eval(), device)
-    check_runs(model, len(card.classes), card.image_size, str(path))
+        warnings.simplefilter("ignore")  # that copying to meta tensors does nothing
+        _load_state(_model_of(card, path), tensors, str(path), expected)
+    # Then with initial weights too: they include buffers that no file contains, such as the masks of timm's Swin.
+    model = _model_of(card, path)
+    fill(model, tensors, str(path), expected)
+    model = to_device(model.eval(), device)
+    check_runs(model, len(card.classes), card.preprocessing.size, str(path))
     return model, card
 
 
-def _network(card: ModelCard, path: Path) -> nn.Module:
-    """The network that a card describes, without its weights."""
+def _given_card(path: Path, arch: str | None, classes: Sequence[str] | None) -> ModelCard:
+    """The card of a plain state dict."""
+    if not arch or not classes:
+        raise UserError(f"{path} is a plain state dict: describe it with --arch and --classes")
+    if complaint := check_classes(classes):
+        raise UserError(f"--classes: {complaint}")
+    size = pretrained_config(arch).preprocessing.size
+    return ModelCard(arch, list(classes), size, pretrained=f"plain state dict {path.name}")
+
+
+def _model_of(card: ModelCard, path: Path) -> nn.Module:
+    """The model that a card describes, with initial weights."""
     model = build_classifier(card.arch, len(card.classes))
     if card.head == "linear":
         return model
     try:
         return with_maps(model, card.stages, len(card.classes))
     except AttributeError as error:
-        raise UserError(f"the card in {path} is damaged ({error})") from None
+        raise _damaged(path, str(error)) from None
 
 
-def fill(model: nn.Module, tensors: dict[str, torch.Tensor], complaint: str) -> None:
-    """Put tensors into a network.
+def fill(model: nn.Module, tensors: dict[str, torch.Tensor], source: str, expected: str) -> None:
+    """Put tensors into a model.
+
+    Args:
+        model: changed in place.
+        tensors: its state dict.
+        source: subject of messages: the file that the tensors come from.
+        expected: what they should fit: "resnet18 with 2 classes".
 
     Raises:
-        UserError: the complaint and the first tensor that does not fit; or one holds NaN or infinity.
+        UserError: tensors do not fit; the first such is named. Or one holds NaN or infinite values.
     """
-    _put(tensors, model, complaint)
-    check_finite(model, complaint.split(" does not fit ")[0])
+    _load_state(model, tensors, source, expected)
+    check_finite(model, source)
 
 
-def _put(tensors: dict[str, torch.Tensor], model: nn.Module, complaint: str) -> None:
+def _load_state(model: nn.Module, tensors: dict[str, torch.Tensor], source: str, expected: str) -> None:
+    complaint = f"{source} does not fit {expected}"
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -112,104 +189,77 @@ def _put(tensors: dict[str, torch.Tensor], model: nn.Module, complaint: str) -> 
         raise UserError(f"{complaint}: {detail[0].strip()[:200]}") from None
     for name, own in model.state_dict().items():
         if own.is_floating_point() != tensors[name].is_floating_point():
-            raise UserError(f"{complaint}: {name} is of {tensors[name].dtype}, not {own.dtype}")
+            raise UserError(f"{complaint}: {name} is {tensors[name].dtype}, not {own.dtype}")
 
 
-def load_imagenet(arch: str, device: torch.device, random: bool = False) -> tuple[nn.Module, ModelCard]:
-    """An ImageNet network as it is, with its own classes and the preprocessing of its weights.
+def load_imagenet(arch: str, device: torch.device, random: bool, may_download: bool) -> tuple[nn.Module, ModelCard]:
+    """An ImageNet model as it is, with the classes and the preprocessing of its weights.
 
     Args:
-        random: random weights instead, to try things out.
+        arch: name in ``torchvision.models``, or ``timm/`` and a name in timm.
+        device: where the model goes, in eval mode and channels last.
+        random: random weights instead of those of ImageNet, to try things out.
+        may_download: whether weights that are not cached may be downloaded.
 
     Raises:
-        UserError: unknown architecture, or its weights cannot be had.
+        UserError: unknown architecture, or its weights are not available.
     """
     try:
-        model = bare_network(arch) if random else imagenet_network(arch)
+        model = create_imagenet_model(arch) if random else imagenet_network(arch, may_download)
     except WeightsUnavailableError as reason:
         raise UserError(f"no ImageNet weights for {arch}: {reason}") from None
-    source, classes, size, resize, interpolation, mean, std = pretrained_config(arch)
-    source = "random weights: asked for" if random else source
-    card = ModelCard(arch, classes, size, mean, std, pretrained=source, resize=resize, interpolation=interpolation)
-    return place(model.eval(), device), card
+    config = pretrained_config(arch)
+    expected = config.preprocessing
+    card = ModelCard(
+        arch,
+        config.classes,
+        expected.size,
+        list(expected.mean),
+        list(expected.std),
+        pretrained="random weights: requested" if random else config.source,
+        resize=expected.resize,
+        interpolation=expected.interpolation,
+    )
+    return to_device(model.eval(), device), card
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a ``.safetensors`` file or of a state dict saved with torch.save; runs no code of the file."""
-    if not path.is_file():
-        raise UserError(f"no weights file at {path}")
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                return _plain({name: file.get_tensor(name) for name in file.keys()}, path)  # noqa: SIM118
-        except SafetensorError as error:
-            raise UserError(f"{path} is truncated or no safetensors file ({error})") from None
-    state = read_pickle(path)
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
-    ):
-        raise UserError(f"{path} holds no state dict; save model.state_dict()")
-    # Left by torch.compile and DataParallel.
-    return _plain({n.removeprefix("_orig_mod.").removeprefix("module."): tensor for n, tensor in state.items()}, path)
-
-
-def read_pickle(path: Path) -> Any:
-    """What torch.save wrote, of tensors and plain values alone; nothing of it is run.
-
-    Raises:
-        UserError: damaged, more than that, or packed so that it would unfold to more than the file's size.
-    """
-    try:
-        if zipfile.is_zipfile(path):  # as torch.save writes them, unpacked
-            with zipfile.ZipFile(path) as packed:
-                if sum(member.file_size for member in packed.infolist()) > path.stat().st_size:
-                    raise ValueError("packed")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError:
-        raise
-    except Exception:  # readers raise whatever a broken file makes them raise
-        raise UserError(f"{path} is damaged, or holds more than tensors; save model.state_dict()") from None
-
-
-def _plain(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    """The tensors, if they are what weights are: numbers in memory, whole ones or of a usual precision."""
-    for name, tensor in tensors.items():
-        number = tensor.dtype in FLOATS or not (tensor.is_floating_point() or tensor.is_complex())
-        if not number or tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-            raise UserError(f"{path} is damaged: {name} is no tensor of weights ({tensor.dtype}, {tensor.layout})")
-    return tensors
+# -- cards -----------------------------------------------------------------------------------------------------------
 
 
 def _read_card(path: Path) -> ModelCard | None:
+    """The card of a checkpoint; None for a plain state dict. Raises UserError as :func:`parse_card`."""
     if path.suffix != ".safetensors":
         return None
     with safe_open(path, framework="pt") as file:
         text = (file.metadata() or {}).get(KEY)
-    return None if text is None else card_of(text, path)
+    return None if text is None else parse_card(text, path)
 
 
-def card_of(text: str, path: Path) -> ModelCard:
+def parse_card(text: str, path: Path) -> ModelCard:
     """The card that JSON describes; raises UserError, with the file's name, where it is damaged or too new."""
     try:
         document = json.loads(text)
         schema = document.pop("schema")
-        if schema != SCHEMA:
-            raise UserError(
-                f"{path} is of schema {schema}, this version reads {SCHEMA}: train again, or update crackcam"
-            )
-        card = ModelCard(**document)
-        wrong = next((name for name, fits in FITS.items() if not fits(getattr(card, name))), None)
-        if wrong:
-            raise TypeError(f"its {wrong}")
-        if card.head == "multiscale" and not card.stages:
-            raise TypeError("no stages")
-    except UserError:
-        raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UserError(f"the card in {path} is damaged ({error})") from None
+        raise _damaged(path, str(error)) from None
+    if not isinstance(schema, int):
+        raise _damaged(path, "invalid schema")
+    if schema != SCHEMA:
+        raise UserError(f"{path} has schema {schema}, this version reads {SCHEMA}: train again, or update crackcam")
+    try:
+        card = ModelCard(**document)
+    except TypeError as error:  # missing or unknown fields
+        raise _damaged(path, str(error)) from None
+    invalid = next((name for name, valid in VALID.items() if not valid(getattr(card, name))), None)
+    if invalid:
+        raise _damaged(path, f"invalid {invalid}")
+    if card.head == "multiscale" and not card.stages:
+        raise _damaged(path, "no stages")
     return card
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(f"the model card in {path} is damaged ({reason})")
 
 
 def _is_text(value: object) -> bool:
@@ -224,21 +274,21 @@ def _is_whole(value: object, high: int) -> bool:
     return isinstance(value, int) and _is_number(value, 1, high)
 
 
-def _is_list(value: object, fits: Callable[[Any], bool]) -> bool:
-    return isinstance(value, list) and all(map(fits, value))
+def _is_list(value: object, valid: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(map(valid, value))
 
 
-def _is_dict(value: object, fits: Callable[[Any], bool]) -> bool:  # JSON's keys are text
-    return isinstance(value, dict) and all(map(fits, value.values()))
+def _is_dict(value: object, valid: Callable[[Any], bool]) -> bool:  # keys in JSON are text
+    return isinstance(value, dict) and all(map(valid, value.values()))
 
 
 def _is_inside(name: object) -> bool:
-    """Whether a file's name stays below the folder that it is relative to."""
+    """Whether a file name stays below the folder that it is relative to."""
     return isinstance(name, str) and "\0" not in name and not {"..", "/"} & set(PurePosixPath(name).parts)
 
 
-# What each field of a card may be: it may come from a stranger.
-FITS: dict[str, Callable[[Any], bool]] = {
+# Valid values of each field of a card, because files may be untrusted.
+VALID: dict[str, Callable[[Any], bool]] = {
     "arch": _is_text,
     "classes": lambda names: _is_list(names, _is_text) and not check_classes(names),
     "image_size": lambda size: _is_whole(size, LARGEST_SIZE),
@@ -247,7 +297,7 @@ FITS: dict[str, Callable[[Any], bool]] = {
     "head": lambda head: head in ("linear", "multiscale"),
     "output_stride": lambda stride: stride is None or _is_whole(stride, LARGEST_SIZE),
     "pretrained": _is_text,
-    "training": lambda arguments: isinstance(arguments, dict),
+    "training": lambda settings: isinstance(settings, dict),
     "split": lambda split: _is_dict(split, lambda names: _is_list(names, _is_inside)) and split.keys() <= set(SPLITS),
     "metrics": lambda metrics: isinstance(metrics, dict),
     "versions": lambda versions: _is_dict(versions, _is_text),

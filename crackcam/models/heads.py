@@ -1,4 +1,4 @@
-"""Classification heads."""
+"""Find, replace, fill and calibrate the classification head of a model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from torch import nn
 from crackcam.models.multiscale import Multiscale
 from crackcam.models.registry import IMAGENET_CLASSES
 
-# -- head ----------------------------------------------------------------------------------------------------
-
 
 def replace_head(model: nn.Module, classes: int) -> None:
+    """Replace the head of an ImageNet model, in place, by a fresh linear one with that many outputs."""
     if hasattr(model, "reset_classifier"):  # timm
         cast(Any, model).reset_classifier(classes)
         return
@@ -45,7 +44,7 @@ def _last_layer(model: nn.Module, outputs: int | None = None) -> str:
 
 
 def head_name(model: nn.Module) -> str:
-    """Name of the last layer, which makes the logits; of a multiscale head, of the first that it consists of."""
+    """Name of the last layer, which computes the logits; of a multiscale head, of its first layer."""
     if isinstance(model, Multiscale):
         return "maps.0"
     classifier = cast(Any, model).get_classifier() if hasattr(model, "get_classifier") else None  # timm
@@ -54,14 +53,14 @@ def head_name(model: nn.Module) -> str:
 
 @contextmanager
 def head_inputs(model: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Collects what reaches the head in each run, pooled over places: (N, features)."""
+    """Collect the inputs of the head in each forward pass, averaged over the grid: (N, features)."""
     seen: list[torch.Tensor] = []
 
-    def watch(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    def collect(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         (features,) = inputs
         seen.append(features.flatten(2).mean(dim=2) if features.ndim == 4 else features)
 
-    handle = model.get_submodule(head_name(model)).register_forward_pre_hook(watch)
+    handle = model.get_submodule(head_name(model)).register_forward_pre_hook(collect)
     try:
         yield seen
     finally:
@@ -69,7 +68,7 @@ def head_inputs(model: nn.Module) -> Iterator[list[torch.Tensor]]:
 
 
 def set_linear_head(model: nn.Module, weight: torch.Tensor, bias: torch.Tensor) -> None:
-    """Puts (classes, features) weights and (classes,) biases into the head, linear or 1x1 convolution."""
+    """Set the weights (classes, features) and biases (classes,) of the head, a linear layer or a 1x1 convolution."""
     head = dict(model.get_submodule(head_name(model)).named_parameters())
     with torch.no_grad():
         head["weight"].copy_(weight.reshape(head["weight"].shape))
@@ -77,7 +76,7 @@ def set_linear_head(model: nn.Module, weight: torch.Tensor, bias: torch.Tensor) 
 
 
 def apply_temperature(model: nn.Module, temperature: float) -> None:
-    """Divides the logits by a temperature, within the head: its weights and biases. Maps of logits scale alike."""
+    """Divide the logits by a temperature, in the parameters of the head. Evidence of a multiscale head is unchanged."""
     multiscale_head = [model.scale, model.bias] if isinstance(model, Multiscale) else None
     with torch.no_grad():
         for parameter in multiscale_head or model.get_submodule(head_name(model)).parameters():

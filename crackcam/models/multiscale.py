@@ -1,15 +1,15 @@
-"""A head that explains itself: the logit of a class is the sum of a map.
+"""A classification head that explains itself: the logit of a class is the sum of a map.
 
-The last layer of each of the network's grids, from an output stride of 4 to 32, is turned into one map a class by a
-linear layer (1x1 convolution). The maps of all stages, brought to the finest grid, add up to the *evidence* m: how much
-each place speaks for each class. The logit is its mean over the places i, weighted by the evidence itself,
+A linear layer (1x1 convolution) turns the last layer of each grid of the backbone, from output stride 4 to 32, into one
+map for each class. The maps of all stages, resized to the finest grid, add up to the *evidence* m: how much each place
+supports each class. The logit is its mean over the places i, weighted by the evidence itself,
 
     logit = bias + sum_i c_i        c_i = scale * softmax(2 m)_i * m_i
 
-(exponential softmax pooling: Wang, Li and Metze, ICASSP 2019, arXiv:1810.09050). So one place that is sure is enough,
-however small it is in the picture, and the *contributions* c are the decision taken apart, exactly.
+(exponential softmax pooling: Wang, Li and Metze, ICASSP 2019, arXiv:1810.09050). One confident place is enough, however
+small it is in the image, and the *contributions* c decompose the logit exactly.
 
-A class that is the absence of another has no places: its map is silenced, and its logit is its bias.
+A class that is the absence of another has no places: its map is masked out, and its logit is its bias.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from torch import nn
 
 FINEST, COARSEST = 4, 32  # output strides of the stages
 SHARPNESS = 2.0  # of the weights: 0 is the mean over places, infinity their maximum
-NOTHING = -4.0  # evidence of a place at first
+INITIAL_EVIDENCE = -4.0  # most places support no class: Lin et al., Focal Loss, arXiv:1708.02002
 
 
 class Multiscale(nn.Module):
-    """A network without its head, and maps of its stages.
+    """A backbone without its head, and maps of its stages.
 
     Args:
-        backbone: puts out (N, C, H, W) in each stage.
+        backbone: returns (N, C, H, W) in each stage.
         stages: name of each stage's layer, as in ``backbone.named_modules()``, and its channels; finest first.
-        classes: how many.
+        classes: number of classes.
 
     Raises:
         AttributeError: the backbone has no layer of a name.
@@ -46,47 +46,50 @@ class Multiscale(nn.Module):
             nn.Sequential(nn.BatchNorm2d(channels, affine=False), nn.Conv2d(channels, classes, 1))
             for channels in stages.values()
         )
-        for map_ in self.maps.modules():  # most places speak for nothing, see Lin et al., Focal Loss, ICCV 2017
-            if isinstance(map_, nn.Conv2d) and map_.bias is not None:
-                nn.init.constant_(map_.bias, NOTHING / len(stages))
+        for layer in self.maps.modules():
+            if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+                nn.init.constant_(layer.bias, INITIAL_EVIDENCE / len(stages))
         self.scale = nn.Parameter(torch.ones(classes))
         self.bias = nn.Parameter(torch.zeros(classes))
-        self.speaking: torch.Tensor
+        self.speaking: torch.Tensor  # a name in checkpoints, see class_mask
         self.register_buffer("speaking", torch.ones(classes))
 
-    def silence(self, absence: int) -> None:
-        """Takes the map away from the class that is the absence of others."""
+    @property
+    def class_mask(self) -> torch.Tensor:
+        """(classes,) float32: 0 for classes whose map is masked out, else 1."""
+        return self.speaking
+
+    def mask_out_class(self, absence: int) -> None:
+        """Mask out the map of the class that is the absence of others."""
         self.speaking[absence] = 0
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W) -> logits (N, classes) float32."""
-        return self.pool(self.evidence(pictures))
+        return self.pool(self.evidence(inputs))
 
-    def evidence(self, pictures: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) -> (N, classes, h, w) float32, signed, on the finest stage's grid; 0 of silenced classes."""
-        seen: dict[str, torch.Tensor] = {}
+    def evidence(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) -> (N, classes, h, w) float32, signed, on the grid of the finest stage; 0 where masked out."""
+        outputs: dict[str, torch.Tensor] = {}
 
-        def keep(name: str) -> None:
+        def keep(name: str) -> torch.utils.hooks.RemovableHandle:
             layer = self.backbone.get_submodule(name)
-            handles.append(layer.register_forward_hook(lambda module, inputs, output: seen.update({name: output})))
+            return layer.register_forward_hook(lambda module, inputs, output: outputs.update({name: output}))
 
-        handles: list[torch.utils.hooks.RemovableHandle] = []
+        handles = [keep(name) for name in self.stages]
         try:
-            for name in self.stages:
-                keep(name)
-            self.backbone(pictures)
+            self.backbone(inputs)
         finally:
             for handle in handles:
                 handle.remove()
-        grid = seen[next(iter(self.stages))].shape[2:]
-        maps = [stage(seen[name]).float() for stage, name in zip(self.maps, self.stages, strict=True)]
+        grid = outputs[next(iter(self.stages))].shape[2:]
+        maps = [stage(outputs[name]).float() for stage, name in zip(self.maps, self.stages, strict=True)]
         enlarged = [F.interpolate(m, grid, mode="bilinear", align_corners=False) for m in maps]
         return torch.stack(enlarged).sum(dim=0) * self.speaking[:, None, None]
 
     def contributions(self, evidence: torch.Tensor) -> torch.Tensor:
         """What each place adds to the logit beside the bias, (N, classes, h, w), from :meth:`evidence`."""
-        share = (SHARPNESS * evidence).flatten(2).softmax(dim=2).view_as(evidence)
-        return self.scale[:, None, None] * share * evidence
+        weights = (SHARPNESS * evidence).flatten(2).softmax(dim=2).view_as(evidence)
+        return self.scale[:, None, None] * weights * evidence
 
     def pool(self, evidence: torch.Tensor) -> torch.Tensor:
         """Logits (N, classes) from :meth:`evidence`."""

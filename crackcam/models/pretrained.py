@@ -1,4 +1,4 @@
-"""Pretrained weights: downloads, caches, files."""
+"""Build models from pretrained weights: downloads, caches, files. The only place that uses the network."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 from urllib.error import URLError
 
 import torch
 from torch import nn
 
-from crackcam.config import RuntimeConfig
 from crackcam.errors import UserError
 from crackcam.models.checks import check_finite
 from crackcam.models.heads import head_name, replace_head
 from crackcam.models.multiscale import Multiscale
-from crackcam.models.registry import TIMM, _timm, bare_network, weights_entry
+from crackcam.models.registry import TIMM, create_imagenet_model, import_timm, weights_entry
+from crackcam.models.tensors import read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -29,117 +30,193 @@ NETWORK_TIMEOUT = 10  # seconds without a byte after which a download is given u
 
 
 class WeightsUnavailableError(Exception):
-    """Weights could not be had; the message says why, and where they are looked for."""
+    """Weights could not be obtained; the message says why, and where they are looked for."""
 
 
-def build_classifier(arch: str, classes: int, imagenet: bool = False) -> nn.Module:
-    """A classifier with a fresh linear head.
+@dataclass(frozen=True)
+class WeightsOrigin:
+    """Where the weights come from that a training starts with.
+
+    Attributes:
+        kind: random initialisation, ImageNet weights, or a file.
+        description: a sentence for people, stored in the checkpoint.
+    """
+
+    kind: Literal["random", "imagenet", "file"]
+    description: str
+
+    @property
+    def random(self) -> bool:
+        """Whether the weights are random."""
+        return self.kind == "random"
+
+    @property
+    def label(self) -> str:
+        """A short form for figures: 'ImageNet weights'."""
+        labels = {"random": "random weights", "imagenet": "ImageNet weights"}
+        return labels.get(self.kind, self.description)
+
+
+def build_classifier(arch: str, classes: int) -> nn.Module:
+    """A classifier with random weights.
 
     Args:
-        arch: name in ``torchvision.models``.
-        classes: outputs of the head.
-        imagenet: load ImageNet weights into everything but the head, by download or from torch's cache.
+        arch: name in ``torchvision.models``, or ``timm/`` and a name in timm.
+        classes: outputs of its linear head.
 
     Raises:
         UserError: unknown architecture.
-        WeightsUnavailableError: the weights cannot be had.
     """
-    model = imagenet_network(arch) if imagenet else bare_network(arch)
+    return _with_head(create_imagenet_model(arch), classes)
+
+
+def imagenet_classifier(arch: str, classes: int, may_download: bool) -> nn.Module:
+    """A classifier with ImageNet weights in all layers but its fresh head; raises as :func:`imagenet_network`."""
+    return _with_head(imagenet_network(arch, may_download), classes)
+
+
+def _with_head(model: nn.Module, classes: int) -> nn.Module:
     replace_head(model, classes)
     return model
 
 
-def from_weights(arch: str, pretrained: str, classes: int) -> tuple[nn.Module, str]:
-    """A classifier with a fresh linear head, and where its weights come from; that starts with 'random' where they are.
+def initial_weights(arch: str, pretrained: str, classes: int, may_download: bool) -> tuple[nn.Module, WeightsOrigin]:
+    """A classifier with a fresh linear head to start a training with, and where its weights come from.
 
     Args:
-        pretrained: ``none``; ``imagenet``; ``auto``: ImageNet weights, random ones where they cannot be had, which is
-            said; or a file, see :func:`load_backbone`.
+        arch: name of the architecture.
+        pretrained: ``none``; ``imagenet``; ``auto``: ImageNet weights, random ones where those are not available, which
+            is logged; or the path of a file, see :func:`load_backbone`.
+        classes: outputs of the head.
+        may_download: whether weights that are not cached may be downloaded.
 
     Raises:
-        UserError: unknown architecture; or the weights cannot be had.
+        UserError: unknown architecture, or the weights are not available.
     """
     if pretrained == "none":
-        return build_classifier(arch, classes), "random weights: asked for"
+        return build_classifier(arch, classes), WeightsOrigin("random", "random weights: requested")
     if pretrained in ("auto", "imagenet"):
         try:
-            return build_classifier(arch, classes, imagenet=True), "ImageNet weights of torchvision"
+            model = imagenet_classifier(arch, classes, may_download)
+            return model, WeightsOrigin("imagenet", f"ImageNet weights of {_library(arch)}")
         except WeightsUnavailableError as reason:
             if pretrained == "imagenet":
                 raise UserError(f"no ImageNet weights for {arch}: {reason}") from None
-            logger.warning(f"no ImageNet weights for {arch} ({reason}); training longer, from random ones")
-            return build_classifier(arch, classes), f"random weights: ImageNet's could not be had ({reason})"
+            logger.warning(
+                f"no ImageNet weights for {arch} ({reason}): falling back to random initialisation, which trains longer"
+            )
+            description = f"random weights: ImageNet weights are not available ({reason})"
+            return build_classifier(arch, classes), WeightsOrigin("random", description)
     model = build_classifier(arch, classes)
     load_backbone(model, Path(pretrained))
-    return model, f"weights of {pretrained}"
+    return model, WeightsOrigin("file", f"weights of {pretrained}")
+
+
+def _library(arch: str) -> str:
+    return "timm" if arch.startswith(TIMM) else "torchvision"
+
+
+def load_backbone(model: nn.Module, path: Path) -> None:
+    """Load all weights of a file but its head's into a model of the same architecture.
+
+    Args:
+        model: changed in place.
+        path: a checkpoint, or a state dict saved with ``torch.save``.
+
+    Raises:
+        UserError: no such file, damaged, or of another architecture.
+    """
+    head = head_name(model)
+    state, own = read_tensors(path), model.state_dict()
+    state = {name.removeprefix("backbone."): tensor for name, tensor in state.items()}  # of a multiscale head
+    backbone = {name: tensor for name, tensor in state.items() if not name.startswith(f"{head}.")}
+    needed = {name for name in own if not name.startswith(f"{head}.")}
+    unlike = [n for n in needed if n not in backbone or backbone[n].shape != own[n].shape]
+    if unlike:
+        raise UserError(f"{path} has another architecture: {min(unlike)} is missing or of another shape")
+    model.load_state_dict({n: backbone[n] for n in needed}, strict=False)
+    check_finite(model, str(path))
 
 
 def load_maps(model: Multiscale, path: Path) -> bool:
-    """The head of a checkpoint, where it is one like this; returns whether it is."""
-    from crackcam.models.checkpoint import read_tensors
-
+    """Load the multiscale head of a checkpoint, in place; returns whether the checkpoint has one of these shapes."""
     own = model.state_dict()
     head = {name: tensor for name, tensor in read_tensors(path).items() if not name.startswith("backbone.")}
-    alike = "scale" in head and all(name in own and own[name].shape == head[name].shape for name in head)
-    if alike:
+    fits = "scale" in head and all(name in own and own[name].shape == head[name].shape for name in head)
+    if fits:
         model.load_state_dict(head, strict=False)
         check_finite(model, str(path))
-    return alike
+    return fits
 
 
-def imagenet_network(arch: str) -> nn.Module:
-    """A classifier of ImageNet's classes as torchvision or timm has it; raises as :func:`build`."""
-    model = bare_network(arch)
-    missing, _ = model.load_state_dict(imagenet_state(arch), strict=False)  # surplus: auxiliary heads
+def imagenet_network(arch: str, may_download: bool) -> nn.Module:
+    """A classifier of the ImageNet classes as torchvision or timm have it.
+
+    Args:
+        arch: name of the architecture.
+        may_download: whether weights that are not cached may be downloaded.
+
+    Raises:
+        UserError: unknown architecture.
+        WeightsUnavailableError: the weights are not available.
+    """
+    model = create_imagenet_model(arch)
+    missing, _ = model.load_state_dict(imagenet_state(arch, may_download), strict=False)  # surplus: auxiliary heads
     if missing:
         raise WeightsUnavailableError(f"the file lacks {missing[0]} and {len(missing) - 1} more tensors")
     return model
 
 
-def imagenet_state(arch: str) -> dict[str, torch.Tensor]:
-    """ImageNet weights, from torch's cache or downloaded; raises WeightsUnavailableError within seconds."""
+def imagenet_state(arch: str, may_download: bool) -> dict[str, torch.Tensor]:
+    """ImageNet weights, cached or downloaded; raises WeightsUnavailableError within seconds."""
     if not arch.startswith(TIMM):
-        return download_weights(weights_entry(arch))
-    with _fetching("timm looks for them on its hub and in that hub's cache"):
-        return dict(_timm().create_model(arch.removeprefix(TIMM), pretrained=True).state_dict())
+        return download_weights(weights_entry(arch), may_download)
+    timm = import_timm()
+    with _fetching("timm looks for them on its hub and in that hub's cache", may_download):
+        return dict(timm.create_model(arch.removeprefix(TIMM), pretrained=True).state_dict())
 
 
-def download_weights(weights: Any) -> dict[str, torch.Tensor]:
-    """A state dict of torchvision, from torch's cache or downloaded; raises WeightsUnavailableError within seconds."""
+def download_weights(weights: Any, may_download: bool) -> dict[str, torch.Tensor]:
+    """The state dict of an entry of torchvision's weights, from torch's cache or downloaded.
+
+    Raises:
+        WeightsUnavailableError: within seconds.
+    """
     name, folder = weights.url.rsplit("/", 1)[-1], Path(torch.hub.get_dir(), "checkpoints")
-    with _fetching(f"torchvision looks for {name} in {folder}"):
+    with _fetching(f"torchvision looks for {name} in {folder}", may_download):
         return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
 
 
 @contextmanager
-def _fetching(where: str) -> Iterator[None]:
+def _fetching(where: str, may_download: bool) -> Iterator[None]:
+    """Turn whatever fails within into WeightsUnavailableError; without permission to download, read caches only."""
     try:
-        # torch says on stdout, where our results go, that it downloads
-        if not RuntimeConfig().may_download:
-            with _no_network(), redirect_stdout(io.StringIO()):
-                yield
-        else:
+        # torch reports downloads on stdout, which is for results
+        if may_download:
             with _socket_timeout(NETWORK_TIMEOUT), redirect_stdout(sys.stderr):
                 yield
-    except Exception as error:  # network, proxy, disk, wrong hash, damaged cache: the reason is what matters
+        else:
+            with _no_network(), redirect_stdout(io.StringIO()):
+                yield
+    except Exception as error:  # network, proxy, disk, wrong hash, damaged cache: only the reason matters
         reason = error.reason if type(error) is URLError else error
-        said = " ".join(str(reason).split()) or type(reason).__name__
-        if not RuntimeConfig().may_download and isinstance(error, OSError):
-            said = "not at hand, and --offline fetches nothing"
-        raise WeightsUnavailableError(f"{said} ({where})") from None
+        message = " ".join(str(reason).split()) or type(reason).__name__
+        if not may_download and isinstance(error, OSError):
+            message = "not cached, and --offline forbids downloads"
+        raise WeightsUnavailableError(f"{message} ({where})") from None
 
 
 @contextmanager
 def _no_network() -> Iterator[None]:
-    """What lies in a cache can be had, whichever library's it is; no name of a machine is looked up."""
+    """No host name is resolved, so that libraries use their caches only."""
 
-    def refused(*_: object, **__: object) -> NoReturn:
+    def refuse(*_: object, **__: object) -> NoReturn:
         raise OSError("offline")
 
     before = socket.getaddrinfo
     hub: Any = sys.modules.get("huggingface_hub.constants", SimpleNamespace(HF_HUB_OFFLINE=False))
     hub_before = hub.HF_HUB_OFFLINE
-    socket.getaddrinfo, hub.HF_HUB_OFFLINE = refused, True  # the hub's client would try again for a minute
+    socket.getaddrinfo, hub.HF_HUB_OFFLINE = refuse, True  # the hub's client would retry for a minute
     try:
         yield
     finally:
@@ -154,26 +231,3 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
-
-
-def load_backbone(model: nn.Module, path: Path) -> None:
-    """Weights of a file, all but its head, into a model of the same architecture.
-
-    Args:
-        path: a checkpoint of ours, or a state dict saved with torch.save.
-
-    Raises:
-        UserError: no such file, damaged, or of another architecture.
-    """
-    from crackcam.models.checkpoint import read_tensors
-
-    head = head_name(model)
-    state, own = read_tensors(path), model.state_dict()
-    state = {name.removeprefix("backbone."): tensor for name, tensor in state.items()}  # of a multiscale head
-    backbone = {name: tensor for name, tensor in state.items() if not name.startswith(f"{head}.")}
-    wanted = {name for name in own if not name.startswith(f"{head}.")}
-    unlike = [n for n in wanted if n not in backbone or backbone[n].shape != own[n].shape]
-    if unlike:
-        raise UserError(f"{path} holds another architecture: {min(unlike)} is missing or of another shape")
-    model.load_state_dict({n: backbone[n] for n in wanted}, strict=False)
-    check_finite(model, str(path))

@@ -1,64 +1,65 @@
-"""Architectures of torchvision and timm by name."""
+"""Architectures of torchvision and timm by name, and what their ImageNet weights expect."""
 
 from __future__ import annotations
 
 import difflib
 import math
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torchvision
 from torch import nn
 
 from crackcam.errors import UserError
+from crackcam.preprocessing import Preprocessing
 
-TIMM = "timm/"  # what the names of timm's architectures start with
+TIMM = "timm/"  # prefix of timm's architectures
 IMAGENET_CLASSES = 1000
-# Auxiliary classifiers have heads of their own and serve training from scratch on ImageNet only.
+# Auxiliary classifiers have heads of their own and help only where ImageNet is trained from scratch.
 NO_AUXILIARY = {"aux_logits": False, "init_weights": False}
 EXTRA_ARGUMENTS = {"googlenet": NO_AUXILIARY, "inception_v3": NO_AUXILIARY}
 
 
-class PretrainedConfig(NamedTuple):
-    """What the ImageNet weights of an architecture expect of pictures, and what they know.
+@dataclass(frozen=True)
+class PretrainedConfig:
+    """What the ImageNet weights of an architecture expect and predict.
 
     Attributes:
-        source: the weights' name.
+        source: name of the weights and of their library.
         classes: names in index order.
-        size: side of the square input.
-        resize: what the shorter side of a picture is brought to before the square is cropped.
-        interpolation: a filter of Pillow, by name.
-        mean, std: of the normalisation, for values in 0..1.
+        preprocessing: how an image becomes the input of the model.
     """
 
     source: str
     classes: list[str]
-    size: int
-    resize: int
-    interpolation: str
-    mean: list[float]
-    std: list[float]
+    preprocessing: Preprocessing
 
 
-# -- building ----------------------------------------------------------------------------------------------
+def is_detector(arch: str | None) -> bool:
+    """Whether torchvision has a detector of that name."""
+    return arch in torchvision.models.list_models(module=torchvision.models.detection)
 
 
 def check_arch(arch: str) -> None:
-    """Raises UserError, with close names, where there is no such classifier."""
+    """Raise UserError, with similar names, where there is no classifier of that name."""
     if arch.startswith(TIMM):
-        known, place = _timm().list_models(), "timm"
+        known, library = import_timm().list_models(), "timm"
         name = arch.removeprefix(TIMM)
-        there = _timm().is_model(name) and ("." not in name or name in _timm().list_pretrained())
+        exists = import_timm().is_model(name) and ("." not in name or name in import_timm().list_pretrained())
     else:
-        known, place = torchvision.models.list_models(module=torchvision.models), "torchvision"
-        there = arch in known
-    if not there:
-        if arch in torchvision.models.list_models(module=torchvision.models.detection):
-            raise UserError(f"{arch} is a detector, which can be used and explained as it is, but not trained here")
-        close = difflib.get_close_matches(arch.removeprefix(TIMM), known, n=5, cutoff=0.4) or known[:20]
-        raise UserError(f"no architecture {arch!r} in {place}; close to it: {', '.join(close)}")
+        known, library = torchvision.models.list_models(module=torchvision.models), "torchvision"
+        exists = arch in known
+    if exists:
+        return
+    if is_detector(arch):
+        raise UserError(f"{arch} is a detector: it can be used and explained, but not trained here")
+    close = difflib.get_close_matches(arch.removeprefix(TIMM), known, n=5, cutoff=0.4)
+    hint = f"did you mean {', '.join(close)}?" if close else f"there are, among others: {', '.join(known[:20])}"
+    raise UserError(f"no architecture {arch!r} in {library}; {hint}")
 
 
-def _timm() -> Any:
+def import_timm() -> Any:
+    """The package timm; raises UserError where it is not installed."""
     try:
         import timm
     except ImportError:
@@ -66,36 +67,50 @@ def _timm() -> Any:
     return timm
 
 
-def bare_network(arch: str) -> nn.Module:
-    """A classifier of ImageNet's classes with random weights; raises UserError where there is none of that name."""
+def create_imagenet_model(arch: str) -> nn.Module:
+    """A classifier of the ImageNet classes with random weights; raises UserError for an unknown architecture."""
     check_arch(arch)
     if arch.startswith(TIMM):
-        return _timm().create_model(arch.removeprefix(TIMM))
+        return import_timm().create_model(arch.removeprefix(TIMM))
     return torchvision.models.get_model(arch, weights=None, **EXTRA_ARGUMENTS.get(arch, {}))
 
 
 def weights_entry(arch: str) -> Any:
-    """The entry of torchvision's weights that stands for the architecture: categories, transforms, address."""
+    """The default entry of torchvision's weights for an architecture: categories, transforms, URL."""
     return torchvision.models.get_model_weights(arch).DEFAULT
 
 
 def pretrained_config(arch: str) -> PretrainedConfig:
-    """What the architecture's ImageNet weights expect and know; raises UserError where there is no such classifier."""
+    """What the ImageNet weights of an architecture expect; raises UserError for an unknown architecture."""
     check_arch(arch)
-    if not arch.startswith(TIMM):
-        weights = weights_entry(arch)
-        does = weights.transforms()
-        return PretrainedConfig(
-            f"{weights} of torchvision", list(weights.meta["categories"]), does.crop_size[0], does.resize_size[0],
-            does.interpolation.value, list(does.mean), list(does.std),
-        )  # fmt: skip
-    name = arch.removeprefix(TIMM)
-    config = _timm().get_pretrained_cfg(name)
-    classes = weights_entry("resnet18").meta["categories"]
+    return _timm_config(arch.removeprefix(TIMM)) if arch.startswith(TIMM) else _torchvision_config(arch)
+
+
+def _torchvision_config(arch: str) -> PretrainedConfig:
+    weights = weights_entry(arch)
+    transforms = weights.transforms()
+    preprocessing = Preprocessing(
+        size=transforms.crop_size[0],
+        resize=transforms.resize_size[0],
+        interpolation=transforms.interpolation.value,
+        mean=tuple(transforms.mean),
+        std=tuple(transforms.std),
+    )
+    return PretrainedConfig(f"{weights} of torchvision", list(weights.meta["categories"]), preprocessing)
+
+
+def _timm_config(name: str) -> PretrainedConfig:
+    config = import_timm().get_pretrained_cfg(name)
+    classes = list(weights_entry("resnet18").meta["categories"])
     if config.num_classes != IMAGENET_CLASSES:
         classes = [f"class {index}" for index in range(config.num_classes)]
     size = config.input_size[-1]
-    return PretrainedConfig(
-        f"{name}{f'.{config.tag}' if config.tag and '.' not in name else ''} of timm", list(classes), size,
-        math.floor(size / config.crop_pct), config.interpolation, list(config.mean), list(config.std),
-    )  # fmt: skip
+    preprocessing = Preprocessing(
+        size=size,
+        resize=math.floor(size / config.crop_pct),
+        interpolation=config.interpolation,
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+    )
+    tag = f".{config.tag}" if config.tag and "." not in name else ""
+    return PretrainedConfig(f"{name}{tag} of timm", classes, preprocessing)

@@ -1,4 +1,4 @@
-"""Multiscale heads on the stages of a backbone."""
+"""Put a multiscale head on the stages of a backbone."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ from crackcam.models.target_layers import grid_layers
 
 
 def add_multiscale_head(model: nn.Module, classes: int, image_size: int) -> Multiscale:
-    """The network with a fresh head that sums maps of its stages, in the place of its own.
+    """The model with a fresh multiscale head in place of its own.
+
+    Args:
+        model: a classifier; becomes the backbone.
+        classes: number of classes.
+        image_size: side of its inputs in pixels.
 
     Raises:
-        UserError: its layers put out no grids of different sizes, channels first.
+        UserError: its layers do not return grids of several sizes, channels first.
     """
     grids, target = grid_layers(model, image_size)
     until = list(grids)[: list(grids).index(target) + 1] if target and grids[target].reshape is None else []
@@ -24,12 +29,12 @@ def add_multiscale_head(model: nn.Module, classes: int, image_size: int) -> Mult
         if grids[name].reshape is None and FINEST <= round(image_size / grids[name].height) <= COARSEST
     }
     if len(last) < 2:
-        raise UserError("--head multiscale needs a network whose layers put out grids of several sizes")
+        raise UserError("--head multiscale needs an architecture with grids of several sizes")
     return with_maps(model, {name: grids[name].channels for name in last.values()}, classes)
 
 
 def with_maps(model: nn.Module, stages: dict[str, int], classes: int) -> Multiscale:
-    """As :func:`multiscale`, with the layers named and their channels; raises AttributeError where there is none."""
+    """As :func:`add_multiscale_head`, with layers and their channels given; AttributeError where there is no such."""
     parent, _, child = head_name(model).rpartition(".")
     model.get_submodule(parent).register_module(child, nn.Identity())
     return Multiscale(model, stages, classes)

@@ -1,4 +1,4 @@
-"""Layers that a CAM can explain."""
+"""Find the layers that a CAM can explain."""
 
 from __future__ import annotations
 
@@ -14,38 +14,49 @@ from crackcam.models.multiscale import Multiscale
 from crackcam.text import first_line
 from pytorch_grad_cam.utils.reshape_transforms import swinT_reshape_transform, vit_reshape_transform
 
+Reshape = Callable[[torch.Tensor], torch.Tensor]
+
 
 class Grid(NamedTuple):
-    """What a layer puts out, once ``reshape`` has brought it to (N, C, H, W); None where it is so already."""
+    """Shape of a layer's output as (N, channels, height, width).
+
+    Attributes:
+        channels, height, width: of the grid.
+        reshape: brings the output to that layout; None where it has it already.
+    """
 
     channels: int
     height: int
     width: int
-    reshape: Callable[[torch.Tensor], torch.Tensor] | None = None
+    reshape: Reshape | None = None
 
 
 class TargetLayer(NamedTuple):
-    """A layer to explain: its name as in ``model.named_modules()``, the module, and the grid that it puts out."""
+    """A layer to explain: its name as in ``model.named_modules()``, the module, and the grid of its output."""
 
     name: str
     module: nn.Module
     grid: Grid
 
     @property
-    def reshape(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        """Brings its output to (N, C, H, W) where it is not."""
+    def reshape(self) -> Reshape | None:
+        """Brings its output to (N, C, H, W) where it has another layout."""
         return self.grid.reshape
 
 
-# -- target layer ----------------------------------------------------------------------------------------------
-
-
 def grid_layers(model: nn.Module, image_size: int) -> tuple[dict[str, Grid], str | None]:
-    """Layers that a CAM can explain: those that put out a grid.
+    """Layers that a CAM can explain: those whose output is a grid.
+
+    Args:
+        model: any classifier; as it was, afterwards.
+        image_size: side of its inputs in pixels.
 
     Returns:
-        The grid of each layer by name, in the order of a run; and the name of the default target: the last grid before
-        pooling and head, under the outermost name that it goes by. None where the network has none.
+        The grid of each layer by name, in the order of execution; and the name of the default target layer: the last
+        grid before pooling and head, under its outermost name. None where there is no grid.
+
+    Raises:
+        UserError: the model does not accept inputs of that size.
     """
     grids: dict[str, Grid] = {}
     pooled: list[torch.Tensor] = []
@@ -68,17 +79,9 @@ def grid_layers(model: nn.Module, image_size: int) -> tuple[dict[str, Grid], str
     handles = [m.register_forward_hook(watch(n)) for n, m in model.named_modules() if n]
     head = model.get_submodule(head_name(model))
     handles.append(head.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0])))
-    parameter = next(model.parameters())
-    was_training = model.training
-    picture = torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
     try:
-        model.eval()
-        with torch.inference_mode(False), torch.enable_grad():
-            model(picture.requires_grad_())
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"this network takes no pictures of {image_size} px: {first_line(error)}") from None
+        _run(model, image_size)
     finally:
-        model.train(was_training)
         for handle in handles:
             handle.remove()
     target = next(reversed(before_head), None)
@@ -87,21 +90,38 @@ def grid_layers(model: nn.Module, image_size: int) -> tuple[dict[str, Grid], str
     return grids, target
 
 
+def _run(model: nn.Module, image_size: int) -> None:
+    """One forward pass with gradients in eval mode."""
+    parameter = next(model.parameters())
+    was_training = model.training
+    image = torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
+    try:
+        model.eval()
+        with torch.inference_mode(False), torch.enable_grad():
+            model(image.requires_grad_())
+    except UserError:
+        raise
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(f"this model does not accept {image_size} px inputs: {first_line(error)}") from None
+    finally:
+        model.train(was_training)
+
+
 def _last_tokens(model: nn.Module, outputs: dict[str, torch.Tensor], features: torch.Tensor) -> str | None:
-    """The last normalised tokens that the head still learns about; after that, a class token stands for all others."""
+    """The last normalised tokens that the head depends on; behind the last attention, only the class token counts."""
     draw = torch.randn(features.shape, generator=torch.Generator().manual_seed(0)).to(features)
     gradients = torch.autograd.grad((features * draw).sum(), list(outputs.values()), allow_unused=True)
-    felt = [
+    relevant = [
         name
         for name, gradient in zip(outputs, gradients, strict=True)
         if gradient is not None and gradient.ndim == 3 and vit_reshape_transform(gradient).any()
     ]
-    normalised = [name for name in felt if "Norm" in type(model.get_submodule(name)).__name__]
-    return next(reversed(normalised or felt), None)
+    normalised = [name for name in relevant if "Norm" in type(model.get_submodule(name)).__name__]
+    return next(reversed(normalised or relevant), None)
 
 
 def grid_of(output: object) -> Grid | None:
-    """The grid that a layer puts out for square pictures; None where it is none, or a single place."""
+    """The grid in a layer's output for a square input; None where there is none, or one of a single place."""
     if not isinstance(output, torch.Tensor) or output.ndim not in (3, 4):
         return None
     if output.ndim == 4 and output.shape[2] == output.shape[3] > 1:
@@ -118,33 +138,45 @@ def grid_of(output: object) -> Grid | None:
 
 
 def find_target_layers(
-    model: nn.Module, image_size: int, names: list[str] | None = None, stages: bool = False,
-    finer: nn.Module | None = None,
-) -> list[TargetLayer]:  # fmt: skip
-    """The layers to explain: those named, or the one found.
+    model: nn.Module,
+    image_size: int,
+    names: list[str] | None = None,
+    stages: bool = False,
+    dilated: nn.Module | None = None,
+) -> list[TargetLayer]:
+    """The layers to explain.
 
     Args:
-        stages: find the last layer of each of the last three grid sizes instead.
-        finer: from :func:`dilate`, to take the layers of these names from.
+        model: any classifier.
+        image_size: side of its inputs in pixels.
+        names: of the layers; None: the default target layer, see :func:`grid_layers`.
+        stages: by default the last layer of each of the last three grid sizes instead.
+        dilated: result of :func:`crackcam.models.output_stride.dilate`, to take the modules of these names from.
 
     Raises:
-        UserError: a name that is no layer with a grid (all such layers are listed); or layers of different layouts.
+        UserError: a name is not a layer with a grid (all such layers are listed); or the layers' layouts differ.
     """
     grids, target = grid_layers(model, image_size)
-    if not names and target is None:
-        raise UserError("no layer of this network puts out a grid to explain")
-    if stages and isinstance(model, Multiscale):
-        names = names or list(model.stages)
-    chosen = names or [str(target)]
-    if stages and not names:
-        until = list(grids)[: list(grids).index(str(target)) + 1]
-        last = {grids[name].height: name for name in until if grids[name].reshape is grids[str(target)].reshape}
-        chosen = list(last.values())[-3:]
-    inside = [f"backbone.{name}" if f"backbone.{name}" in grids else name for name in chosen]
-    chosen = inside if isinstance(model, Multiscale) else chosen
+    if names:
+        chosen = list(names)
+    elif target is None:
+        raise UserError("no layer of this model has a grid to explain")
+    else:
+        chosen = _stages(model, grids, target) if stages else [target]
+    if isinstance(model, Multiscale):  # layers go by the names of the architecture
+        chosen = [f"backbone.{name}" if f"backbone.{name}" in grids else name for name in chosen]
     for name in chosen:
         if name not in grids:
-            raise UserError(f"no layer {name!r} with a grid; there are: {', '.join(grids)}")
+            raise UserError(f"no layer {name!r} with a grid; available: {', '.join(grids)}")
     if len({grids[name].reshape for name in chosen}) > 1:
-        raise UserError(f"{' and '.join(chosen)} hold their channels in different places: explain one at a time")
-    return [TargetLayer(name, (finer or model).get_submodule(name), grids[name]) for name in chosen]
+        raise UserError(f"{' and '.join(chosen)} have different layouts: explain one at a time")
+    return [TargetLayer(name, (dilated or model).get_submodule(name), grids[name]) for name in chosen]
+
+
+def _stages(model: nn.Module, grids: dict[str, Grid], target: str) -> list[str]:
+    """The stages of a multiscale head; else the last layer of each of the last three grid sizes up to the target."""
+    if isinstance(model, Multiscale):
+        return list(model.stages)
+    until = list(grids)[: list(grids).index(target) + 1]
+    last = {grids[name].height: name for name in until if grids[name].reshape is grids[target].reshape}
+    return list(last.values())[-3:]

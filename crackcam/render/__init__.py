@@ -1,0 +1,1 @@
+"""What a user looks at: heatmaps over images, figures, the HTML report."""

@@ -202,7 +202,7 @@ def test_styles_by_hand():
     assert jet[0, 0].tolist() == [0, 0, 128]  # the tutorials' look
     assert jet[0, -1].tolist() == [128, 0, 0]
     edges = shown("edges").astype(int)
-    flat = np.rint(0.4 * 255 + 0.6 * 255 * overlays.choose_style("edges", None).colours(heat)[..., :3])
+    flat = np.rint(0.4 * 255 + 0.6 * 255 * overlays.choose_style("edges", None).colormap(heat)[..., :3])
     darker = (flat - edges).max(axis=2) > 90  # lines of the square, at its rim and nowhere else
     assert darker[18:42, 18:42].any()
     darker[17:43, 17:43] = False

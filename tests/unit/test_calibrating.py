@@ -150,5 +150,5 @@ def test_the_rest_of_the_network_stays():
 def test_diagram_of_any_number(tmp_path, count, classes):
     logits, labels = drawn(count, classes)
     found = reliability((2 * logits).softmax(dim=1).numpy(), labels.numpy())
-    figures.reliability(tmp_path / "reliability.png", found, classes, "test split")
+    figures.reliability(tmp_path / "reliability.png", vars(found), classes, "test split")
     assert Image.open(tmp_path / "reliability.png").size == (672, 720)

@@ -266,16 +266,16 @@ def test_a_finding_is_tinted_outlined_and_boxed(size):
     picture = np.full((*size, 3), 100, np.uint8)
     mask = np.zeros(size, bool)
     mask[size[0] // 5 : size[0] * 3 // 5, size[1] // 4 : size[1] // 2] = True
-    drawn = overlays.draw_regions(picture, found(mask), overlays.choose_style("mask", None).colours, side=400)
+    drawn = overlays.draw_regions(picture, found(mask), overlays.choose_style("mask", None).colormap, side=400)
     assert drawn.shape == (200, 400, 3)
-    tint = 255 * np.array(overlays.choose_style("mask", None).colours(0.75)[:3])
+    tint = 255 * np.array(overlays.choose_style("mask", None).colormap(0.75)[:3])
     assert np.abs(drawn[80, 150] - (0.65 * 100 + 0.35 * tint)).max() <= 1  # inside
     assert np.abs(drawn[80, 99:102].astype(float) - tint).max(axis=1).min() < 40  # its left edge
     assert (drawn == 255).all(axis=2).any()  # the box
     assert (drawn[150:] == 100).all()
     assert (drawn[:, 220:] == 100).all()
     nothing = overlays.draw_regions(
-        picture, found(np.zeros(size, bool)), overlays.choose_style("mask", None).colours, 400
+        picture, found(np.zeros(size, bool)), overlays.choose_style("mask", None).colormap, 400
     )
     assert (nothing == 100).all()
 

@@ -1,5 +1,5 @@
 "use strict";
-// Method, heat, sorting, filters, the enlarged view, light and dark. All text is set as text, never as markup.
+// Method, opacity, sorting, filters, the enlarged view, light and dark. All text is set as text, never as markup.
 
 const root = document.documentElement;
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
@@ -27,10 +27,10 @@ one("#theme").addEventListener("click", () => {
   keep(root.dataset.theme);
 });
 
-// Pictures before particulars on a small screen.
+// Images before details on a small screen.
 if (innerWidth < 480) one(".made").open = false;
 
-// -- what the controls say
+// -- controls
 
 function setOpacity(percent) {
   root.style.setProperty("--opacity", percent / 100);
@@ -49,9 +49,9 @@ const byName = (a, b) => a.dataset.name.localeCompare(b.dataset.name, undefined,
 const confidence = (card) => Number(card.dataset.confidence);
 const orders = {
   given: (a, b) => a.dataset.number - b.dataset.number,
-  wrong: (a, b) => b.dataset.wrong - a.dataset.wrong || confidence(a) - confidence(b),
-  sure: (a, b) => confidence(b) - confidence(a),
-  unsure: (a, b) => confidence(a) - confidence(b),
+  incorrect: (a, b) => b.dataset.incorrect - a.dataset.incorrect || confidence(a) - confidence(b),
+  descending: (a, b) => confidence(b) - confidence(a),
+  ascending: (a, b) => confidence(a) - confidence(b),
   name: byName,
 };
 
@@ -79,8 +79,8 @@ function filter() {
   const name = chosen("class").slice(1);
   const result = chosen("result");
   for (const card of cards) {
-    const { wrong, true: truth, predicted } = card.dataset;
-    card.hidden = (name !== "" && name !== truth && name !== predicted) || (result !== "" && result !== wrong);
+    const { incorrect, true: truth, predicted } = card.dataset;
+    card.hidden = (name !== "" && name !== truth && name !== predicted) || (result !== "" && result !== incorrect);
   }
   const count = cards.filter((card) => !card.hidden).length;
   one("#count").textContent = `${count.toLocaleString("en")} shown`;
@@ -98,7 +98,7 @@ if (controls) {
   });
 }
 
-// -- the enlarged view: the picture, and every method beside it
+// -- the enlarged view: the image, and every method beside it
 
 let current = null;
 
@@ -129,13 +129,13 @@ function enlarge(card) {
   const outline = all(".outline", card);
   one("#large-name").textContent = one("h3", card).title;
   one(".verdict", large).replaceChildren(...one(".verdict", card).cloneNode(true).childNodes);
-  const figures = all(".heat", card).map((heat) => {
-    const { method } = heat.dataset;
-    const notes = all(".says [data-method]", card).filter((note) => note.dataset.method === method);
-    return figure(photo, [heat, ...outline], method, notes);
+  const figures = all(".heatmap", card).map((heatmap) => {
+    const { method } = heatmap.dataset;
+    const notes = all(".text [data-method]", card).filter((note) => note.dataset.method === method);
+    return figure(photo, [heatmap, ...outline], method, notes);
   });
-  one(".beside", large).replaceChildren(figure(photo, [], "picture"), ...figures);
-  large.classList.toggle("wrong", card.classList.contains("wrong"));
+  one(".beside", large).replaceChildren(figure(photo, [], "image"), ...figures);
+  large.classList.toggle("incorrect", card.classList.contains("incorrect"));
   one(".more", large).replaceChildren(
     ...all(".bars, .numbers:not([data-method])", card).map((part) => part.cloneNode(true)),
   );

@@ -1,0 +1,250 @@
+"""What is done with each image of a folder: predict it, or explain it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from crackcam.batch.streaming import Item, Row
+from crackcam.config import ExplainConfig
+from crackcam.errors import UserError
+from crackcam.explain.explainer import Explainer
+from crackcam.explain.explanation import Explanation
+from crackcam.explain.thresholds import known_threshold
+from crackcam.files import file_hash, write_atomically
+from crackcam.models.loaded import LoadedModel, stack
+from crackcam.render.overlays import SHOWN_SIDE, Style, choose_style, thumbnail
+from crackcam.settings import flag_of
+from crackcam.types import Prediction
+
+SHARD = 1000  # images in a folder of overlays or heatmaps: file managers and network drives are slow with more
+STEM = 50  # characters of an image's name in the names of its overlay and heatmap: file systems take 255 bytes
+OVERLAY_SIDE = 1024  # pixels of the longer side; smaller images keep their size
+QUALITY = 90  # of JPEG
+DECIMALS = 6  # of probabilities
+
+
+class Task(Protocol):
+    """What is done with each image.
+
+    Attributes:
+        verb: for the progress bar.
+        header: columns of the .csv.
+        folders: where it writes files.
+        settings: what rows depend on besides the files, by the names of flags; JSON.
+    """
+
+    @property
+    def verb(self) -> str: ...
+    @property
+    def header(self) -> list[str]: ...
+    @property
+    def folders(self) -> Sequence[Path]: ...
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+    def prepare(self, image: np.ndarray) -> Any:
+        """What :meth:`work` needs of (H, W, 3) uint8; runs in decoding threads."""
+
+    def work(self, items: list[Item]) -> list[Callable[[], Row]]:
+        """For each image of a batch a function that makes its row, which runs in finishing threads."""
+
+    def cells(self, row: Row) -> list:
+        """The values below the header."""
+
+    def line(self, row: Row) -> Row:
+        """What a .jsonl says of a row."""
+
+
+@dataclass(frozen=True)
+class PredictTask:
+    """Probabilities of every image."""
+
+    network: LoadedModel
+    top_k: int | None = None
+    verb: str = "predicting"
+    folders: Sequence[Path] = ()
+
+    @property
+    def header(self) -> list[str]:
+        return ["file", "true", "predicted", *(f"p_{name}" for name in self.network.card.classes), "error"]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return model_settings(self.network)
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        return self.network.preprocessing.apply(image)
+
+    def work(self, items: list[Item]) -> list[Callable[[], Row]]:
+        pixels = stack([item.prepared for item in items])
+        return [partial(self._row, row) for row in self.network.probabilities(pixels)]
+
+    def _row(self, row: torch.Tensor) -> Row:
+        values = row.tolist()
+        return {
+            "predicted": self.network.card.classes[values.index(max(values))],
+            "probabilities": [round(value, DECIMALS) for value in values],
+        }
+
+    def cells(self, row: Row) -> list:
+        values = row.get("probabilities")
+        texts = [f"{value:.{DECIMALS}f}" for value in values] if values else [""] * len(self.network.card.classes)
+        return [row["file"], row["true"], row.get("predicted"), *texts, row.get("error")]
+
+    def line(self, row: Row) -> Row:
+        if "probabilities" not in row:
+            return row
+        by_name = Prediction.of(self.network.card.classes, row["probabilities"]).top(self.top_k)
+        return {**row, "probabilities": by_name}
+
+
+@dataclass(frozen=True)
+class ExplainTask:
+    """An overlay of every image, in folders of :data:`SHARD`; the heatmap too where asked.
+
+    Attributes:
+        explainer: of one method.
+        target: class to explain; None: the one predicted.
+        overlays: folder of the overlays.
+        save_maps: folder of the heatmaps.
+        top_k: classes in a row.
+
+    Raises:
+        UserError: regions are asked for, and no threshold is known.
+    """
+
+    explainer: Explainer
+    target: int | None
+    overlays: Path
+    save_maps: Path | None = None
+    top_k: int | None = None
+    verb: str = "explaining"
+    style: Style = field(init=False)
+
+    def __post_init__(self) -> None:
+        config = self.config
+        object.__setattr__(self, "style", choose_style(config.style, config.colormap))
+        classes, method = self.explainer.network.card.classes, self.explainer.method
+        if self.measures:
+            names = classes if self.target is None else [classes[self.target]]
+            card = self.explainer.network.card
+            if any(math.isnan(known_threshold(config, card, method, name)) for name in names):
+                raise UserError(
+                    f"no threshold is known for these heatmaps of {method}: --style mask --all needs --threshold"
+                )
+
+    @property
+    def config(self) -> ExplainConfig:
+        """How heatmaps are made."""
+        return self.explainer.config
+
+    @property
+    def measures(self) -> bool:
+        """Whether regions are measured."""
+        return self.config.style == "mask"
+
+    @property
+    def header(self) -> list[str]:
+        measures = ["threshold", "share", "length", "width", "boxes"] if self.measures else []
+        columns = ["file", "true", "predicted", "probability", "target", "max", "overlay"]
+        return [*columns, *(["map"] if self.save_maps else []), *measures, "error"]
+
+    @property
+    def folders(self) -> Sequence[Path]:
+        return [self.overlays, *([self.save_maps] if self.save_maps else [])]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        card = self.explainer.network.card
+        config = self.config.as_dict()
+        return {
+            **model_settings(self.explainer.network),
+            **{flag_of(name).removeprefix("--"): value for name, value in config.items()},
+            "method": self.explainer.method,
+            "scales": None if self.config.single_scale else list(self.config.scales),
+            "target": "predicted" if self.target is None else card.classes[self.target],
+            "top-k": self.top_k,
+            "save-maps": self.save_maps and str(self.save_maps),
+        }
+
+    @property
+    def _needs_original(self) -> bool:
+        """Whether the image is needed at its own size, not only at that of its overlay."""
+        return bool(self.config.refine or self.save_maps or not self.config.single_scale or self.measures)
+
+    def prepare(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        fitted = self.explainer.network.preprocessing.apply(image)
+        return fitted, image if self._needs_original else thumbnail(image, OVERLAY_SIDE)
+
+    def work(self, items: list[Item]) -> list[Callable[[], Row]]:
+        pixels = stack([item.prepared[0] for item in items])
+        images = [item.prepared[1] for item in items]
+        found = self.explainer.predict_and_explain(pixels, images, self.target)
+        return [partial(self._row, *of_one) for of_one in zip(items, *found, strict=True)]
+
+    def _row(self, item: Item, probabilities: torch.Tensor, target: int, heatmap: torch.Tensor) -> Row:
+        prediction = Prediction.of(self.explainer.network.card.classes, probabilities.tolist(), item.path)
+        explanation = self.explainer.explanation(item.prepared[1], prediction, target, heatmap.cpu())
+        best = prediction.top(self.top_k)
+        return {
+            "predicted": prediction.label,
+            "probabilities": {name: round(value, DECIMALS) for name, value in best.items()},
+            "target": explanation.target,
+            **self._written(item, explanation),
+        }
+
+    def _written(self, item: Item, explanation: Explanation) -> Row:
+        """Write overlay and heatmap; returns their names, and what was measured."""
+        shard, name = f"{item.place // SHARD:05d}", f"{item.place:07d}_{item.path.stem[:STEM]}"
+        overlay = self.overlays / shard / f"{name}.jpg"
+        whole = explanation.heatmap if self.config.refine or self.save_maps or self.measures else None
+        row: Row = {"overlay": str(overlay), "max": explanation.peak(whole)}
+        if self.save_maps and whole is not None:
+            path = self.save_maps / shard / f"{name}.npy"
+            write_atomically(path, lambda temporary: np.save(temporary, whole))
+            row["map"] = str(path)
+        measured = None
+        if self.measures and whole is not None:
+            measured = explanation.measure(heatmap=whole)
+            row |= {"threshold": explanation.threshold, **measured.as_row()}
+        # outlines are fine lines: small images are enlarged for them
+        side = min(OVERLAY_SIDE, max(SHOWN_SIDE, *explanation.image.shape[:2]))
+        drawn = explanation.draw(self.style, side, measured)
+        write_atomically(overlay, lambda temporary: Image.fromarray(drawn).save(temporary, "JPEG", quality=QUALITY))
+        return row
+
+    def cells(self, row: Row) -> list:
+        plain = {**row, "probability": next(iter(row.get("probabilities", {}).values()), None)}
+        if "boxes" in row:
+            plain["boxes"] = len(row["boxes"])
+        return [plain.get(name) for name in self.header]
+
+    def line(self, row: Row) -> Row:
+        return dict(row)
+
+
+def model_settings(network: LoadedModel) -> dict[str, Any]:
+    """What predictions depend on, besides the files and their batches."""
+    return {
+        "weights": file_hash(network.path) if network.path else _tensor_hash(network),
+        "precision": network.runtime.precision,
+        "device": network.runtime.device.type,
+    }
+
+
+def _tensor_hash(network: LoadedModel) -> str:
+    """Of the tensors: random weights differ between runs."""
+    found = hashlib.sha256()
+    for name, tensor in network.model.state_dict().items():
+        found.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

@@ -1,0 +1,47 @@
+"""The JSON documents that the scripts write beside their figures and tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from crackcam.config import ExplainRun, PredictRun
+from crackcam.data.selection import Selection
+from crackcam.files import file_hash
+from crackcam.models.loaded import LoadedModel
+from crackcam.types import library_versions
+
+SCHEMA = 1
+
+
+def manifest(network: LoadedModel, run: PredictRun | ExplainRun, selection: Selection, rows: list[dict]) -> dict:
+    """How a result was made, and of what.
+
+    Args:
+        network: the model.
+        run: what was asked for.
+        selection: the images.
+        rows: one for each image.
+    """
+    card, path = network.card, network.path
+    return {
+        "schema": SCHEMA,
+        "command": run.command,
+        "type": run.images.type if run.images.image else selection.name,
+        "split": selection.split,
+        "seed": run.images.seed,
+        "device": str(network.runtime.device),
+        "precision": network.runtime.precision,
+        "checkpoint": {
+            "file": str(path) if path else card.pretrained,
+            "sha256": file_hash(path) if path else None,
+            "arch": card.arch,
+        },
+        "classes": len(card.classes) if card.many_classes else card.classes,
+        "versions": library_versions(),
+        "pictures": rows,
+    }
+
+
+def table_beside(picture: Path, what: str) -> Path:
+    """The name of a table beside a figure."""
+    return picture.with_name(f"{picture.stem}_{what}.csv")

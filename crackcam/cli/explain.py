@@ -1,0 +1,298 @@
+"""``xai.py``: from settings to heatmaps, figures, scores and tables."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from crackcam.batch.folders import completed, process
+from crackcam.batch.streaming import Run
+from crackcam.batch.tasks import ExplainTask
+from crackcam.classifier import Classifier, Loader
+from crackcam.cli.console import print_json, say
+from crackcam.cli.documents import manifest, table_beside
+from crackcam.cli.predict import check_processes, print_summary
+from crackcam.cli.sheet import Sheet
+from crackcam.config import OUTPUTS, ExplainRun
+from crackcam.data.images import DecodedImage
+from crackcam.data.selection import Selection, read_selection, select
+from crackcam.errors import UserError
+from crackcam.evaluation import faithfulness, mask_scores, verification
+from crackcam.evaluation.regions import regions_table
+from crackcam.explain.anatomy import gradcam_steps
+from crackcam.explain.detectors import Detector, method_settings, of_class
+from crackcam.explain.explainer import PREDICTED, Comparison, Explainer, compare
+from crackcam.explain.explanation import Explanation
+from crackcam.files import check_writable, write_csv, write_json
+from crackcam.methods import BEST, EVIDENCE
+from crackcam.models.output_stride import dilate
+from crackcam.models.target_layers import grid_layers
+from crackcam.render import coco, figures
+from crackcam.render.figures import Tile
+from crackcam.render.overlays import choose_style, thumbnail
+from crackcam.text import counted
+from crackcam.types import Prediction
+
+logger = logging.getLogger(__name__)
+
+
+def run(asked: ExplainRun) -> int:
+    """Do what the settings ask for; returns the exit code.
+
+    Raises:
+        UserError: usage or input error.
+    """
+    check_processes(asked)
+    choose_style(asked.explain.style, asked.explain.colormap)  # before anything is loaded
+    network = Loader(asked.model, asked.runtime, asked.images.seed).load(layers=True)
+    if isinstance(network, Detector):
+        return _explain_boxes(asked, network)
+    if asked.analysis.list_layers:
+        return _list_layers(asked, network)
+    explain = asked.explain
+    if explain.method == (BEST,) and (asked.analysis.anatomy or asked.analysis.verify):
+        explain = replace(explain, method=("gradcam",))
+    explainers = Explainer.of(network, explain, asked.runtime.batch_size)
+    selection = select(asked.images, network.card, every_class=asked.output.all)
+    target = explainers[0].target_index(selection.true or PREDICTED)
+    path = asked.output.output or _default_path(asked, selection)
+    check_writable(path, asked.output.report)
+    if asked.output.all:
+        return _explain_all(asked, explainers[0], selection, target, path)
+    images = read_selection(asked.images, selection)
+    if asked.analysis.save_maps:
+        check_names(images)
+    if asked.analysis.anatomy:
+        return _draw_anatomy(asked, explainers[0], selection, images[0], target, path)
+    return _explain_some(asked, explainers, selection, images, target, path)
+
+
+def _default_path(asked: ExplainRun, selection: Selection) -> Path:
+    several = asked.explain.several
+    kind = (
+        "anatomy"
+        if asked.analysis.anatomy
+        else "scores"
+        if asked.analysis.masks
+        else "compared"
+        if several
+        else asked.explain.method[0]
+    )
+    return OUTPUTS / f"xai_{selection.name}_{kind}.{'csv' if asked.output.all else 'png'}"
+
+
+def check_names(images: list[DecodedImage]) -> None:
+    """Raises UserError where the heatmaps of two images would have one name."""
+    if len({image.path.stem for image in images}) < len(images):
+        raise UserError("two of the images have the same name: their heatmaps would overwrite each other")
+
+
+def _list_layers(asked: ExplainRun, network: Classifier) -> int:
+    """Print the layers that ``--layer`` takes."""
+    size, stride = network.preprocessing.size, asked.explain.stride
+    found, default = grid_layers(dilate(network.model, stride, size) if stride else network.model, size)
+    for name, grid in found.items():
+        mark = "  (default)" if name == default else ""
+        say(f"{name}  {grid.channels} x {grid.height} x {grid.width}{mark}")
+    return 0
+
+
+# -- a few images ----------------------------------------------------------------------------------------------------
+
+
+def _explain_some(
+    asked: ExplainRun,
+    explainers: list[Explainer],
+    selection: Selection,
+    images: list[DecodedImage],
+    target: int | None,
+    path: Path,
+) -> int:
+    """Figures of a few images, and what else is asked about their heatmaps."""
+    network, analysis = explainers[0].network, asked.analysis
+    masks = mask_scores.read_masks(analysis.masks, images) if analysis.masks else []
+    compared = compare(explainers, images, target, selection.true, timed=analysis.verify)
+    sheet = Sheet(asked, network, compared, masks)
+    sheet.draw(path, _title(compared, target))
+    settings = next(iter(compared.explainers.values())).config
+    document = {
+        **manifest(network, asked, selection, sheet.rows),
+        "methods": {method: each.layer_names for method, each in compared.explainers.items()},
+        "target": PREDICTED if target is None else network.card.classes[target],
+        "stride": settings.stride,
+        "scales": list(settings.scales),
+        "fuse": settings.fuse,
+        "refine": settings.refine,
+        **settings.smoothing,
+        "picture": str(path),
+        "seconds": {method: round(compared.seconds[method], 3) for method in compared.explainers},
+    }
+    tables = []
+    if analysis.masks:
+        document["scores"] = mask_scores.compare_masks(images, masks, sheet.heatmaps, sheet.known_thresholds)
+        document["table"] = write_csv(path.with_suffix(".csv"), document["scores"])
+        tables.append(mask_scores.mask_table(document["scores"]))
+    if analysis.metrics:
+        document["metrics"] = _score_faithfulness(compared, asked.runtime.batch_size)
+        document["metrics_table"] = write_csv(table_beside(path, "metrics"), document["metrics"])
+        tables.append(faithfulness.faithfulness_table(document["metrics"]))
+    if analysis.verify:
+        comparisons = _verify(compared)
+        document["verified"] = [comparison._asdict() for comparison in comparisons]
+        tables.append(verification.table(comparisons))
+    if asked.output.report:
+        sheet.write_report(asked.output.report, document)
+    return _finish(asked, document, tables)
+
+
+def _title(compared: Comparison, target: int | None) -> str:
+    """'layer4 of resnet18, model.safetensors: evidence for Positive'."""
+    explainers = list(compared.explainers.values())
+    network = explainers[0].network
+    where = ", ".join(sorted({name for each in explainers for name in each.layer_names}))
+    where = "all stages" if list(compared.explainers) == [EVIDENCE] else where
+    target_name = "the predicted class" if target is None else network.card.classes[target]
+    return f"{where} of {network.name}: evidence for {target_name}"
+
+
+def _score_faithfulness(compared: Comparison, batch_size: int) -> list[dict]:
+    logger.info("scoring the heatmaps and the model-free baselines against the model: a hundred forward passes each")
+    functions = {method: each.as_function() for method, each in compared.explainers.items()}
+    explained = next(iter(compared.explainers.values())).explained
+    return faithfulness.compare_faithfulness(explained, functions, compared.pixels, compared.targets, batch_size)
+
+
+def _verify(compared: Comparison) -> list[verification.Comparison]:
+    explained = next(iter(compared.explainers.values())).explained
+    layers = {method: each.combination.technique.layers for method, each in compared.explainers.items()}
+    return verification.verify(explained, layers, compared.pixels, compared.targets, compared.maps, compared.seconds)
+
+
+def _finish(asked: ExplainRun, document: dict, tables: list[str]) -> int:
+    """Write the JSON file beside the figure, and the table of regions; print tables, and what was written."""
+    path = Path(document["picture"])
+    if asked.explain.style == "mask":
+        document["found_table"] = write_csv(table_beside(path, "found"), regions_table(document["pictures"]))
+    write_json(path.with_suffix(".json"), document)
+    if asked.output.json:
+        print_json(document)
+        return 0
+    for table in tables:
+        print(table)
+    written = [name for key, name in document.items() if key.endswith(("table", "report"))]
+    save_maps = asked.analysis.save_maps if not asked.analysis.anatomy else None
+    also = f", and heatmaps in {save_maps}" if save_maps else ""
+    say(f"wrote {', '.join([str(path), str(path.with_suffix('.json')), *written])}{also}")
+    return 0
+
+
+# -- anatomy ---------------------------------------------------------------------------------------------------------
+
+
+def _draw_anatomy(
+    asked: ExplainRun,
+    explainer: Explainer,
+    selection: Selection,
+    image: DecodedImage,
+    target: int | None,
+    path: Path,
+) -> int:
+    """Draw the steps of Grad-CAM on one image."""
+    network, layer = explainer.network, explainer.combination.technique.layers[0]
+    pixels = network.to_pixels([image.pixels])
+    probabilities = network.all_probabilities(pixels, 1)[0]
+    prediction = Prediction.of(network.card.classes, probabilities.tolist(), image.path, selection.true)
+    index = int(probabilities.argmax()) if target is None else target
+    steps = gradcam_steps(explainer.explained, layer, pixels, index)
+    style = choose_style(asked.explain.style, asked.explain.colormap)
+    rows = network.preprocessing.inside(*image.pixels.shape[:2])
+    explanation = explainer.explanation(image.pixels, prediction, index, steps.heatmap[rows])
+    tile = Tile(thumbnail(image.pixels), image.path.name, prediction.top(asked.predict.top_k), selection.true)
+    title = f"Grad-CAM at {layer.name} of {network.name}, {tile.name}: {explanation.target}"
+    overlay = explanation.draw(style, beside=False)
+    figures.anatomy(path, title, tile, overlay, steps, explanation.target)
+    row = {
+        **prediction.to_dict(asked.predict.top_k),
+        "target": explanation.target,
+        "weights": [round(float(weight), 8) for weight in steps.weights],
+    }
+    document = {**manifest(network, asked, selection, [row]), "layer": layer.name, "picture": str(path)}
+    return _finish(asked, {**document, "stride": asked.explain.stride}, [])
+
+
+# -- all images ------------------------------------------------------------------------------------------------------
+
+
+def _explain_all(asked: ExplainRun, explainer: Explainer, selection: Selection, target: int | None, path: Path) -> int:
+    task = ExplainTask(explainer, target, path.with_suffix(""), asked.analysis.save_maps, asked.predict.top_k)
+    table = Run(path, selection.listed, asked.runtime.batch_size, task.settings, task.verb)
+    document = completed(table, asked.output.resume, asked.output.report)
+    if document is None:
+        own = {name: value for name, value in task.settings.items() if name not in ("weights", "device", "precision")}
+        made = {
+            **manifest(explainer.network, asked, selection, []),
+            **own,
+            "layers": explainer.layer_names,
+            "overlays": str(task.overlays),
+        }
+        document = process(table, task, made, asked.output.resume)
+    return print_summary(document, asked)
+
+
+# -- detectors -------------------------------------------------------------------------------------------------------
+
+
+def _explain_boxes(asked: ExplainRun, network: Detector) -> int:
+    """Evidence for the boxes of a detector: of an image's together, or of one class."""
+    arch = network.card.arch
+    given = asked.analysis.given("anatomy", "verify", "list_layers", "masks", "metrics")
+    given += asked.output.given("report", "all")
+    if given:
+        raise UserError(f"{given[0]} is for classifiers; {arch} is a detector")
+    config = method_settings(asked.explain, arch)
+    asked = replace(asked, explain=config)
+    layers = network.find_layers(config.layer)
+    selection = select(asked.images, network.card)
+    kind = "compared" if config.several else config.method[0]
+    path = asked.output.output or OUTPUTS / f"xai_{selection.name}_{kind}.png"
+    check_writable(path)
+    network.set_score_threshold(asked.predict.score_threshold)
+    images = read_selection(asked.images, selection)
+    predictions = _detected(asked, network, images)
+    found = [(image, boxes) for image, boxes in zip(images, predictions, strict=True) if boxes.detections]
+    if asked.analysis.save_maps:
+        check_names([image for image, _ in found])
+    explained: list[list[Explanation]] = []
+    for image, prediction in found:
+        boxes = counted(len(prediction.detections), "box", "boxes")
+        logger.info("%s: explaining %s by %s", image.path, boxes, ", ".join(config.method))
+        explained.append(network.explain_boxes(image, prediction, config, layers))
+    sheet = Sheet.of_boxes(asked, network, explained)
+    sheet.draw_boxes(path, f"{', '.join(layers)} of {network.name}: evidence for {config.target or 'the boxes'}")
+    with_boxes = [row for row in coco.rows(predictions) if row["detections"]]
+    rows = [{**row, "maps": drawn["maps"]} for row, drawn in zip(with_boxes, sheet.rows, strict=True)]
+    document = {
+        **manifest(network, asked, selection, rows),
+        "methods": {name: list(layers) for name in config.method},
+        "target": config.target,
+        "score_threshold": asked.predict.score_threshold,
+        "eigen_smooth": config.eigen_smooth,
+        "refine": config.refine,
+        "picture": str(path),
+    }
+    return _finish(asked, document, [])
+
+
+def _detected(asked: ExplainRun, network: Detector, images: list[DecodedImage]) -> list[Prediction]:
+    """The boxes of the target in each image; there is one at least."""
+    target, threshold = asked.explain.target, asked.predict.score_threshold
+    index = None if target in (None, PREDICTED) else network.card.class_index(str(target))
+    name = "box" if index is None else str(target)
+    predictions = [of_class(network.detect(image), index) for image in images]
+    for prediction in predictions:
+        if not prediction.detections:
+            logger.warning("%s: no %s scores above %g", prediction.path, name, threshold)
+    if not any(prediction.detections for prediction in predictions):
+        raise UserError(f"no {name} to explain: lower --score-threshold, which is {threshold:g}")
+    return predictions

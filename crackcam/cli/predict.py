@@ -1,0 +1,172 @@
+"""``inference.py``: from settings to predictions, figures and tables."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from crackcam import distributed
+from crackcam.batch.folders import completed, process
+from crackcam.batch.streaming import Row, Run
+from crackcam.batch.tasks import PredictTask
+from crackcam.classifier import Loader
+from crackcam.cli.console import print_json, say
+from crackcam.cli.documents import manifest
+from crackcam.config import OUTPUTS, ExplainRun, PredictRun
+from crackcam.data.selection import Selection, read_selection, select
+from crackcam.errors import UserError
+from crackcam.explain.detectors import Detector
+from crackcam.files import check_writable, write_json
+from crackcam.models.loaded import LoadedModel
+from crackcam.render import coco, figures, report
+from crackcam.render.figures import Tile
+from crackcam.render.overlays import thumbnail
+from crackcam.text import confidence_text, counted, percent
+from crackcam.types import Prediction
+
+logger = logging.getLogger(__name__)
+
+SUMMARY = ("type", "split", "pictures", "unreadable", "accuracy", "table")  # of --all --json
+LISTED_BOXES = 5
+
+
+def run(asked: PredictRun) -> int:
+    """Do what the settings ask for; returns the exit code.
+
+    Raises:
+        UserError: usage or input error.
+    """
+    check_processes(asked)
+    network = Loader(asked.model, asked.runtime, asked.images.seed).load()
+    if isinstance(network, Detector):
+        return _draw_boxes(asked, network)
+    selection = select(asked.images, network.card, every_class=asked.output.all)
+    kind = "predictions" if asked.output.all else "inference"
+    default = OUTPUTS / f"{kind}_{selection.name}{'.csv' if asked.output.all else '.png'}"
+    path = asked.output.output or default
+    check_writable(path, asked.output.report)
+    if asked.output.all:
+        return _score_all(asked, network, selection, path)
+    return _draw_grid(asked, network, selection, path)
+
+
+def check_processes(asked: PredictRun | ExplainRun) -> None:
+    """Raises UserError where several processes are started for what only one can do."""
+    if distributed.world_size() > 1 and not asked.output.all:
+        raise UserError("several processes split the images of --all: add it, or run without torchrun")
+
+
+# -- a few images ----------------------------------------------------------------------------------------------------
+
+
+def _draw_grid(asked: PredictRun, network: LoadedModel, selection: Selection, path: Path) -> int:
+    images, true, top_k = read_selection(asked.images, selection), selection.true, asked.predict.top_k
+    arrays = [image.pixels for image in images]
+    probabilities = network.all_probabilities(network.to_pixels(arrays), asked.runtime.batch_size)
+    predictions = [
+        Prediction.of(network.card.classes, row.tolist(), image.path, true)
+        for image, row in zip(images, probabilities, strict=True)
+    ]
+    tiles = [
+        Tile(thumbnail(image.pixels), image.path.name, prediction.top(top_k), true)
+        for image, prediction in zip(images, predictions, strict=True)
+    ]
+    correct = sum(not prediction.wrong for prediction in predictions)
+    of_all = f"{correct} of {counted(len(tiles), 'image')} correct"
+    title = ", ".join(filter(None, [network.name, true and f"{true}: {of_all}"]))
+    figures.prediction_grid(path, title, tiles, top_k)
+    rows = [prediction.to_dict(top_k) for prediction in predictions]
+    document = {**manifest(network, asked, selection, rows), "picture": str(path)}
+    if asked.output.report:
+        report.write(asked.output.report, document, arrays)
+        document["report"] = str(asked.output.report)
+    write_json(path.with_suffix(".json"), document)
+    if asked.output.json:
+        print_json(document)
+        return 0
+    for prediction in predictions:
+        mark = "   <- wrong" if prediction.wrong else ""
+        say(f"{prediction.path}  {prediction.label} {confidence_text(prediction.confidence)}{mark}")
+    say(of_all if true else counted(len(tiles), "image"))
+    say(", ".join(filter(None, [f"wrote {path}", f"{path.with_suffix('.json')}", document.get("report")])))
+    return 0
+
+
+# -- all images ------------------------------------------------------------------------------------------------------
+
+
+def _score_all(asked: PredictRun, network: LoadedModel, selection: Selection, path: Path) -> int:
+    task = PredictTask(network, asked.predict.top_k)
+
+    def write_report(lines: Iterator[Row]) -> str:
+        rows = list(lines)
+        readable, broken = ([row for row in rows if ("error" in row) == bad] for bad in (False, True))
+        document = {**manifest(network, asked, selection, readable), "unreadable": broken}
+        assert asked.output.report is not None
+        report.write(asked.output.report, document)
+        return str(asked.output.report)
+
+    writer = write_report if asked.output.report else None
+    table = Run(path, selection.listed, asked.runtime.batch_size, task.settings, task.verb)
+    document = completed(table, asked.output.resume, asked.output.report)
+    if document is None:
+        made = manifest(network, asked, selection, [])
+        document = process(table, task, made, asked.output.resume, writer)
+    return print_summary(document, asked)
+
+
+def print_summary(document: dict | None, asked: PredictRun | ExplainRun) -> int:
+    """What ``--all`` scored and wrote, in the first process."""
+    if document is None or not distributed.is_main():
+        return 0
+    if asked.output.json:
+        print_json({name: document[name] for name in SUMMARY})
+        return 0
+    scored, unreadable, accuracy = (document[name] for name in ("pictures", "unreadable", "accuracy"))
+    correct = "" if accuracy is None else f", accuracy {accuracy:.4f}"
+    lost = f", {counted(unreadable, 'file')} not readable" if unreadable else ""
+    say(f"{counted(scored, 'image')}{correct}{lost}")
+    also = [document[name] for name in ("overlays", "report", "save-maps") if document.get(name)]
+    say("wrote " + ", ".join([document["table"], *also]))
+    return 0
+
+
+# -- detectors -------------------------------------------------------------------------------------------------------
+
+
+def _draw_boxes(asked: PredictRun, network: Detector) -> int:
+    """What a detector finds in a few images."""
+    if asked.output.all:
+        raise UserError("--all scores classes; for the boxes of many images: --image FOLDER --num 1000")
+    if asked.output.report:
+        raise UserError(f"--report is for classifiers; {network.card.arch} is a detector")
+    threshold = asked.predict.score_threshold
+    selection = select(asked.images, network.card)
+    path = asked.output.output or OUTPUTS / f"inference_{selection.name}.png"
+    coco_path = path.with_name(f"{path.stem}_coco.json")
+    check_writable(path)
+    network.set_score_threshold(threshold)
+    images = read_selection(asked.images, selection)
+    predictions = [network.detect(image) for image in images]
+    side = round(figures.DPI * figures.detection_side(len(images)))
+    tiles = [
+        figures.detection_tile(image.pixels, prediction, thumbnail(image.pixels, side))
+        for image, prediction in zip(images, predictions, strict=True)
+    ]
+    figures.detection_grid(path, f"{network.name}: boxes that score above {threshold:g}", tiles)
+    rows = coco.rows(predictions)
+    document = {**manifest(network, asked, selection, rows), "score_threshold": threshold}
+    document |= {"picture": str(path), "coco": str(coco_path)}
+    write_json(path.with_suffix(".json"), document)
+    write_json(coco_path, coco.results(rows))
+    if asked.output.json:
+        print_json(document)
+        return 0
+    for prediction in predictions:
+        boxes = prediction.detections
+        best = ", ".join(f"{box.name} {percent(box.score)}" for box in boxes[:LISTED_BOXES]) or "nothing detected"
+        more = f", and {len(boxes) - LISTED_BOXES} more" if len(boxes) > LISTED_BOXES else ""
+        say(f"{prediction.path}  {best}{more}")
+    say(f"wrote {path}, {path.with_suffix('.json')}, {coco_path}")
+    return 0

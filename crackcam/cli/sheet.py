@@ -1,0 +1,236 @@
+"""What ``xai.py`` shows of a few images: figures, rows of the JSON file, saved heatmaps, the report.
+
+One image is worked on at a time, because heatmaps at the size of large images are large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from crackcam.config import ExplainRun
+from crackcam.evaluation import mask_scores
+from crackcam.explain.detectors import Detector
+from crackcam.explain.explainer import Comparison
+from crackcam.explain.explanation import Explanation
+from crackcam.explain.thresholds import complete_thresholds
+from crackcam.files import write_atomically
+from crackcam.methods import EVIDENCE, NAMED
+from crackcam.models.loaded import LoadedModel
+from crackcam.render import figures, report
+from crackcam.render.figures import Tile
+from crackcam.render.overlays import SHOWN_SIDE, choose_style, draw_mask_outline, thumbnail
+from crackcam.text import shorten
+from crackcam.types import TOP_OF_MANY
+
+SCORED_ROWS = 9  # images in the figure of scores
+NAME_LENGTH = 24  # characters of a class below an image
+EVIDENCE_UNIT = "evidence: the probability that a position belongs to the class"
+
+
+@dataclass(frozen=True)
+class View:
+    """One heatmap of one image.
+
+    Attributes:
+        entry: for the JSON file.
+        caption: what was measured, with ``--style mask``.
+        drawing: (h, w, 3) uint8 for the figure; None where the figure does not show it.
+        heatmap: (H, W) float32 at the image's own size; None where nothing needs it.
+        small: for the report: uint8, of a signed image (h, w, 3), else (h, w); None without a report.
+    """
+
+    entry: dict
+    caption: str
+    drawing: np.ndarray | None
+    heatmap: np.ndarray | None
+    small: np.ndarray | None
+
+
+@dataclass
+class Sheet:
+    """All images, worked through once.
+
+    Args:
+        asked: the settings.
+        network: the model.
+        compared: what was explained.
+        masks: (H, W) bool, one for each image, where there are any.
+
+    Attributes:
+        tiles: for the figure.
+        views: of each image, by every method.
+        rows: for the JSON file.
+        known_thresholds: by method, of each image; nan where none is known.
+        side: longer side of an image in the figure, in pixels.
+    """
+
+    asked: ExplainRun
+    network: LoadedModel
+    compared: Comparison | None
+    masks: Sequence[np.ndarray] = ()
+    tiles: list[Tile] = field(default_factory=list)
+    views: list[list[View]] = field(default_factory=list)
+    rows: list[dict] = field(default_factory=list)
+    known_thresholds: dict[str, list[float]] = field(default_factory=dict)
+    side: int = SHOWN_SIDE
+
+    def __post_init__(self) -> None:
+        self.style = choose_style(self.asked.explain.style, self.asked.explain.colormap)
+        if self.compared is not None:
+            compared = self.compared
+            self._work_through([compared.explanations(i) for i in range(len(compared.images))])
+
+    @classmethod
+    def of_boxes(cls, asked: ExplainRun, network: Detector, explained: list[list[Explanation]]) -> Sheet:
+        """The heatmaps of a detector's boxes."""
+        sheet = cls(asked, network, None, side=round(figures.DPI * figures.detection_side(len(explained))))
+        sheet._work_through(explained)
+        return sheet
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods that were used."""
+        if self.compared is not None:
+            return list(self.compared.explainers)
+        return list(self.asked.explain.method)
+
+    @property
+    def heatmaps(self) -> dict[str, list[np.ndarray]]:
+        """By method, the heatmaps at the images' sizes, where there are masks to score them against."""
+        found = zip(*self.views, strict=True)
+        return {
+            method: [view.heatmap for view in views if view.heatmap is not None]
+            for method, views in zip(self.methods, found, strict=True)
+        }
+
+    # -- one image after the other -----------------------------------------------------------------------------------
+
+    def _work_through(self, explained: list[list[Explanation]]) -> None:
+        for explanations in explained:
+            for each in explanations:
+                self.known_thresholds.setdefault(each.method, []).append(each.threshold)
+        images = _with_thresholds(explained, self.methods) if self.style.name == "mask" else explained
+        for index, explanations in enumerate(images):
+            in_figure = index < SCORED_ROWS or not self.masks
+            views = [self._view(explanation, in_figure) for explanation in explanations]
+            self.views.append(views)
+            self._append(explanations[0], views)
+
+    def _view(self, explanation: Explanation, in_figure: bool) -> View:
+        analysis, masked = self.asked.analysis, self.style.name == "mask"
+        whole = None
+        if self.asked.explain.refine or analysis.masks or analysis.save_maps or masked:
+            whole = explanation.heatmap
+        entry: dict = {"max": explanation.peak(whole)}
+        if whole is not None and analysis.save_maps:
+            entry["file"] = self._save(analysis.save_maps, explanation, whole)
+        small = None
+        if self.asked.output.report:
+            small = report_map(explanation, thumbnail(explanation.image, report.MAP_SIDE).shape[:2])
+        measured, caption = None, ""
+        if masked:
+            measured = explanation.measure(heatmap=whole)
+            entry |= {"threshold": explanation.threshold, **measured.as_row()}
+            caption = measured.description(short=self.asked.explain.several)
+        alone = self.asked.explain.several or bool(self.masks)
+        drawing = explanation.draw(self.style, self.side, measured, beside=not alone) if in_figure else None
+        return View(entry, caption, drawing, whole if analysis.masks else None, small)
+
+    def _save(self, folder: Path, explanation: Explanation, heatmap: np.ndarray) -> str:
+        """Write a heatmap as <stem>.npy, or <stem>_<method>.npy; returns the file's name."""
+        method = f"_{explanation.method}" if self.asked.explain.several else ""
+        path = folder / f"{explanation.path.stem if explanation.path else 'image'}{method}.npy"
+        write_atomically(path, lambda temporary: np.save(temporary, heatmap))
+        return str(path)
+
+    def _append(self, explanation: Explanation, views: list[View]) -> None:
+        """The tile and the row of an image."""
+        prediction, top_k = explanation.prediction, self.asked.predict.top_k
+        name = shorten(explanation.target, NAME_LENGTH)
+        found = any(view.entry["max"] for view in views)
+        note = f"explains: {name}" if found else f"no evidence for {name} here"
+        shown = thumbnail(explanation.image, self.side)
+        drawing = views[0].drawing
+        if not self.asked.explain.several and not self.masks and drawing is not None:
+            note = views[0].caption or note
+            shown = drawing
+        path = prediction.path.name if prediction.path else ""
+        if prediction.detections:
+            caption = "" if self.asked.explain.several else views[0].caption
+            self.tiles.append(figures.detection_tile(explanation.image, prediction, shown, caption))
+        else:
+            self.tiles.append(Tile(shown, path, prediction.top(top_k), prediction.true, note))
+        maps = {method: view.entry for method, view in zip(self.methods, views, strict=True)}
+        self.rows.append({**prediction.to_dict(top_k), "target": explanation.target, "maps": maps})
+
+    # -- what comes of them ------------------------------------------------------------------------------------------
+
+    def draw(self, path: Path, title: str) -> None:
+        """The figure: one method's grid, several side by side, or heatmaps beside masks."""
+        style, asked = self.style, self.asked
+        if self.methods == [EVIDENCE]:
+            style = style._replace(unit=EVIDENCE_UNIT)
+        if self.masks:
+            tiles = [
+                tile._replace(picture=draw_mask_outline(tile.picture, mask))
+                for tile, mask in zip(self.tiles, self.masks, strict=True)
+            ]
+            rows = list(zip(tiles, self._drawings(), strict=True))[:SCORED_ROWS]
+            captions = mask_scores.captions(list(self.masks), self.heatmaps)[:SCORED_ROWS]
+            figures.comparison(path, title, self.methods, rows, style, captions, masked=True)
+        elif asked.explain.several:
+            self._draw_comparison(path, title)
+        else:
+            method = self.methods[0]
+            lines = asked.predict.top_k or (1 if self.network.path else TOP_OF_MANY)
+            bar = not NAMED[method].signed_image
+            figures.heat_grid(path, f"{method} at {title}", self.tiles, style, bar=bar, lines=lines)
+
+    def draw_boxes(self, path: Path, title: str) -> None:
+        """The figure of a detector."""
+        if self.asked.explain.several:
+            self._draw_comparison(path, title)
+        else:
+            figures.detection_grid(path, f"{self.methods[0]} at {title}", self.tiles, self.style)
+
+    def _draw_comparison(self, path: Path, title: str) -> None:
+        captions = [[view.caption for view in views] for views in self.views] if self.style.name == "mask" else None
+        rows = list(zip(self.tiles, self._drawings(), strict=True))
+        figures.comparison(path, title, self.methods, rows, self.style, captions)
+
+    def _drawings(self) -> list[list[np.ndarray]]:
+        return [[view.drawing for view in views if view.drawing is not None] for views in self.views]
+
+    def write_report(self, path: Path, document: dict) -> None:
+        """Write the HTML report and name it in the document; with masks, each heatmap's average precision too."""
+        assert self.compared is not None
+        if self.masks:
+            mask_scores.add_average_precision(self.rows, list(self.masks), self.heatmaps)
+        smalls = {
+            method: [view.small for view in views if view.small is not None]
+            for method, views in zip(self.methods, zip(*self.views, strict=True), strict=True)
+        }
+        arrays = [image.pixels for image in self.compared.images]
+        report.write(path, document, arrays, smalls, self.style.colours, list(self.masks))
+        document["report"] = str(path)
+
+
+def report_map(explanation: Explanation, size: tuple[int, int]) -> np.ndarray:
+    """The heatmap for a report: uint8, of a signed image (h, w, 3), else (h, w)."""
+    shown = explanation.resized(size)
+    return shown if shown.ndim == 3 else np.rint(shown * 255).astype(np.uint8)
+
+
+def _with_thresholds(explained: list[list[Explanation]], methods: Sequence[str]) -> Iterator[list[Explanation]]:
+    """The explanations, with thresholds that are not known replaced by Otsu's over all images of a method."""
+    by_method = {method: [row[i] for row in explained] for i, method in enumerate(methods)}
+    complete = {
+        method: complete_thresholds([each.threshold for each in of_method], method, [each.map for each in of_method])
+        for method, of_method in by_method.items()
+    }
+    for i, row in enumerate(explained):
+        yield [replace(each, threshold=complete[each.method][i]) for each in row]

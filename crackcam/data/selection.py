@@ -1,0 +1,117 @@
+"""The images that the command line names: of a class folder, of all class folders, or files."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from crackcam.config import ImagesConfig
+from crackcam.data.images import (
+    DecodedImage,
+    UnreadableImage,
+    partition_images,
+    read_images,
+    sample_images,
+)
+from crackcam.data.sources import find_files
+from crackcam.data.splits import ClassFiles, choose_split
+from crackcam.errors import UserError
+from crackcam.text import counted
+from crackcam.types import ModelCard
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_CLASS = "Positive"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Files to look at.
+
+    Attributes:
+        name: for file names: the class folder, ``images`` or ``all``.
+        split: where they come from; None for files that the user named.
+        files: the files of each class; under "" where the class is not known.
+    """
+
+    name: str
+    split: str | None
+    files: ClassFiles
+
+    @property
+    def true(self) -> str | None:
+        """The true class of all of them, where there is one."""
+        return (next(iter(self.files)) or None) if len(self.files) == 1 else None
+
+    @property
+    def listed(self) -> list[tuple[str, Path]]:
+        """Class, "" where it is not known, and file."""
+        return [(name, path) for name, found in self.files.items() for path in found]
+
+
+def select(config: ImagesConfig, card: ModelCard, every_class: bool = False) -> Selection:
+    """The files that the settings name.
+
+    Args:
+        every_class: without ``type`` take all classes, not the default one.
+
+    Raises:
+        UserError: no such file, split or class; or nothing in it.
+    """
+    if config.image:
+        return Selection("images", None, {"": [file for path in config.image for file in find_files(path)]})
+    if not card.knows_class_folders:
+        raise UserError(f"{card.arch} has classes of its own, not those of a folder: name images with --image")
+    split, files = choose_split(config.data, config.split, card.split)
+    known = {name: found for name, found in files.items() if name in card.classes}
+    if config.type is not None and config.type not in known:
+        available = ", ".join(sorted(known)) or "none"
+        close = difflib.get_close_matches(config.type, known, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        place = f"the {split} split of {config.data}" if split else config.data
+        raise UserError(f"no class {config.type!r} in {place}; available: {available}{hint}")
+    if not known:
+        raise UserError(f"{config.data} has none of the classes of the model: {', '.join(card.classes)}")
+    where = f"the {split} split of {config.data}" if split else str(config.data)
+    if config.type is None and every_class:
+        return _all_classes(known, split, where)
+    name = config.type or (DEFAULT_CLASS if DEFAULT_CLASS in known else min(known))
+    default = "" if config.type else " (the default; choose with --type)"
+    logger.info("images: %s%s in %s, %s", name, default, where, counted(len(known[name]), "file"))
+    if not known[name]:
+        raise UserError(f"no images of {name} in {where}")
+    return Selection(name, split, {name: known[name]})
+
+
+def _all_classes(known: ClassFiles, split: str, where: str) -> Selection:
+    if not any(known.values()):
+        raise UserError(f"no images in {where}")
+    logger.info("images: all classes in %s", where)
+    return Selection("all", split, known)
+
+
+def read_selection(config: ImagesConfig, selection: Selection) -> list[DecodedImage]:
+    """Decode what a figure shows: up to ``num`` of a folder by ``seed``, or all images that were named one by one.
+
+    Raises:
+        UserError: none can be read.
+    """
+    (files,) = selection.files.values()
+    images: list[DecodedImage] = []
+    unreadable: list[UnreadableImage] = []
+    one_by_one = config.image and not any(path.is_dir() for path in config.image)
+    if one_by_one:
+        partition_images(read_images(files), images, unreadable)
+    else:
+        images, unreadable = sample_images(files, config.num, config.seed)
+    for skipped in unreadable:
+        logger.warning("skipped %s: %s", skipped.path, skipped.reason)
+    if not images:
+        raise UserError(f"none of {counted(len(unreadable), 'file')} can be read as an image")
+    if unreadable:
+        logger.warning("%s could not be read", counted(len(unreadable), "file"))
+    if len(images) < config.num and not one_by_one:
+        logger.info("only %s available, %d requested", counted(len(images), "image"), config.num)
+    return images

@@ -1,0 +1,73 @@
+"""Images from whatever a caller has: files, globs, folders, Pillow images, arrays, and iterables of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from crackcam.data.images import DecodedImage, UnreadableImage, list_files, read_images, to_rgb
+from crackcam.errors import UserError
+
+ImageSource = Any  # str | Path | Image.Image | np.ndarray, or an iterable of them
+
+GLOB = "*?["
+
+
+def is_single(source: ImageSource) -> bool:
+    """Whether the source is one image: a file, a Pillow image, or an array (H, W, 3)."""
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        return path.is_file() or not (path.exists() or _is_glob(path))
+    return isinstance(source, Image.Image) or (isinstance(source, np.ndarray) and source.ndim < 4)
+
+
+def find_files(path: Path) -> list[Path]:
+    """The files that a path stands for: itself, those below a folder, or those that match a glob.
+
+    Raises:
+        UserError: there are none.
+    """
+    matching = [path] if path.exists() else sorted(map(Path, glob(str(path), recursive=True)))  # noqa: PTH207 - Path.glob takes no absolute patterns
+    if not matching:
+        raise UserError(f"no image {path}")
+    files = [file for found in matching for file in (list_files(found) if found.is_dir() else [found])]
+    if not files:
+        raise UserError(f"no files in {path}")
+    return files
+
+
+def read_source(source: ImageSource) -> Iterator[DecodedImage | UnreadableImage]:
+    """Decode images one after the other, in order, some ahead of their use.
+
+    Raises:
+        UserError: there is no such file; or something is not an image.
+    """
+    if isinstance(source, str | os.PathLike):
+        yield from read_images(find_files(Path(source)))
+    elif isinstance(source, Image.Image):
+        yield DecodedImage(None, to_rgb(ImageOps.exif_transpose(source)))
+    elif isinstance(source, np.ndarray):
+        yield from (DecodedImage(None, _checked(array)) for array in (source if source.ndim == 4 else [source]))
+    elif isinstance(source, Iterable):
+        for item in source:
+            yield from read_source(item)
+    else:
+        raise UserError(
+            f"not an image: {type(source).__name__}; pass a path, a Pillow image or an array (H, W, 3) uint8"
+        )
+
+
+def _checked(array: np.ndarray) -> np.ndarray:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise UserError(f"an image is an array (H, W, 3) of uint8 in RGB order, not {array.shape} of {array.dtype}")
+    return array
+
+
+def _is_glob(path: Path) -> bool:
+    return any(character in str(path) for character in GLOB)

@@ -1,0 +1,152 @@
+"""Write the pages of a report from its document, its images and its templates.
+
+The templates lie in crackcam/render/templates. All text is escaped by jinja2; a Content-Security-Policy lets the page
+run the one script and the one style sheet that it came with, known by their hashes, and load nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from crackcam.files import write_atomically
+from crackcam.render.report.cards import (
+    Card,
+    Heatmaps,
+    Sources,
+    confidence,
+    is_incorrect,
+    legend_bar,
+    sortable,
+    stage,
+)
+from crackcam.render.report.content import Content, describe, is_training
+from crackcam.render.report.numbers import label, number_text, without_nan
+from crackcam.text import confidence_text, counted, percent
+
+logger = logging.getLogger(__name__)
+
+PAGE = 2000  # images on a page; more make report-2.html and so on
+OPACITY = 75  # percent, as in the figures
+BARS = 3  # classes whose probability a card shows
+SWITCHES = 5  # more methods are a list
+TEMPLATES = Path(__file__).parents[1] / "templates"
+
+
+class Pages(NamedTuple):
+    """The pages of a report: the file names of all, and which of them this is, from 0."""
+
+    names: Sequence[str]
+    number: int
+
+
+def write(
+    path: Path,
+    document: dict,
+    images: Sequence[np.ndarray] | None = None,
+    heatmaps: Heatmaps | None = None,
+    masks: Sequence[np.ndarray] = (),
+) -> None:
+    """Write a report, atomically: ``path``, and pages beside it where there are many images.
+
+    Args:
+        path: ends in .html.
+        document: as the scripts write it beside their figures.
+        images: (H, W, 3) uint8, one for each row of ``document["pictures"]``; None: their files are read again.
+        heatmaps: of the images.
+        masks: (H, W) bool, one for each image; or none.
+
+    Raises:
+        UserError: a file that has to be read again cannot be read any more.
+    """
+    rows, date = document["pictures"], datetime.now()
+    order = list(range(len(rows)))
+    if not is_training(document) and any(row["true"] is not None for row in rows):
+        order.sort(key=lambda i: (not is_incorrect(rows[i]), confidence(rows[i])))
+    parts = [order[start : start + PAGE] for start in range(0, len(order), PAGE)] or [[]]
+    names = [path.name, *(f"{path.stem}-{number}{path.suffix}" for number in range(2, len(parts) + 1))]
+    sources, content, written = Sources(rows, images, heatmaps, masks), describe(document, date), 0
+    for number, chosen in reversed(list(enumerate(parts))):  # the first one last: what it links to is there
+        part = {**document, "pictures": [rows[i] for i in chosen]}
+        html = _render(part, content, sources, sources.cards(chosen), Pages(names, number))
+        page = html.encode("utf-8", "backslashreplace")  # names of files need not be text
+        write_atomically(path.with_name(names[number]), functools.partial(Path.write_bytes, data=page))
+        written += len(page)
+    size = counted(len(parts), "page") if len(parts) > 1 else counted(len(rows), "image")
+    logger.info(f"report: {path}, {size}, {written / 1e6:.1f} MB")
+
+
+def write_training(path: Path, document: dict, images: Sequence[np.ndarray], heatmaps: Heatmaps | None) -> None:
+    """Write the report of a training: curves, confusion matrix, calibration, its most confident mistakes, the data.
+
+    Args:
+        path: ends in .html.
+        document: from :func:`crackcam.training.report_data.training_document`.
+        images: (H, W, 3) uint8, of the mistakes, in the order of the document's rows.
+        heatmaps: of the mistakes, if there are any.
+    """
+    write(path, document, images, heatmaps)
+
+
+def _render(document: dict, content: Content, sources: Sources, cards: list[Card], pages: Pages) -> str:
+    """One page; the document's ``pictures`` are those of this page."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # slow to import, and only of use here
+
+    templates = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.policies["json.dumps_kwargs"] = {}  # in the order of the run, not of the alphabet
+    templates.filters |= {"percent": percent, "confidence": confidence_text, "number": number_text, "label": label}
+    return templates.get_template("report.html").render(
+        **_assets(),
+        **content._asdict(),
+        **_controls(document, sources.heatmaps, cards),
+        document=without_nan(document),
+        training=is_training(document),
+        cards=cards,
+        bars=BARS,
+        names=pages.names,
+        page=pages.number,
+        sides=sources.sides,
+    )
+
+
+def _assets() -> dict[str, Any]:
+    """Style sheet and script, and their hashes for the policy."""
+    from markupsafe import Markup
+
+    style, script = ((TEMPLATES / name).read_text("utf-8") for name in ("report.css", "report.js"))
+    markup = {"style": Markup(style), "script": Markup(script)}  # noqa: S704 - ours
+    return {**markup, "style_hash": _hash(style), "script_hash": _hash(script)}
+
+
+def _controls(document: dict, heatmaps: Heatmaps | None, cards: list[Card]) -> dict[str, Any]:
+    """What images can be shown, sorted and filtered by."""
+    rows, methods = document["pictures"], list(document.get("methods", {}))
+    return {
+        "methods": methods,
+        "switches": SWITCHES,
+        "opacity": OPACITY,
+        "legends": {name: heatmaps.legend(name) for name in methods} if heatmaps else {},
+        "legend_bar": legend_bar(heatmaps.colormap) if heatmaps else "",
+        "classes": sorted({name for row in rows for name in (row["true"], row["predicted"]) if name}),
+        "known": any(row["true"] is not None for row in rows),
+        "sortable": sortable(cards),
+        "stage": stage(card.size for card in cards),
+    }
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
