@@ -16,22 +16,12 @@ Ctrl-C keeps the best epoch so far; --resume continues after a kill. torchrun st
 docs/scaling.md.
 """
 
-from __future__ import annotations
+from functools import partial
 
-from collections.abc import Sequence
+from crackcam.cli.commands import TRAIN
 
-from crackcam.cli import arguments, console
-from crackcam.cli import train as command
-
-
-def build_parser() -> arguments.Parser:
-    return command.build_parser(__doc__)
-
-
-@console.command
-def main(argv: Sequence[str] | None = None) -> int:
-    return command.run(build_parser().parse_args(argv))
-
+build_parser = partial(TRAIN.parser, __doc__)
+main = TRAIN.main(__doc__)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -1,13 +1,11 @@
-"""``train.py``, also ``crackcam train``: its flags, and what it writes and prints of a training run."""
+"""``train.py``, also ``crackcam train``: what it writes and prints of a training run."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 from typing import TYPE_CHECKING
 
 from crackcam import distributed
-from crackcam.cli import arguments, console
+from crackcam.cli import console
 from crackcam.config import OUTPUTS, TrainConfig
 from crackcam.files import check_writable, write_csv
 from crackcam.text import counted, percent
@@ -20,23 +18,12 @@ LOG = OUTPUTS / "training.csv"
 CURVES = OUTPUTS / "training_curves.png"
 CONFUSION = OUTPUTS / "confusion_matrix.png"
 RELIABILITY = OUTPUTS / "reliability.png"
+SCORES = "accuracy {accuracy:.4f}, ECE {ece:.4f} ({ece_before:.4f} before calibration)"
 
 
-def build_parser(manual: str | None, prog: str | None = None) -> arguments.Parser:
-    """The parser of all settings of training.
-
-    Args:
-        manual: what ``--help`` shows above them.
-        prog: name of the program; default: that of the script.
-    """
-    return arguments.Parser(manual, prog).add(TrainConfig, "settings")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Train as the command line asks; write figures, print the result; returns the exit code."""
-    config = dataclasses.replace(arguments.config_from(TrainConfig, args), command=args.command)
+def run(config: TrainConfig) -> int:
+    """Train, write figures, print the result; returns the exit code."""
     check_writable(config.output, LOG, CURVES, CONFUSION, RELIABILITY, config.report)
-
     from crackcam.training.trainer import train
 
     result = train(config, on_epoch=write_log, on_result=lambda result: write_figures(result, config))
@@ -46,22 +33,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_log(history: list[Epoch]) -> None:
-    """One row for each epoch, as CSV."""
+    """Write one row for each epoch, as CSV."""
     write_csv(LOG, [vars(epoch) for epoch in history])
 
 
 def write_figures(result: TrainResult, config: TrainConfig) -> None:
-    """The log, three figures, and the report where it was asked for."""
+    """Write the log, three figures, and the report where it was asked for."""
     from crackcam.render import figures
 
-    card, split = result.model.card, result.split
+    card, split, scores = result.model.card, result.split, result.metrics[result.split]
     write_log(result.history)
-    figures.training_curves(
-        CURVES, [vars(epoch) for epoch in result.history], f"{card.arch}, {card.pretrained.split(':')[0]}"
-    )
-    accuracy = percent(result.metrics[split]["accuracy"])
-    figures.confusion_matrix(CONFUSION, result.confusion, card.classes, f"{split} split, accuracy {accuracy}")
-    figures.reliability(RELIABILITY, result.reliability, len(card.classes), f"{split} split, {_scores(result)}")
+    model = figures.model_label(card.arch, result.checkpoint)
+    title = f"{card.arch}, {result.origin.label}"
+    figures.training_curves(CURVES, [vars(epoch) for epoch in result.history], title, model)
+    title = f"{split} split, accuracy {percent(scores['accuracy'])}"
+    figures.confusion_matrix(CONFUSION, result.confusion, card.classes, title, model)
+    title = f"{split} split, {SCORES.format_map(scores)}"
+    figures.reliability(RELIABILITY, vars(result.reliability), len(card.classes), title, model)
     if config.report:
         from crackcam.training import report_data
 
@@ -69,20 +57,15 @@ def write_figures(result: TrainResult, config: TrainConfig) -> None:
 
 
 def print_result(result: TrainResult, config: TrainConfig) -> None:
-    """The scores on stdout, as a table or as JSON, and the names of all files."""
+    """Print the scores, as a table or as JSON, and the names of all files."""
     files = [result.checkpoint, LOG, CURVES, CONFUSION, RELIABILITY, result.exported, config.report]
     written = [str(path) for path in files if path]
-    card = result.model.card
     if config.json:
+        card = result.model.card
         about = {"classes": card.classes, "pretrained": card.pretrained, "files": written}
         console.print_json({"split": result.split, **result.metrics, **about})
         return
     print(result.report)
     images = counted(len(result.splits[result.split]), "image")
-    print(f"{result.split} {_scores(result)}, {images}")
+    print(f"{result.split} {SCORES.format_map(result.metrics[result.split])}, {images}")
     console.say("wrote " + ", ".join(written))
-
-
-def _scores(result: TrainResult) -> str:
-    text = "accuracy {accuracy:.4f}, ECE {ece:.4f} ({ece_before:.4f} before calibration)"
-    return text.format_map(result.metrics[result.split])

@@ -27,6 +27,7 @@ from crackcam.explain.thresholds import evidence_thresholds
 from crackcam.files import check_writable
 from crackcam.models import checkpoint, onnx
 from crackcam.models.loaded import LoadedModel
+from crackcam.models.pretrained import WeightsOrigin
 from crackcam.models.registry import pretrained_config
 from crackcam.runtime import Runtime
 from crackcam.text import percent
@@ -58,6 +59,7 @@ class TrainResult:
         checkpoint: the file with the trained model.
         exported: the ONNX file; None where none was asked for.
         model: the trained model, calibrated, in eval mode.
+        origin: where the weights came from that training started with.
         splits: the images by split, as the model was trained and scored on them.
     """
 
@@ -71,6 +73,7 @@ class TrainResult:
     checkpoint: Path
     exported: Path | None
     model: LoadedModel = field(repr=False)
+    origin: WeightsOrigin
     splits: dict[str, PixelSplit] = field(repr=False)
 
 
@@ -155,7 +158,7 @@ class Trainer:
         """The model to start from; it becomes :attr:`loaded`."""
         origin = resume.read_origin(self.resumed) if self.resumed else None
         initial = build_model(self.config, self.plan, self.runtime, origin)
-        self.loaded = initial.loaded
+        self.loaded, self.origin = initial.loaded, initial.origin
         self.state = self.state.started_from(initial.origin)
         card = self.loaded.card
         logger.info("model: %s at %s px, %s", card.arch, card.image_size, card.pretrained)
@@ -244,5 +247,6 @@ class Trainer:
             checkpoint=config.output,
             exported=exported,
             model=self.loaded,
+            origin=self.origin,
             splits=self.splits,
         )
