@@ -47,7 +47,7 @@ def compute_logits(loaded: LoadedModel, split: PixelSplit, batch_size: int, labe
 
 
 def compute_features(loaded: LoadedModel, split: PixelSplit, batch_size: int, label: str) -> torch.Tensor:
-    """Inputs of the head, averaged over space, (N, features) float32 on the CPU; otherwise as :func:`compute_logits`."""
+    """Inputs of the head, averaged over space, (N, features) float32 on the CPU; else as :func:`compute_logits`."""
     with head_inputs(loaded.model) as seen:
         _shard_logits(loaded, split, batch_size, label)
     return _gather(torch.cat([part.float() for part in seen]).cpu() if seen else None)
@@ -87,9 +87,7 @@ def cached_features(
     if found is not None and _fits(found, splits, loaded):
         logger.info("features: reused from %s", file)
         return found
-    found = {
-        name: compute_features(loaded, split, batch_size, f"features of {name}") for name, split in splits.items()
-    }
+    found = {name: compute_features(loaded, split, batch_size, f"features of {name}") for name, split in splits.items()}
     if file and distributed.is_main() and sum(tensor.nbytes for tensor in found.values()) <= MAX_CACHE:
         write_atomically(file, lambda temporary: save_file(found, temporary, metadata={"key": key}))
     return found

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from crackcam.config import TrainConfig
 from crackcam.data.splits import DataSplits
@@ -53,8 +54,7 @@ def build_model(
     Raises:
         UserError: unknown architecture; its weights are not available, or damaged; or it cannot have such a head.
     """
-    made_for = pretrained_config(config.arch).preprocessing
-    size, classes = config.image_size or made_for.size, plan.classes
+    classes, size = plan.classes, config.image_size or pretrained_config(config.arch).preprocessing.size
     mix = synthetic_fraction(config.mix_sample, classes, config.multiscale)
     torch.manual_seed(config.seed)
     if resumed:
@@ -68,10 +68,17 @@ def build_model(
             model.mask_out_class(CRACK_FREE)
         new_head = not (origin.kind == "file" and load_maps(model, Path(config.pretrained)))
     model = to_device(model, runtime.device)
+    return InitialModel(LoadedModel(model, _card(config, plan, model, origin), runtime), origin, new_head, mix)
+
+
+def _card(config: TrainConfig, plan: DataSplits, model: nn.Module, origin: WeightsOrigin) -> ModelCard:
+    """The card of the checkpoint, but for the metrics."""
+    made_for = pretrained_config(config.arch).preprocessing
+    size = config.image_size or made_for.size
     grids, target = grid_layers(model, size)
-    card = ModelCard(
+    return ModelCard(
         arch=config.arch,
-        classes=classes,
+        classes=plan.classes,
         image_size=size,
         mean=list(made_for.mean),
         std=list(made_for.std),
@@ -83,4 +90,3 @@ def build_model(
         split=plan.held_out,
         training={**config.as_dict(), **({"command": config.command} if config.command else {})},
     )
-    return InitialModel(LoadedModel(model, card, runtime), origin, new_head, mix)

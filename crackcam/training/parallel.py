@@ -1,7 +1,7 @@
-"""Training in several processes, as torchrun starts them: each computes its shard of every batch, and all learn the same.
+"""Training in several processes, as torchrun starts them: each computes its shard of every batch, all learn the same.
 
 *Gradients* are averaged by torch's DistributedDataParallel.
-*Losses* are sums over the own shard, divided by the weight of the whole batch (:func:`crackcam.distributed.all_reduce`).
+*Losses* are sums over a shard, divided by the weight of the whole batch (:func:`crackcam.distributed.all_reduce`).
 *Batch norm* on GPUs takes mean and variance over the whole batch: torch's SyncBatchNorm. Torch has none for CPUs: there
 each process normalises by its own shard, as if the batch were that small, and the running statistics are averaged over
 the processes after each epoch. So with batch norm, losses differ slightly from those of one process on CPUs.
@@ -99,7 +99,7 @@ def distribute(model: nn.Module) -> nn.Module:
 
 
 def synchronize_batch_norm(model: nn.Module) -> None:
-    """Let batch norm look at whole batches where torch can: in several processes on GPUs. Tensors stay the same."""
+    """Let batch norm see whole batches where torch can: in several processes on GPUs. Tensors stay the same."""
     if distributed.world_size() > 1 and next(model.parameters()).is_cuda:
         for parent in list(model.modules()):
             for name, layer in list(parent.named_children()):
@@ -108,7 +108,7 @@ def synchronize_batch_norm(model: nn.Module) -> None:
 
 
 def to_sync_batch_norm(layer: _BatchNorm) -> nn.Module:
-    """Torch's SyncBatchNorm with the tensors of a layer; timm's where the layer has more to do behind, an activation say."""
+    """SyncBatchNorm with the tensors of a layer; timm's where the layer contains more, an activation say."""
     if not list(layer.children()):
         return nn.SyncBatchNorm.convert_sync_batchnorm(layer)
     from timm.layers import convert_sync_batchnorm
@@ -117,7 +117,7 @@ def to_sync_batch_norm(layer: _BatchNorm) -> nn.Module:
 
 
 def average_batch_statistics(model: nn.Module) -> None:
-    """Replace the running statistics of batch norm by their mean over the processes; those of SyncBatchNorm are equal."""
+    """Replace running statistics of batch norm by their mean over the processes; SyncBatchNorm has equal ones."""
     processes = distributed.world_size()
     for layer in model.modules():
         if processes > 1 and isinstance(layer, _BatchNorm) and not isinstance(layer, nn.SyncBatchNorm):

@@ -78,13 +78,13 @@ def read_origin(document: dict) -> WeightsOrigin:
     States written before the kind was stored have the description alone, whose first word then was "random" for
     random weights, and the setting ``pretrained``, which names a file where it is neither of its three words.
     """
-    run = document["run"]
-    description, pretrained = str(run.get("weights")), run.get("pretrained")
-    kind = document.get("origin")
-    if kind not in ("random", "imagenet", "file"):
-        in_words = pretrained in ("auto", "imagenet", "none")
-        kind = "random" if description.startswith("random") else "imagenet" if in_words else "file"
-    return WeightsOrigin(kind, description)
+    description, pretrained = str(document["run"].get("weights")), document["run"].get("pretrained")
+    match document.get("origin"):
+        case "random" | "imagenet" | "file" as kind:
+            return WeightsOrigin(kind, description)
+    if description.startswith("random"):
+        return WeightsOrigin("random", description)
+    return WeightsOrigin("imagenet" if pretrained in ("auto", "imagenet", "none") else "file", description)
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ class StateFile:
         return replace(self, run={**self.run, "weights": origin.description}, origin=origin.kind)
 
     def check(self, document: dict) -> None:
-        """Raises UserError where a state belongs to another run."""
-        before = document["run"]
+        """Raises UserError where a state belongs to another run; settings that it does not know had their defaults."""
+        before = {**TrainConfig().as_dict(), **document["run"]}
         for name, value in self.run.items():
             if before.get(name) != value:
                 raise UserError(

@@ -12,13 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from crackcam.config import TrainConfig
 from crackcam.models.checks import accepts_size
-
-if TYPE_CHECKING:
-    from crackcam.training.initial import InitialModel
+from crackcam.training.initial import InitialModel
 
 DEFAULT_EPOCHS = 2  # from pretrained weights
 LR_FINE_TUNING, LR_RANDOM, LR_HEAD = 1e-4, 1e-3, 4e-3  # peak learning rates
@@ -63,7 +60,7 @@ class Schedule:
             images: number of training images.
             size: side of the training images in pixels.
         """
-        from_random = initial.origin.kind == "random"
+        from_random = initial.origin.random
         new_head = config.multiscale and initial.new_head and not from_random
         default = epochs_from_random(images) if from_random or new_head else DEFAULT_EPOCHS
         epochs = default if config.epochs is None else config.epochs
@@ -71,16 +68,16 @@ class Schedule:
         if from_random:
             sizes = progressive_sizes(epochs, size, lambda side: accepts_size(initial.loaded.model, side))
         return cls(
-            sizes,
-            config.lr or (LR_RANDOM if from_random else LR_HEAD if new_head else LR_FINE_TUNING),
-            config.batch_size,
-            from_random,
-            config.patience,
-            config.seed,
-            config.workers,
-            new_head,
-            initial.mix,
-            config.mask_weight,
+            sizes=sizes,
+            lr=config.lr or (LR_RANDOM if from_random else LR_HEAD if new_head else LR_FINE_TUNING),
+            batch_size=config.batch_size,
+            strong=from_random,
+            patience=config.patience,
+            seed=config.seed,
+            workers=config.workers,
+            frozen=new_head,
+            mix=initial.mix,
+            mask_weight=config.mask_weight,
         )
 
 

@@ -166,7 +166,7 @@ class Trainer:
         return initial
 
     def load_data(self, initial: InitialModel) -> None:
-        """Decode the splits at the size that is trained at, which may be smaller than the model's; add synthetic images."""
+        """Decode the splits at the size of training, which may be smaller than the model's; add synthetic images."""
         config, preprocessing = self.config, self.loaded.preprocessing
         self.trained_at = training_preprocessing(self.plan.files["train"], preprocessing, self.made_for.size)
         self.splits = load_splits(self.plan, self.trained_at, config.workers)
@@ -183,12 +183,12 @@ class Trainer:
     # -- training ----------------------------------------------------------------------------------------------------
 
     def fit(self, initial: InitialModel) -> Epoch:
-        """Linear probe where the weights are pretrained, then fine-tuning; returns the best epoch, whose model is kept."""
+        """Linear probe where the weights are pretrained, then fine-tuning; returns the best epoch."""
         config, train = self.config, self.splits["train"]
         schedule = Schedule.of(config, initial, len(train), self.trained_at.size)
         self.epochs = len(schedule.sizes)
         try:
-            if not self.resumed and not config.multiscale and (config.epochs == 0 or initial.origin.kind != "random"):
+            if not self.resumed and not config.multiscale and (config.epochs == 0 or not initial.origin.random):
                 cache = config.output.with_suffix(".features")
                 self.history.append(linear_probe(self.loaded, train, self.val, config.batch_size, cache))
                 self.record(self.history[0])
