@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from crackcam.config import WEIGHTS, ExactRuntimeConfig, ExplainConfig, ModelConfig, RuntimeConfig
-from crackcam.data.images import DecodedImage, UnreadableImage
-from crackcam.data.sources import ImageSource, is_single, read_source
+from crackcam.data.images import UnreadableImage
+from crackcam.data.sources import ImageSource, SourceImage, is_single, read_source
 from crackcam.errors import UserError
 from crackcam.explain.detectors import Detector, load_detector
 from crackcam.explain.explainer import Explainer
@@ -112,7 +112,7 @@ class Classifier(LoadedModel):
             UserError: there is no such file; or a single image cannot be read.
         """
 
-        def predict(batch: list[DecodedImage]) -> Iterator[Prediction]:
+        def predict(batch: list[SourceImage]) -> Iterator[Prediction]:
             pixels = self.to_pixels([image.pixels for image in batch])
             for image, row in zip(batch, self.probabilities(pixels).tolist(), strict=True):
                 yield Prediction.of(self.classes, row, image.path)
@@ -154,7 +154,7 @@ class Classifier(LoadedModel):
         (explainer,) = Explainer.of(self, config, batch_size)
         index = explainer.target_index()
 
-        def explain(batch: list[DecodedImage]) -> Iterator[Explanation]:
+        def explain(batch: list[SourceImage]) -> Iterator[Explanation]:
             arrays = [image.pixels for image in batch]
             found = explainer.predict_and_explain(self.to_pixels(arrays), arrays, index)
             for image, row, explained, heatmap in zip(batch, *found, strict=True):
@@ -185,7 +185,7 @@ class Classifier(LoadedModel):
         return path
 
 
-def _stream(images: ImageSource, work: Callable[[list[DecodedImage]], Iterator[T]], batch_size: int) -> T | Iterator[T]:
+def _stream(images: ImageSource, work: Callable[[list[SourceImage]], Iterator[T]], batch_size: int) -> T | Iterator[T]:
     """The results of images, batch by batch; of a single image its one result."""
     if is_single(images):
         (image,) = read_source(images)
@@ -196,7 +196,7 @@ def _stream(images: ImageSource, work: Callable[[list[DecodedImage]], Iterator[T
 
 
 def _batches(
-    read: Iterator[DecodedImage | UnreadableImage], work: Callable[[list[DecodedImage]], Iterator[T]], batch_size: int
+    read: Iterator[SourceImage | UnreadableImage], work: Callable[[list[SourceImage]], Iterator[T]], batch_size: int
 ) -> Iterator[T]:
     while batch := list(islice(read, batch_size)):
         readable = []
@@ -269,15 +269,10 @@ class Loader:
         return Classifier.of(model, card, runtime, path)
 
     def _onnx(self, path: Path) -> Classifier:
-        if not path.exists():
-            raise UserError(f"no ONNX file at {path}: make one with python train.py --export onnx")
         if self.config.arch or self.config.classes or self.config.pretrained == "none":
             raise UserError(f"{path} already stores its architecture; drop --arch, --classes and --pretrained")
-        runtime = onnx.runtime_of(self.runtime)
-        model = onnx.OnnxModel(path, runtime.device)
-        card = model.card(path)
-        check_runs(model, len(card.classes), card.preprocessing.size, str(path))
-        return Classifier.of(model, card, runtime, path)
+        found = onnx.load(path, self.runtime)
+        return Classifier.of(found.model, found.card, found.runtime, path)
 
     def _detector(self) -> Detector:
         runtime = Runtime.of(self.runtime)

@@ -1,14 +1,14 @@
-"""Class activation maps for PyTorch: where in the picture did the network look?
+"""Class activation maps for PyTorch: which regions of an image support a network's decision.
 
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     cam = GradCAM(model=model, target_layers=[model.layer4[-1]])
-    heat = cam(input_tensor, targets=[ClassifierOutputTarget(281)])    # (N, H, W) float32 in [0, 1]
+    heatmaps = cam(input_tensor, targets=[ClassifierOutputTarget(281)])  # (N, H, W) float32 in [0, 1]
 
-The documented API of the PyPI package grad-cam 1.5.7, implemented anew: gradients are taken for the target
-layer only, nothing is left behind on the model, and maps stay on the device (``cam.maps``) until they are
-asked for as numpy arrays (``cam(...)``). Where the two differ on purpose, docs/differences.md says why.
+An independent implementation of the documented API of the PyPI package grad-cam 1.5.7: gradients are computed for the
+target layer only, the model is left unchanged, and heatmaps stay on the device (``cam.maps``) unless numpy arrays are
+requested (``cam(...)``). docs/differences.md lists the intended differences and their reasons.
 
 Classes are imported on first use, so that ``import pytorch_grad_cam`` does not import torch.
 """
@@ -58,7 +58,7 @@ __all__ = sorted(_MODULE_OF)
 def __getattr__(name: str) -> object:
     if name in _MODULE_OF:
         return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    if name in ("metrics", "utils"):  # reachable as attributes too, as tutorials take them
+    if name in ("metrics", "utils"):  # tutorials access them as attributes
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -12,34 +12,43 @@ from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
 from pytorch_grad_cam.batches import (
     Batch,
     Targets,
-    each_tensor,
-    one_of,
-    pictures_of,
+    batch_item,
+    images_in,
+    map_tensors,
     target_scores,
-    with_pictures,
+    with_images,
 )
 from pytorch_grad_cam.replay import Tape
 
 
 class AblationCAM(BaseCAM):
-    """Channels weighted by what their loss costs: w_c = (Y - Y without channel c) / |Y|.
+    """Weight channels by the loss of score without them: w_c = (Y - Y without channel c) / |Y|.
 
-    A channel is lost by setting it to 0 in the layer's output, and only what lies above the layer runs again. Channels
-    that are 0 already have weight 0, and no pass. Models that cannot be started at a layer (see
-    ``pytorch_grad_cam.replay``) run as a whole, on repeated pictures: the maps are the same, later.
+    A channel is ablated by setting it to 0 in the layer's output, and only the part of the model above the layer runs
+    again. Channels that are 0 already have weight 0 and cost no pass. Models that cannot be resumed at a layer (see
+    ``pytorch_grad_cam.replay``) run as a whole on repeated images: the maps are the same, but slower.
 
-    Desai and Ramaswamy, Ablation-CAM, WACV 2020, equation 3. |Y| instead of Y: the paper has positive scores in
-    mind, and a shift of all logits must not turn the map round.
+    Desai and Ramaswamy, Ablation-CAM: Visual Explanations for Deep Convolutional Network via Gradient-free
+    Localization, WACV 2020, equation 3. The paper divides by Y, assuming positive scores; |Y| prevents the map from
+    being inverted when all logits are shifted.
 
     Args:
-        ablation_layer: for layers whose output is not (N, C, *spatial) and whose ``reshape_transform`` returns no view
-            of it; None: channels are switched off through the view.
-        batch_size: ablated copies at a time; where a copy is smaller than a picture, as many as take the memory of so
-            many pictures.
-        ratio_channels_to_ablate: share of the channels that are tried, those in the principal component's places first;
-            the others have weight 0.
+        ablation_layer: for layers whose output is not (N, C, *spatial) and whose ``reshape_transform`` does not return
+            a view of it; None: channels are set to 0 through the view.
+        batch_size: number of ablated copies per forward pass; where a copy is smaller than an image, as many as need
+            the memory of that many images.
+        ratio_channels_to_ablate: fraction of the channels that are ablated, in (0, 1]: those whose activations lie
+            most within the first principal component; the others have weight 0.
 
     The other arguments are those of :class:`BaseCAM`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import AblationCAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> AblationCAM(model, ["1"])(torch.rand(2, 3, 16, 16), targets=[0, 1]).shape
+        (2, 16, 16)
     """
 
     uses_gradients = False
@@ -62,40 +71,40 @@ class AblationCAM(BaseCAM):
         self.ratio_channels_to_ablate = ratio_channels_to_ablate
         self._tapes: dict[Module, Tape] = {}
 
-    def _runs(self, inputs: Batch, targets: Targets) -> list[LayerRun]:
+    def _run_model(self, inputs: Batch, targets: Targets) -> list[LayerRun]:
         recorder = self.activations_and_grads
-        size = len(pictures_of(inputs))
+        size = len(images_in(inputs))
         self._tapes = {layer: Tape(recorder.model, layer, size) for layer in recorder.target_layers}
         with ExitStack() as stack:
             for tape in self._tapes.values():
                 stack.enter_context(tape.recording())
-            return super()._runs(inputs, targets)
+            return super()._run_model(inputs, targets)
 
-    def _layer_maps(self, inputs: Batch, targets: Targets, eigen_smooth: bool) -> list[torch.Tensor]:
+    def _compute_layer_maps(self, inputs: Batch, targets: Targets, eigen_smooth: bool) -> list[torch.Tensor]:
         try:
-            return super()._layer_maps(inputs, targets, eigen_smooth)
+            return super()._compute_layer_maps(inputs, targets, eigen_smooth)
         finally:
-            self._tapes = {}  # they hold what all modules below the layers put out
+            self._tapes = {}  # they hold the outputs of all modules below the layers
 
     def channel_weights(self, run: LayerRun) -> torch.Tensor:
-        tape = self._tapes[run.layer]
+        tape, count = self._tapes[run.layer], len(run.targets)
         weights = torch.zeros(run.activations.shape[:2], device=run.activations.device)
         intact = target_scores(run.targets, run.outputs)
-        size = self.batch_size * max(1, run.pictures[0].numel() // run.activations[0].numel())
-        ablated = self._ablated(run.layer_output, size)
+        rows = self.batch_size * max(1, run.images[0].numel() // run.activations[0].numel())
+        ablated = self._ablated_rows(run.layer_output, rows)
         for i, target in enumerate(run.targets):
-            one = one_of(run.inputs, i, len(run.targets))
-            pair = with_pictures(one, run.pictures[i : i + 1].expand(2, *run.pictures.shape[1:]))
-            tape.check(pair, i, twice(run.layer_output, i, len(run.targets)), target, intact[i])
-            for channels in self._worth_a_run(run.activations[i]).split(size):
-                copies = run.pictures[i : i + 1].expand(len(channels), *run.pictures.shape[1:])
-                lost = tape.scores(with_pictures(one, copies), i, ablated(i, channels), target)
-                weights[i, channels] = intact[i].float() - lost
+            inputs, image = batch_item(run.inputs, i, count), run.images[i : i + 1]
+            pair = with_images(inputs, image.expand(2, *image.shape[1:]))
+            tape.check(pair, i, item_twice(run.layer_output, i, count), target, intact[i])
+            for channels in self._channels_to_ablate(run.activations[i]).split(rows):
+                copies = with_images(inputs, image.expand(len(channels), *image.shape[1:]))
+                scores = tape.scores(copies, i, ablated(i, channels), target)
+                weights[i, channels] = intact[i].float() - scores
         scale = intact.float().abs()
         return weights / torch.where(scale > 0, scale, 1.0)[:, None]
 
-    def _worth_a_run(self, activations: torch.Tensor) -> torch.Tensor:
-        """Indices of the channels (C, *spatial) that are tried, and are not 0 anyway."""
+    def _channels_to_ablate(self, activations: torch.Tensor) -> torch.Tensor:
+        """Indices of the channels (C, *spatial) that are to be ablated and are not 0 already."""
         chosen = torch.arange(len(activations), device=activations.device)
         if self.ratio_channels_to_ablate < 1:
             layer = self.ablation_layer or AblationLayer()
@@ -103,22 +112,22 @@ class AblationCAM(BaseCAM):
             chosen = torch.as_tensor(indices, device=activations.device).long()
         return chosen[activations[chosen].flatten(1).any(dim=1)]
 
-    def _ablated(self, layer_output: Batch, size: int) -> Callable[[int, torch.Tensor], Batch]:
-        """Makes the layer's output for a picture, one row for each channel, without it."""
+    def _ablated_rows(self, layer_output: Batch, size: int) -> Callable[[int, torch.Tensor], Batch]:
+        """A function (image index, channels) -> the layer's output for the image, one row without each channel."""
         layer = self.ablation_layer
         if layer is None:
-            return AblatedRows(layer_output, self.reshape_transform, size).without
+            return AblatedRows(layer_output, self.reshape_transform, size).without_channels
 
-        def rows(picture: int, channels: torch.Tensor) -> Batch:
-            layer.set_next_batch(picture, layer_output, len(channels))
+        def rows(index: int, channels: torch.Tensor) -> Batch:
+            layer.set_next_batch(index, layer_output, len(channels))
             layer.indices = channels.cpu().numpy()
             return layer(layer_output)
 
         return rows
 
 
-def twice(layer_output: Batch, picture: int, size: int) -> Batch:
-    """A layer's output for one picture of so many, in two rows."""
-    return each_tensor(
-        lambda t: t[picture].expand(2, *t.shape[1:]).clone() if t.ndim and len(t) == size else t, layer_output
+def item_twice(layer_output: Batch, index: int, size: int) -> Batch:
+    """A layer's output for one image of a batch of ``size`` images, in two rows."""
+    return map_tensors(
+        lambda t: t[index].expand(2, *t.shape[1:]).clone() if t.ndim and len(t) == size else t, layer_output
     )

@@ -1,7 +1,7 @@
-"""What is switched off in an ablation: a layer's output, one channel less in each row.
+"""Layer outputs with one channel ablated per row, for Ablation-CAM.
 
-:class:`~pytorch_grad_cam.AblationCAM` takes one of these as ``ablation_layer`` where a layer's output is not
-(N, C, H, W). Nothing is put into the model's place: the layer only makes the rows.
+:class:`~pytorch_grad_cam.AblationCAM` takes an :class:`AblationLayer` as ``ablation_layer`` where a layer's output is
+not (N, C, H, W). It is not inserted into the model: it only makes the rows.
 """
 
 from collections.abc import Mapping
@@ -11,15 +11,24 @@ import numpy as np
 import torch
 
 from pytorch_grad_cam.activations_and_gradients import ReshapeTransform
-from pytorch_grad_cam.batches import Batch, each_tensor, tensors
+from pytorch_grad_cam.batches import Batch, map_tensors, tensors
 from pytorch_grad_cam.utils.svd_on_activations import principal_map
 
 
 class AblationLayer(torch.nn.Module):
-    """Rows of one picture's activations (N, C, H, W), each without one of its channels: that is set to 0.
+    """Copies of one image's activations (N, C, H, W), each with one channel set to 0.
 
     Attributes:
-        indices: the channel that is off in each row.
+        indices: the ablated channel of each row.
+
+    Example:
+        >>> import torch
+        >>> from pytorch_grad_cam import AblationLayer
+        >>> layer = AblationLayer()
+        >>> layer.set_next_batch(0, torch.ones(1, 3, 2, 2), num_channels_to_ablate=2)
+        >>> layer.indices = [0, 2]
+        >>> layer().sum(dim=(2, 3)).tolist()
+        [[0.0, 4.0, 4.0], [4.0, 4.0, 0.0]]
     """
 
     def __init__(self) -> None:
@@ -28,19 +37,20 @@ class AblationLayer(torch.nn.Module):
         self.activations: Any = None
 
     def objectiveness_mask_from_svd(self, activations: np.ndarray, threshold: float = 0.01) -> np.ndarray:
-        """Places (H, W) bool where the first principal component of activations (C, H, W) exceeds a share of it."""
+        """Mask (H, W) bool where the first principal component of (C, H, W) exceeds a fraction of its maximum."""
         strength = principal_map(torch.as_tensor(activations)[None])[0].abs()
         strength = strength - strength.min()
         return (strength > threshold * strength.max()).numpy()
 
     def activations_to_be_ablated(self, activations: np.ndarray, ratio_channels_to_ablate: float = 1.0) -> np.ndarray:
-        """Channels worth a run: those whose activations (C, H, W) lie most inside the principal component's places.
+        """Select the channels to ablate: those whose activations lie most within the first principal component.
 
         Args:
-            ratio_channels_to_ablate: share of the channels, in (0, 1].
+            activations: (C, H, W).
+            ratio_channels_to_ablate: fraction of the channels, in (0, 1].
 
         Returns:
-            Different channel indices, int32.
+            Distinct channel indices, ascending, int32.
         """
         self.indices = np.arange(len(activations), dtype=np.int32)
         if ratio_channels_to_ablate < 1:
@@ -53,8 +63,8 @@ class AblationLayer(torch.nn.Module):
         return self.indices
 
     def set_next_batch(self, input_batch_index: int, activations: Any, num_channels_to_ablate: int) -> None:
-        """Choose the picture, and how many rows the next call makes of it."""
-        self.activations = rows_of(activations, input_batch_index, num_channels_to_ablate)
+        """Select the image and the number of rows of the next call."""
+        self.activations = repeat_item(activations, input_batch_index, num_channels_to_ablate)
 
     def forward(self, x: Any = None) -> Any:
         """The rows: (rows, C, H, W)."""
@@ -63,79 +73,104 @@ class AblationLayer(torch.nn.Module):
 
 
 class AblationLayerVit(AblationLayer):
-    """The same for tokens, (N, tokens, C): a channel is off in all tokens."""
+    """The same for tokens, (N, tokens, C): a channel is set to 0 in all tokens.
+
+    Example:
+        >>> import torch
+        >>> from pytorch_grad_cam import AblationLayerVit
+        >>> layer = AblationLayerVit()
+        >>> layer.set_next_batch(0, torch.ones(1, 2, 3), num_channels_to_ablate=1)
+        >>> layer.indices = [1]
+        >>> layer().tolist()
+        [[[1.0, 0.0, 1.0], [1.0, 0.0, 1.0]]]
+    """
 
     def forward(self, x: Any = None) -> torch.Tensor:
-        last = self.activations.transpose(1, -1)
-        last[torch.arange(len(last)), torch.as_tensor(self.indices).long()] = 0
+        channels_second = self.activations.transpose(1, -1)
+        channels_second[torch.arange(len(channels_second)), torch.as_tensor(self.indices).long()] = 0
         return self.activations
 
 
 class AblationLayerFasterRCNN(AblationLayer):
-    """The same for a feature pyramid, a mapping of levels (N, C, H, W): channels are counted from level to level."""
+    """The same for a feature pyramid, a mapping of levels (N, C, H, W); channels are numbered across the levels.
+
+    Example:
+        >>> import torch
+        >>> from pytorch_grad_cam import AblationLayerFasterRCNN
+        >>> layer = AblationLayerFasterRCNN()
+        >>> pyramid = {"0": torch.ones(1, 2, 1, 1), "1": torch.ones(1, 2, 1, 1)}
+        >>> layer.set_next_batch(0, pyramid, num_channels_to_ablate=1)
+        >>> layer.indices = [3]  # the second channel of the second level
+        >>> {name: level.flatten().tolist() for name, level in layer().items()}
+        {'0': [1.0, 1.0], '1': [1.0, 0.0]}
+    """
 
     def set_next_batch(self, input_batch_index: int, activations: Mapping, num_channels_to_ablate: int) -> None:
-        self.activations = each_tensor(
-            lambda level: rows_of(level, input_batch_index, num_channels_to_ablate), activations
+        self.activations = map_tensors(
+            lambda level: repeat_item(level, input_batch_index, num_channels_to_ablate), activations
         )
 
     def forward(self, x: Any = None) -> Any:
         rows = torch.arange(len(self.indices))
-        left = torch.as_tensor(self.indices).long()
+        channels = torch.as_tensor(self.indices).long()
         for level in self.activations.values():
-            here = (left >= 0) & (left < level.shape[1])
-            level[rows[here], left[here]] = 0
-            left = left - level.shape[1]
+            here = (channels >= 0) & (channels < level.shape[1])
+            level[rows[here], channels[here]] = 0
+            channels = channels - level.shape[1]
         return self.activations
 
 
 class AblatedRows:
-    """A layer's output for one picture in many rows, each without a channel.
+    """Copies of a layer's output for one image, each with one channel set to 0.
 
-    The memory is used again from batch to batch, and only the channels that were off are written again: filling fresh
-    memory takes longer than the layers above it.
+    The memory is reused from batch to batch, and only the ablated channels are written again: filling fresh memory
+    takes longer than running the layers above.
 
     Args:
         layer_output: (N, ...) tensor, or tensors in a structure whose first one is ablated.
-        reshape_transform: makes (N, C, *spatial) of it, as a view.
-        rows: most rows at a time.
+        reshape_transform: turns it into (N, C, *spatial), as a view.
+        rows: maximum number of rows.
     """
 
     def __init__(self, layer_output: Batch, reshape_transform: ReshapeTransform | None, rows: int) -> None:
         self.layer_output, self.reshape_transform = layer_output, reshape_transform
         size = len(next(tensors(layer_output)))
-        self._rows = each_tensor(
-            lambda output: empty_rows(output, rows) if output.ndim and len(output) == size else output, layer_output
+        self._rows = map_tensors(
+            lambda output: allocate_rows(output, rows) if output.ndim and len(output) == size else output, layer_output
         )
         self._first = next(tensors(self._rows))
-        self._filled: tuple[int, int] | None = None  # picture, and version of the memory after our last write
-        self._off = torch.zeros(0, dtype=torch.long)
+        self._filled: tuple[int, int] | None = None  # image index, and version of the memory after our last write
+        self._ablated = torch.zeros(0, dtype=torch.long)
 
-    def without(self, picture: int, channels: torch.Tensor) -> Batch:
-        """One row for each channel, which is 0 in it; good until the next call.
+    def without_channels(self, index: int, channels: torch.Tensor) -> Batch:
+        """One row for each channel, in which that channel is 0. Valid until the next call.
+
+        Args:
+            index: index of the image in the batch.
+            channels: channel indices, (rows,) int64.
 
         Raises:
             ValueError: the ``reshape_transform`` does not return a view.
         """
         outputs = list(tensors(self.layer_output))
-        if self._filled == (picture, self._first._version):
-            self._switch(self._off, self._shaped(outputs[0][picture : picture + 1])[0, self._off])
-        else:  # another picture, or the layers above worked in place
+        if self._filled == (index, self._first._version):
+            self._write(self._ablated, self._shaped(outputs[0][index : index + 1])[0, self._ablated])
+        else:  # another image, or the layers above have modified the memory in place
             for rows, output in zip(tensors(self._rows), outputs, strict=True):
                 if rows is not output:
-                    rows.copy_(output[picture].expand_as(rows))
-        self._switch(channels, 0)
-        self._off = channels
-        self._filled = (picture, self._first._version)
-        return each_tensor(
+                    rows.copy_(output[index].expand_as(rows))
+        self._write(channels, 0)
+        self._ablated = channels
+        self._filled = (index, self._first._version)
+        return map_tensors(
             lambda rows: rows if any(rows is output for output in outputs) else rows[: len(channels)], self._rows
         )
 
-    def _switch(self, channels: torch.Tensor, values: torch.Tensor | int) -> None:
+    def _write(self, channels: torch.Tensor, values: torch.Tensor | int) -> None:
         shaped = self._shaped(self._first)
         if shaped.untyped_storage().data_ptr() != self._first.untyped_storage().data_ptr():
             raise ValueError(
-                "AblationCAM switches channels off through the reshape_transform, which must return a view; "
+                "AblationCAM sets channels to 0 through the reshape_transform, which must return a view; "
                 "or pass an ablation_layer"
             )
         shaped[torch.arange(len(channels)), channels] = values
@@ -144,13 +179,13 @@ class AblatedRows:
         return tensor if self.reshape_transform is None else self.reshape_transform(tensor)
 
 
-def rows_of(activations: torch.Tensor, picture: int, rows: int) -> torch.Tensor:
-    """One picture's activations, that many times, in the memory format that they have."""
-    copies = empty_rows(activations, rows)
-    return copies.copy_(activations[picture])
+def repeat_item(activations: torch.Tensor, index: int, rows: int) -> torch.Tensor:
+    """Copy one image's activations into ``rows`` rows, in the memory format of the original."""
+    copies = allocate_rows(activations, rows)
+    return copies.copy_(activations[index])
 
 
-def empty_rows(activations: torch.Tensor, rows: int) -> torch.Tensor:
-    """Memory for that many rows, in the same format."""
-    one = torch.empty_like(activations[0])  # dense, whatever the step from picture to picture is
+def allocate_rows(activations: torch.Tensor, rows: int) -> torch.Tensor:
+    """Allocate uninitialised memory for ``rows`` rows, in the memory format of the original."""
+    one = torch.empty_like(activations[0])  # dense, whatever the stride of the batch dimension is
     return torch.empty_strided((rows, *one.shape), (one.numel(), *one.stride()), dtype=one.dtype, device=one.device)

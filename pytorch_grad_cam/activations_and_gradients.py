@@ -1,10 +1,10 @@
-"""One run of a model, with what its target layers put out and the gradients that reach them.
+"""Run a model and record the outputs of its target layers and the gradients with respect to them.
 
-Only what lies between the target layers and the output is needed for those gradients. So the run starts
-without autograd; the first target layer that it meets becomes a leaf, and autograd is switched on from there.
-Parameters and the layers below cost no memory and no backward pass, and the gradient is the same bit for bit.
+Those gradients depend only on the part of the graph between the target layers and the output. The run therefore starts
+without autograd; the output of the first target layer becomes a leaf, and autograd is enabled from there on. Parameters
+and the layers below need no memory for activations and no backward pass, and the gradients are bit-identical.
 
-Hooks exist during a run only and see only the thread that made it; ``.grad`` of nothing is ever written.
+Hooks exist only during a run and are active only in its thread; no ``.grad`` attribute is ever written.
 """
 
 import sys
@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pytorch_grad_cam.batches import Batch, call, each_tensor, tensors
+from pytorch_grad_cam.batches import Batch, call_model, map_tensors, tensors
 
 Module = torch.nn.Module
 ReshapeTransform = Callable[[Any], torch.Tensor]
@@ -29,7 +29,7 @@ _making_locks = threading.Lock()
 
 @contextmanager
 def evaluation_mode(model: Module) -> Iterator[None]:
-    """``model.eval()`` for a while; afterwards each module is in train or eval mode as it was."""
+    """Switch to ``model.eval()``, and afterwards restore train or eval mode of each module."""
     were_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -40,12 +40,13 @@ def evaluation_mode(model: Module) -> Iterator[None]:
 
 
 @contextmanager
-def explained(model: Module) -> Iterator[None]:
-    """What every explanation needs around it, whoever calls: eval mode, no inference mode, the model to itself.
+def explanation_context(model: Module) -> Iterator[None]:
+    """Prepare a model for an explanation, and restore everything afterwards.
 
-    Random number generators are put back, for models that draw in eval mode too. Two threads that explain one model
-    take turns. What ``torch.compile`` compiled runs uncompiled, since compiled code passes hooks by. Weights that a
-    caller's autocast has cast during the explanation, mostly without autograd, are cast anew for the caller.
+    Eval mode is on, inference mode is off, and two threads that explain the same model take turns. The states of the
+    random number generators are restored, for models that draw random numbers in eval mode too. Code compiled by
+    ``torch.compile`` runs uncompiled, since compiled code skips hooks. The autocast cache is cleared: weights cast
+    during the explanation, mostly without autograd, must not be reused by the caller.
     """
     with _making_locks:
         lock = _locks.setdefault(model, threading.RLock())
@@ -59,7 +60,7 @@ def explained(model: Module) -> Iterator[None]:
 
 
 class _Uncompiled:
-    """Python instead of compiled code. The compiler has one stance for all threads: the last to leave puts it back."""
+    """Run Python instead of compiled code. The compiler's stance is global: the last thread to leave restores it."""
 
     def __init__(self) -> None:
         self.changing = threading.Lock()
@@ -69,7 +70,7 @@ class _Uncompiled:
     def __enter__(self) -> None:
         with self.changing:
             self.users += 1
-            if self.stance is None and "torch._dynamo" in sys.modules:  # else nothing was compiled
+            if self.stance is None and "torch._dynamo" in sys.modules:  # otherwise nothing was compiled
                 self.stance = torch.compiler.set_stance("force_eager")
 
     def __exit__(self, *exception: object) -> None:
@@ -83,8 +84,8 @@ class _Uncompiled:
 _uncompiled = _Uncompiled()
 
 
-def plain(model: Module) -> Module:
-    """The model without the wrappers of ``torch.compile`` and data parallelism, whose modules it shares."""
+def unwrap(model: Module) -> Module:
+    """Strip the wrappers of ``torch.compile`` and data parallelism, which share the modules of the model inside."""
     while True:
         if isinstance(model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
             model = model.module
@@ -95,13 +96,27 @@ def plain(model: Module) -> Module:
 
 
 def device_of(model: Module) -> torch.device:
-    """Where the model is now."""
+    """Current device of a model; the CPU where it has neither parameters nor buffers."""
     return next((t.device for held in (model.parameters(), model.buffers()) for t in held), torch.device("cpu"))
+
+
+def module_by_name(modules: dict[str, Module], name: str) -> Module:
+    """Look up a module by its name in ``model.named_modules()``.
+
+    Raises:
+        ValueError: there is none; the message lists similar names.
+    """
+    if name not in modules:
+        from difflib import get_close_matches
+
+        close = get_close_matches(name, modules, n=5, cutoff=0.4)
+        raise ValueError(f"no layer {name!r} in the model{'; similar: ' + ', '.join(close) if close else ''}")
+    return modules[name]
 
 
 @contextmanager
 def forward_hooks(layers: Sequence[Module], hook: Callable[[int, Any], Any]) -> Iterator[None]:
-    """Calls ``hook(index of the layer, its output)`` during a while; what it returns replaces the output."""
+    """Call ``hook(index, output)`` for each layer that runs; a value that it returns replaces the layer's output."""
     thread = threading.get_ident()
 
     def of_layer(index: int) -> Callable[[Module, Any, Any], Any]:
@@ -114,20 +129,30 @@ def forward_hooks(layers: Sequence[Module], hook: Callable[[int, Any], Any]) -> 
 
 
 class ActivationsAndGradients:
-    """Runs a model and records its target layers.
+    """Run a model and record activations and gradients of its target layers.
 
     Args:
         model: any module that maps a batch (N, ...) to outputs (N, ...).
-        target_layers: modules of the model. One that runs several times is recorded at its last run.
+        target_layers: modules of the model. A module that runs several times is recorded at its last run.
         reshape_transform: applied to activations and gradients, for layers whose output is not
             (N, C, *spatial): other tensors, or mappings of tensors (feature pyramids).
-        detach: False keeps activations and gradients as they are, in the graph, so that they can be
-            differentiated again.
+        detach: False keeps activations and gradients in the graph, so that they can be differentiated again.
 
     Attributes:
-        activations: one (N, C, *spatial) float32 tensor for each layer, after a run; with ``detach=False`` the
-            layer's output itself.
-        layer_outputs: what the layers put out, as it was.
+        activations: after a run, one (N, C, *spatial) float32 tensor per layer; with ``detach=False`` the layer's
+            output itself.
+        layer_outputs: the layers' outputs before ``reshape_transform``.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import ActivationsAndGradients
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> recorder = ActivationsAndGradients(model, [model[1]])
+        >>> scores = recorder(torch.rand(2, 3, 16, 16))
+        >>> (gradients,) = recorder.differentiate(scores[:, 0].sum())
+        >>> recorder.activations[0].shape == gradients.shape == (2, 4, 14, 14)
+        True
     """
 
     def __init__(
@@ -144,18 +169,18 @@ class ActivationsAndGradients:
         self.clear()
 
     def clear(self) -> None:
-        """Forget the last run."""
+        """Discard the recording of the last run."""
         self.activations: list[Any] = []
         self.layer_outputs: list[Batch] = []
-        self._arrived: dict[int, torch.Tensor] = {}  # id of a tensor in an output -> its gradient
+        self._gradient_by_id: dict[int, torch.Tensor] = {}  # id of an output tensor -> its gradient
 
     release = clear
 
     def __call__(self, inputs: Batch, with_graph: bool = True) -> Batch:
-        """Run the model in whatever mode it is.
+        """Run the model in its current mode.
 
         Args:
-            inputs: a batch (N, ...); a tuple is passed as arguments, a dict as keyword arguments.
+            inputs: a batch (N, ...); a tuple is passed as positional, a dict as keyword arguments.
             with_graph: keep the graph above the target layers, for gradients.
 
         Returns:
@@ -166,8 +191,8 @@ class ActivationsAndGradients:
         """
         outputs = self._run(inputs, with_graph, autograd_below=False)
         if with_graph and self.layer_outputs and not any(tensor.requires_grad for tensor in tensors(outputs)):
-            # The model's own no_grad() around the layer put autograd back as it was before it: off. Only then the
-            # layers below run with it.
+            # The model's own no_grad() around the layer has restored the state before it: autograd off. Only in this
+            # case do the layers below run with autograd.
             outputs = self._run(inputs, with_graph, autograd_below=True)
         return outputs
 
@@ -175,33 +200,33 @@ class ActivationsAndGradients:
         self.clear()
         outputs: dict[int, Batch] = {}
         handles: dict[int, list[Any]] = {}
-        arrived = self._arrived
+        gradient_by_id = self._gradient_by_id
 
         def leaf(output: torch.Tensor) -> torch.Tensor:
             return output.detach().requires_grad_() if output.is_floating_point() else output
 
         def record(index: int, output: Batch) -> Batch | None:
             if not with_graph:
-                outputs[index] = each_tensor(torch.clone, output)  # later modules may work in place
+                outputs[index] = map_tensors(torch.clone, output)  # later modules may work in place
                 return None
             if not any(tensor.requires_grad for tensor in tensors(output)):
-                output = each_tensor(leaf, output)
+                output = map_tensors(leaf, output)
                 torch.set_grad_enabled(True)
             for handle in handles.get(index, ()):
-                handle.remove()  # the layer runs again: its earlier output may go, and its id may come back
+                handle.remove()  # the layer runs again: its earlier output may be freed, and its id reused
             handles[index] = [
-                tensor.register_hook(partial(arrived.__setitem__, id(tensor)))
+                tensor.register_hook(partial(gradient_by_id.__setitem__, id(tensor)))
                 for tensor in tensors(output)
                 if tensor.requires_grad
             ]
             outputs[index] = output
-            return each_tensor(torch.clone, output)
+            return map_tensors(torch.clone, output)
 
-        # Works inside a caller's inference_mode too: its tensors cannot be differentiated, their clones can.
+        # Inside a caller's inference_mode, too: inference tensors cannot be differentiated, their clones can.
         with torch.inference_mode(False), torch.set_grad_enabled(autograd_below), self._twice_differentiable():
-            inputs = each_tensor(lambda t: t.clone() if t.is_inference() else t, inputs)
+            inputs = map_tensors(lambda t: t.clone() if t.is_inference() else t, inputs)
             with forward_hooks(self.target_layers, record):
-                result = call(self.model, inputs)
+                result = call_model(self.model, inputs)
         for index, layer in enumerate(self.target_layers):
             if index not in outputs:
                 raise ValueError(f"target layer {layer.__class__.__name__} did not run in the forward pass")
@@ -210,21 +235,27 @@ class ActivationsAndGradients:
         return result
 
     def _twice_differentiable(self) -> AbstractContextManager[None]:
-        """Around a run whose gradients will be differentiated: fused attention has no second derivative."""
+        """Context for a run whose gradients will be differentiated: fused attention has no second derivative."""
         return nullcontext() if self.detach else sdpa_kernel(SDPBackend.MATH)
 
     @property
     def gradients(self) -> list[Any]:
-        """dY/dA for each target layer that gradients have reached, in the form of the activations."""
-        reached = [output for output in self.layer_outputs if any(id(t) in self._arrived for t in tensors(output))]
-        found = [each_tensor(lambda t: self._arrived.get(id(t), torch.zeros_like(t)), output) for output in reached]
+        """dY/dA of each target layer that the backward pass has reached, in the format of ``activations``."""
+        reached = [
+            output for output in self.layer_outputs if any(id(t) in self._gradient_by_id for t in tensors(output))
+        ]
+        found = [
+            map_tensors(lambda t: self._gradient_by_id.get(id(t), torch.zeros_like(t)), output) for output in reached
+        ]
         return [self.shaped(gradient) for gradient in found] if self.detach else found
 
     def differentiate(self, score: torch.Tensor) -> list[Any]:
-        """Gradients of a scalar made from the last run's output; the graph is freed, unless ``detach`` is False.
+        """Compute the gradients of a scalar function of the last run's output.
+
+        The graph is freed unless ``detach`` is False.
 
         Returns:
-            :attr:`gradients`, one for each target layer.
+            :attr:`gradients`, one per target layer.
 
         Raises:
             ValueError: the score does not depend on a target layer.
@@ -233,21 +264,21 @@ class ActivationsAndGradients:
         if score.requires_grad and flat:
             torch.autograd.grad(score, flat, create_graph=not self.detach, allow_unused=True)
         for layer, output in zip(self.target_layers, self.layer_outputs, strict=True):
-            if not any(id(tensor) in self._arrived for tensor in tensors(output)):
+            if not any(id(tensor) in self._gradient_by_id for tensor in tensors(output)):
                 raise ValueError(f"the target does not depend on the target layer {layer.__class__.__name__}")
         return self.gradients
 
     def shaped(self, output: Batch) -> torch.Tensor:
-        """A layer's output, or its gradient, as (N, C, *spatial) float32, detached.
+        """Bring a layer's output, or its gradient, into the shape (N, C, *spatial): float32, detached.
 
         Raises:
-            TypeError: it is a mapping, and there is no ``reshape_transform`` that makes one tensor of it.
+            TypeError: it is a mapping, and no ``reshape_transform`` turns it into a tensor.
         """
         if isinstance(output, tuple | list):
             output = output[0]
-        output = each_tensor(torch.Tensor.detach, output)
+        output = map_tensors(torch.Tensor.detach, output)
         if self.reshape_transform is not None:
             output = self.reshape_transform(output)
         if not isinstance(output, torch.Tensor):
-            raise TypeError(f"the target layer puts out {type(output).__name__}: pass a reshape_transform")
+            raise TypeError(f"the target layer returns a {type(output).__name__}: pass a reshape_transform")
         return output.float()  # half precision is too coarse for sums over channels

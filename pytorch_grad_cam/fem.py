@@ -6,21 +6,30 @@ from typing import Any
 import torch
 
 from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform
-from pytorch_grad_cam.base_cam import BaseCAM, LayerRun, summed
-from pytorch_grad_cam.utils.maps import over_space, spatial_dims
+from pytorch_grad_cam.base_cam import BaseCAM, LayerRun, reduce_channels
+from pytorch_grad_cam.utils.maps import broadcast_over_space, spatial_dims
 
 
 class FEM(BaseCAM):
-    """Places where channels are unusually active: sum over channels of mean(A) * [A > mean(A) + k * std(A)].
+    """Positions where channels are unusually active: sum over channels of mean(A) * [A > mean(A) + k * std(A)].
 
-    It asks for no class and needs no gradient. Mean and standard deviation are over the places of a channel.
+    Independent of the class; needs no gradient. Mean and standard deviation are taken over the spatial positions of a
+    channel.
 
     Fuad et al., Features Understanding in 3D CNNs for Actions Recognition in Video, IPTA 2020.
 
     Args:
-        k: standard deviations above the mean that count as unusual.
+        k: number of standard deviations above the mean from which an activation counts as unusual.
 
     The other arguments are those of :class:`BaseCAM`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import FEM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> FEM(model, ["1"], k=1)(torch.rand(2, 3, 16, 16)).shape
+        (2, 16, 16)
     """
 
     uses_gradients = False
@@ -38,7 +47,7 @@ class FEM(BaseCAM):
         self.k = k
 
     def layer_map(self, run: LayerRun, eigen_smooth: bool) -> torch.Tensor:
-        places = spatial_dims(run.activations)
-        deviations, means = torch.std_mean(run.activations, dim=places, correction=0)
-        unusual = run.activations > over_space(means + self.k * deviations, run.activations)
-        return summed(over_space(means, run.activations) * unusual, eigen_smooth)
+        space = spatial_dims(run.activations)
+        deviations, means = torch.std_mean(run.activations, dim=space, correction=0)
+        unusual = run.activations > broadcast_over_space(means + self.k * deviations, run.activations)
+        return reduce_channels(broadcast_over_space(means, run.activations) * unusual, eigen_smooth)

@@ -1,6 +1,6 @@
 """Finer-CAM."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,27 @@ from pytorch_grad_cam.batches import Batch, Targets
 from pytorch_grad_cam.grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import FinerWeightedTarget, Target
 
+SIMILAR_CLASSES = (1, 2, 3)  # ranks of similarity that are compared by default
+
 
 class FinerCAM(BaseCAM):
-    """What tells a class from the classes most like it: another method's map of the difference of their logits.
+    """What distinguishes a class from the classes most similar to it: another method's map of a difference of logits.
 
     Zhang et al., Finer-CAM: Spotting the Difference Reveals Finer Details for Visual Explanation, CVPR 2025
     (arXiv:2501.11309), equation 6.
 
     Args:
-        base_method: class of the method whose maps are made.
+        base_method: class of the method that computes the maps.
 
     The other arguments are those of :class:`BaseCAM`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import FinerCAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> FinerCAM(model, ["1"])(torch.rand(2, 3, 16, 16), alpha=0.6).shape
+        (2, 16, 16)
     """
 
     def __init__(
@@ -46,9 +56,9 @@ class FinerCAM(BaseCAM):
         self.base_cam.activations_and_grads = self.activations_and_grads
         self.batch_size = self.base_cam.batch_size
 
-    def _layer_maps(self, inputs: Batch, targets: Targets, eigen_smooth: bool) -> list[torch.Tensor]:
+    def _compute_layer_maps(self, inputs: Batch, targets: Targets, eigen_smooth: bool) -> list[torch.Tensor]:
         self.base_cam.batch_size = self.batch_size
-        layer_maps = self.base_cam._layer_maps(inputs, targets, eigen_smooth)
+        layer_maps = self.base_cam._compute_layer_maps(inputs, targets, eigen_smooth)
         self.outputs = self.base_cam.outputs
         return layer_maps
 
@@ -62,55 +72,65 @@ class FinerCAM(BaseCAM):
         target_idx: int | None = None,
         aug_smooth: bool = False,
     ) -> np.ndarray:
-        """Heat maps, as :meth:`BaseCAM.__call__` makes them.
+        """Compute heatmaps as :meth:`BaseCAM.__call__` does.
 
         Args:
-            targets: used as they are; None compares classes as the further arguments say.
-            alpha: how much of the other classes' logits is taken off.
-            comparison_categories: which classes to compare with, by their rank of similarity (1 is the class whose
-                logit is nearest); None: the nearest three, or as many as there are.
-            target_idx: the class to explain; None: the one predicted for each picture.
+            input_tensor: as in :meth:`BaseCAM.__call__`.
+            targets: used unchanged; None compares classes as the further arguments describe.
+            eigen_smooth: as in :meth:`BaseCAM.__call__`.
+            alpha: strength of the comparison: factor of the other classes' logits, which are subtracted.
+            comparison_categories: which classes to compare with, by their rank of similarity (1 is the class with the
+                nearest logit); None: the nearest three, or as many as there are.
+            target_idx: class index to explain; None: the predicted class of each image.
+            aug_smooth: as in :meth:`BaseCAM.__call__`.
         """
         if targets is None:
-            targets = differences(alpha, comparison_categories, target_idx)
+            targets = comparison_targets(alpha, comparison_categories, target_idx)
         return self.maps(input_tensor, targets, aug_smooth=aug_smooth, eigen_smooth=eigen_smooth).cpu().numpy()
 
     forward = __call__
 
     def maps(self, input_tensor: Batch, targets: Targets = None, **how: Any) -> torch.Tensor:
-        """As :meth:`BaseCAM.maps`; class indices, or None, are compared with the three classes nearest to them."""
+        """As :meth:`BaseCAM.maps`; class indices, or None, are compared with the three most similar classes."""
         if targets is None:
-            targets = differences()
+            targets = comparison_targets()
         elif not callable(targets) and not any(callable(target) for target in targets):
-            targets = differences(categories=torch.as_tensor(targets))
+            targets = comparison_targets(categories=torch.as_tensor(targets))
         return super().maps(input_tensor, targets, **how)
 
 
-def differences(
+def comparison_targets(
     alpha: float = 1,
     ranks: Sequence[int] | None = None,
     target_idx: int | None = None,
     categories: torch.Tensor | None = None,
-) -> Any:
-    """Targets that compare a class with those most like it, as a function of the model's output (N, K)."""
+) -> Callable[[torch.Tensor], list[Target]]:
+    """Make a function of the model's output (N, K) that returns targets which compare a class with similar ones.
+
+    Args:
+        alpha: strength of the comparison.
+        ranks: ranks of similarity of the classes to compare with; None: :data:`SIMILAR_CLASSES`.
+        target_idx: class index to explain in all images; None: the predicted class of each.
+        categories: class index to explain in each image, (N,); takes precedence over ``target_idx``.
+    """
+    compared = SIMILAR_CLASSES if ranks is None else ranks
 
     def of_outputs(outputs: torch.Tensor) -> list[Target]:
         if outputs.ndim != 2:
-            raise ValueError(f"Finer-CAM needs outputs of shape (pictures, classes), not {tuple(outputs.shape)}")
+            raise ValueError(f"Finer-CAM needs outputs of shape (images, classes), not {tuple(outputs.shape)}")
         chosen = outputs.argmax(dim=1) if target_idx is None else torch.full((len(outputs),), target_idx)
         if categories is not None:
             chosen = categories
         if len(chosen) != len(outputs):
-            raise ValueError(f"{len(chosen)} targets for {len(outputs)} pictures: pass one for each picture")
+            raise ValueError(f"{len(chosen)} targets for {len(outputs)} images: pass one per image")
         targets: list[Target] = []
         for scores, category in zip(outputs.float(), chosen.tolist(), strict=True):
             distance = (scores - scores[category]).abs()
-            distance[category] = -1  # itself first, also where logits are equal
+            distance[category] = -1  # the class itself has rank 0, also where logits are equal
             nearest = distance.argsort(stable=True).tolist()
-            wanted = range(1, 4) if ranks is None else ranks
-            others = [nearest[rank] for rank in wanted if 0 < rank < len(nearest)]
+            others = [nearest[rank] for rank in compared if 0 < rank < len(nearest)]
             if not others:
-                raise ValueError(f"Finer-CAM compares classes, and the model has {len(nearest)}")
+                raise ValueError(f"Finer-CAM compares classes, and the model has only {len(nearest)}")
             targets.append(FinerWeightedTarget(category, others, alpha))
         return targets
 

@@ -7,18 +7,27 @@ from pytorch_grad_cam.utils.maps import spatial_dims
 
 
 class GradCAMPlusPlus(BaseCAM):
-    """Positive gradients G = dY/dA, weighted place by place: w_c = sum over places of alpha * relu(G).
+    """Weight channels by their positive gradients G = dY/dA: w_c = sum over positions of alpha * relu(G).
 
-    alpha = G^2 / (2 G^2 + G^3 S) with S the sum of A over the channel's places, which is 1 / (2 + S G) wherever
-    G counts (G > 0). So written it holds at every scale of the gradients, and no epsilon is needed. alpha is
-    a weight: where activations are signed and the denominator is not positive, it is 0.
+    alpha = G^2 / (2 G^2 + G^3 S) with S the sum of A over the channel's positions. Where G > 0, this is
+    1 / (2 + S G), which holds at every scale of the gradients and needs no epsilon. alpha is a weight: where
+    activations are signed and the denominator is not positive, it is 0.
 
-    Chattopadhay et al., Grad-CAM++, WACV 2018 (arXiv:1710.11063), equations 7 and 19.
+    Chattopadhay et al., Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks, WACV 2018
+    (arXiv:1710.11063), equations 7 and 19.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import GradCAMPlusPlus
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> GradCAMPlusPlus(model, ["1"])(torch.rand(2, 3, 16, 16), targets=[0, 1]).shape
+        (2, 16, 16)
     """
 
     def channel_weights(self, run: LayerRun) -> torch.Tensor:
         activations, gradients = run.activations, run.gradients
-        places = spatial_dims(activations)
-        denominator = 2 + activations.sum(dim=places, keepdim=True) * gradients
+        space = spatial_dims(activations)
+        denominator = 2 + activations.sum(dim=space, keepdim=True) * gradients
         counts = (gradients > 0) & (denominator > 0)
-        return torch.where(counts, gradients / denominator, 0.0).sum(dim=places)
+        return torch.where(counts, gradients / denominator, 0.0).sum(dim=space)

@@ -1,4 +1,4 @@
-"""Guided backpropagation: the gradient of a class with respect to the pixels, positive paths only."""
+"""Guided backpropagation: gradient of a class with respect to the pixels, along positive paths only."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,24 +7,24 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform, device_of, explained, plain
+from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform, device_of, explanation_context, unwrap
 from pytorch_grad_cam.base_cam import BaseCAM
 from pytorch_grad_cam.batches import (
     Batch,
     Targets,
-    call,
-    each_tensor,
-    pictures_of,
+    call_model,
+    images_in,
+    map_tensors,
     resolve_targets,
     target_scores,
-    with_pictures,
+    with_images,
 )
 from pytorch_grad_cam.grad_cam import GradCAM
-from pytorch_grad_cam.legacy import move_as_use_cuda_says
+from pytorch_grad_cam.legacy import apply_use_cuda
 
 
 class GuidedBackpropReLU(torch.autograd.Function):
-    """A ReLU that lets a gradient back only where it is positive and the input was."""
+    """ReLU whose backward pass keeps a gradient only where both it and the input are positive."""
 
     @staticmethod
     def forward(ctx: Any, activations: torch.Tensor) -> torch.Tensor:
@@ -39,10 +39,18 @@ class GuidedBackpropReLU(torch.autograd.Function):
 
 
 class _GuidedReLUs(TorchFunctionMode):
-    """While active, every ReLU of this thread is a guided one: as a module, a function or in place."""
+    """While active, every ReLU of this thread is a guided one, whether a module, a function or in place."""
 
-    RELUS = frozenset({torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_,
-                       torch.nn.functional.relu, torch.nn.functional.relu_})  # fmt: skip
+    RELUS = frozenset(
+        {
+            torch.relu,
+            torch.relu_,
+            torch.Tensor.relu,
+            torch.Tensor.relu_,
+            torch.nn.functional.relu,
+            torch.nn.functional.relu_,
+        }
+    )
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
@@ -55,63 +63,78 @@ class _GuidedReLUs(TorchFunctionMode):
 
 
 class GuidedBackpropReLUModel:
-    """Guided backpropagation through a model, which stays as it is: no module is replaced.
+    """Guided backpropagation through a model, without replacing any of its modules.
 
     Springenberg et al., Striving for Simplicity: The All Convolutional Net, ICLR Workshop 2015 (arXiv:1412.6806).
 
     Args:
         model: maps (N, C, H, W) to (N, K) scores.
-        device: where to run; None: where the model is.
-        use_cuda: outdated.
+        device: device to run on; None: the model's current device.
+        use_cuda: deprecated.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import GuidedBackpropReLUModel
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> GuidedBackpropReLUModel(model)(torch.rand(2, 3, 16, 16), target_category=[0, 1]).shape
+        (2, 16, 16, 3)
     """
 
     def __init__(
         self, model: Module, device: torch.device | str | None = None, *, use_cuda: bool | None = None
     ) -> None:
-        model = move_as_use_cuda_says(model, use_cuda)
+        model = apply_use_cuda(model, use_cuda)
         self.model = model if device is None else model.to(device)
 
     def __call__(self, input_img: torch.Tensor, target_category: int | list[int] | None = None) -> np.ndarray:
-        """Gradients with respect to the pixels.
+        """Compute the guided gradients with respect to the pixels.
 
         Args:
             input_img: (N, C, H, W) batch.
-            target_category: class index, or one for each picture; None: the predicted class of each.
+            target_category: class index, or one per image; None: the predicted class of each.
 
         Returns:
-            float32 (H, W, C) for one picture, (N, H, W, C) for several.
+            float32 (H, W, C) for one image, (N, H, W, C) for several.
         """
-        targets = (
-            [target_category] * len(pictures_of(input_img)) if isinstance(target_category, int) else target_category
-        )
-        pictures = self.gradients(input_img, targets).movedim(1, -1).cpu().numpy()
-        return pictures[0] if len(pictures) == 1 else pictures
+        targets = [target_category] * len(images_in(input_img)) if isinstance(target_category, int) else target_category
+        gradients = self.gradients(input_img, targets).movedim(1, -1).cpu().numpy()
+        return gradients[0] if len(gradients) == 1 else gradients
 
     forward = __call__
 
     def gradients(self, inputs: Batch, targets: Targets = None) -> torch.Tensor:
         """The same as a tensor on the model's device, for any targets: (N, C, *spatial) float32."""
-        model = plain(self.model)
-        with explained(model), torch.enable_grad():
-            inputs = each_tensor(lambda t: t.to(device_of(model)), inputs)
-            pictures = pictures_of(inputs)
-            leaf = pictures.detach().clone().requires_grad_()
+        model = unwrap(self.model)
+        with explanation_context(model), torch.enable_grad():
+            inputs = map_tensors(lambda t: t.to(device_of(model)), inputs)
+            images = images_in(inputs)
+            leaf = images.detach().clone().requires_grad_()
             with _GuidedReLUs():
-                outputs = call(model, with_pictures(inputs, leaf))
-            resolved = resolve_targets(targets, outputs, len(pictures))
+                outputs = call_model(model, with_images(inputs, leaf))
+            resolved = resolve_targets(targets, outputs, len(images))
             (gradient,) = torch.autograd.grad(target_scores(resolved, outputs).sum(), leaf)
         return gradient.float()
 
 
 class GuidedGradCAM:
-    """Guided backpropagation, dimmed where Grad-CAM is cold: fine detail of one class.
+    """Guided backpropagation times Grad-CAM: high-resolution detail of one class.
 
     Selvaraju et al., Grad-CAM, ICCV 2017 (arXiv:1610.02391), section 3.2.
 
     Args:
         model: maps (N, C, H, W) to (N, K) scores.
-        target_layers, reshape_transform: of the map, see :class:`~pytorch_grad_cam.BaseCAM`.
-        base_method: class of the map's method; None: Grad-CAM.
+        target_layers: of the heatmap, see :class:`~pytorch_grad_cam.BaseCAM`.
+        reshape_transform: of the heatmap, see :class:`~pytorch_grad_cam.BaseCAM`.
+        base_method: class of the method that computes the heatmap.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import GuidedGradCAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> GuidedGradCAM(model, ["1"])(torch.rand(2, 3, 16, 16), targets=[0, 1]).shape
+        (2, 16, 16, 3)
     """
 
     def __init__(
@@ -125,9 +148,10 @@ class GuidedGradCAM:
         self.guided = GuidedBackpropReLUModel(model)
 
     def __call__(self, input_tensor: Batch, targets: Targets = None) -> np.ndarray:
-        """Signed pictures: (N, H, W, C) float32; ``utils.image.deprocess_image`` makes each one visible.
+        """Compute signed gradients, masked by the heatmap: (N, H, W, C) float32.
 
-        The arguments are those of :meth:`BaseCAM.__call__`.
+        The arguments are those of :meth:`BaseCAM.__call__`; ``utils.image.deprocess_image`` converts a result to an
+        image.
         """
         return self.gradients(input_tensor, targets).movedim(1, -1).cpu().numpy()
 

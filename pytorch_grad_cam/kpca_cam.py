@@ -3,20 +3,21 @@
 from collections.abc import Sequence
 from typing import Any
 
-import sklearn.decomposition  # noqa: F401 - now, rather than in the middle of the first call
+import sklearn.decomposition  # noqa: F401 - imported now rather than during the first call
 import torch
 
 from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform
-from pytorch_grad_cam.base_cam import BaseCAM, LayerRun, finite
-from pytorch_grad_cam.utils.maps import towards_channel_sum
+from pytorch_grad_cam.base_cam import BaseCAM, LayerRun, require_finite
+from pytorch_grad_cam.utils.maps import align_sign_with_channel_sum
 from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection_kernel
 
 
-class KPCA_CAM(BaseCAM):  # noqa: N801 - the name that users know
-    """First kernel principal component of the activations: Eigen-CAM for structure that is not linear.
+class KPCA_CAM(BaseCAM):  # noqa: N801 - the documented name
+    """First kernel principal component of the activations: Eigen-CAM for nonlinear structure.
 
-    It asks for no class and needs no gradient. The component's sign is turned towards the sum of the channels. Memory
-    and time grow with the square and the cube of the number of places: use it at late layers.
+    Independent of the class; needs no gradient. The sign of the component is chosen such that it correlates with the
+    sum of the channels. Memory grows with the square and time with the cube of the number of positions: use it at late
+    layers.
 
     Karmani et al., KPCA-CAM: Visual Explainability of Deep Computer Vision Models Using Kernel PCA, MMSP 2024
     (arXiv:2410.00267).
@@ -26,6 +27,14 @@ class KPCA_CAM(BaseCAM):  # noqa: N801 - the name that users know
         gamma: its coefficient; None: 1 / C.
 
     The other arguments are those of :class:`BaseCAM`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import KPCA_CAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> KPCA_CAM(model, ["1"], kernel="rbf")(torch.rand(2, 3, 16, 16)).shape
+        (2, 16, 16)
     """
 
     uses_gradients = False
@@ -45,5 +54,5 @@ class KPCA_CAM(BaseCAM):  # noqa: N801 - the name that users know
         self.gamma = gamma
 
     def layer_map(self, run: LayerRun, eigen_smooth: bool) -> torch.Tensor:
-        projection = get_2d_projection_kernel(finite(run.activations).cpu().numpy(), self.kernel, self.gamma)
-        return towards_channel_sum(torch.from_numpy(projection).to(run.activations.device), run.activations)
+        projection = get_2d_projection_kernel(require_finite(run.activations).cpu().numpy(), self.kernel, self.gamma)
+        return align_sign_with_channel_sum(torch.from_numpy(projection).to(run.activations.device), run.activations)

@@ -1,4 +1,4 @@
-"""The older arguments that tutorials still pass: each works, and says once what replaced it."""
+"""Deprecated arguments that tutorials still pass: each works, and warns once with its replacement."""
 
 import warnings
 
@@ -6,29 +6,29 @@ import torch
 
 from pytorch_grad_cam.batches import Targets
 
-_already_said: set[str] = set()
+_issued: set[str] = set()
 
 
 def warn_once(message: str) -> None:
-    """Warn (FutureWarning) the first time that this message comes up in the process."""
-    if message not in _already_said:
-        _already_said.add(message)
+    """Issue a FutureWarning the first time that this message occurs in the process."""
+    if message not in _issued:
+        _issued.add(message)
         warnings.warn(message, FutureWarning, stacklevel=3)
 
 
-def move_as_use_cuda_says(model: torch.nn.Module, use_cuda: bool | None) -> torch.nn.Module:
-    """What ``use_cuda=True`` did: the model goes to the GPU. ``None`` means that nobody passed it."""
+def apply_use_cuda(model: torch.nn.Module, use_cuda: bool | None) -> torch.nn.Module:
+    """Move the model to the GPU where ``use_cuda`` is True; None means that the argument was not passed."""
     if use_cuda is None:
         return model
-    warn_once("use_cuda= is outdated: move the model yourself, as in model.to('cuda')")
+    warn_once("use_cuda= is deprecated: move the model yourself, for example model.to('cuda')")
     return model.cuda() if use_cuda else model
 
 
-def targets_of_category(target_category: int | list[int] | None, targets: Targets, batch: int) -> Targets:
-    """What ``target_category=`` (one class index, or one for each picture) means as ``targets``."""
+def targets_from_category(target_category: int | list[int] | None, targets: Targets, batch: int) -> Targets:
+    """Turn ``target_category=`` (one class index, or one per image) into ``targets``."""
     if target_category is None:
         return targets
-    warn_once("target_category= is outdated: pass targets=[ClassifierOutputTarget(index), ...]")
+    warn_once("target_category= is deprecated: pass targets=[ClassifierOutputTarget(index), ...]")
     if targets is not None:
         raise ValueError("pass targets or target_category, not both")
     return [target_category] * batch if isinstance(target_category, int) else target_category

@@ -1,4 +1,4 @@
-"""What methods that ask the pixels, and not a layer, have in common with class activation maps: the call."""
+"""Base class of methods that explain the input pixels rather than a layer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,27 +6,28 @@ from typing import Any
 import torch
 
 from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform
-from pytorch_grad_cam.base_cam import BaseCAM, finite
+from pytorch_grad_cam.base_cam import BaseCAM, require_finite
 from pytorch_grad_cam.batches import (
     Batch,
     Targets,
-    call,
-    each_tensor,
-    one_of,
-    pictures_of,
+    batch_item,
+    call_model,
+    images_in,
+    map_tensors,
     resolve_targets,
     target_scores,
-    with_pictures,
+    with_images,
 )
 from pytorch_grad_cam.utils.model_targets import Target
 from pytorch_grad_cam.utils.svd_on_activations import principal_map
 
 
 class PixelCAM(BaseCAM):
-    """A method with one function, ``pixel_map``, that needs no target layer.
+    """A method that needs no target layer; a subclass defines ``pixel_map``.
 
     Args:
-        target_layers, reshape_transform: ignored.
+        target_layers: ignored.
+        reshape_transform: ignored.
 
     The other arguments are those of :class:`BaseCAM`.
     """
@@ -43,40 +44,41 @@ class PixelCAM(BaseCAM):
         super().__init__(model, (), reshape_transform, **others)
 
     def pixel_map(self, inputs: Batch, target: Target) -> torch.Tensor:
-        """The signed map of one picture.
+        """Compute the signed map of one image.
 
         Args:
             inputs: a batch of one.
+            target: the score to explain.
 
         Returns:
-            (C, *spatial) float32; channels are summed, or projected where ``eigen_smooth`` asks for it.
+            (C, *spatial) float32; the channels are summed, or projected with ``eigen_smooth``.
         """
         raise NotImplementedError
 
-    def _layer_maps(self, inputs: Batch, targets: Targets, eigen_smooth: bool) -> list[torch.Tensor]:
-        pictures = pictures_of(inputs)
+    def _compute_layer_maps(self, inputs: Batch, targets: Targets, eigen_smooth: bool) -> list[torch.Tensor]:
+        images = images_in(inputs)
         with torch.no_grad():
-            self.outputs = each_tensor(torch.Tensor.detach, call(self.activations_and_grads.model, inputs))
-            resolved = resolve_targets(targets, self.outputs, len(pictures))
-            finite(target_scores(resolved, self.outputs))
+            self.outputs = map_tensors(torch.Tensor.detach, call_model(self.activations_and_grads.model, inputs))
+            resolved = resolve_targets(targets, self.outputs, len(images))
+            require_finite(target_scores(resolved, self.outputs))
             channels = torch.stack(
-                [self.pixel_map(one_of(inputs, i, len(pictures)), target) for i, target in enumerate(resolved)]
+                [self.pixel_map(batch_item(inputs, i, len(images)), target) for i, target in enumerate(resolved)]
             )
         return [principal_map(channels) if eigen_smooth else channels.sum(dim=1)]
 
-    def scores(self, inputs: Batch, target: Target, pictures: torch.Tensor) -> torch.Tensor:
-        """The target's score of variants (M, C, *spatial) of the picture: (M,) float32, ``batch_size`` at a time."""
-        batches = pictures.split(self.batch_size)
-        return torch.cat([self._score(with_pictures(inputs, some), [target] * len(some)) for some in batches])
+    def scores(self, inputs: Batch, target: Target, images: torch.Tensor) -> torch.Tensor:
+        """The target's score of each variant (M, C, *spatial) of the image, ``batch_size`` at a time: (M,) float32."""
+        batches = images.split(self.batch_size)
+        return torch.cat([self._score(with_images(inputs, batch), [target] * len(batch)) for batch in batches])
 
-    def pixel_gradients(self, inputs: Batch, target: Target, pictures: torch.Tensor) -> torch.Tensor:
-        """dY/dx at variants (M, C, *spatial) of the picture, float32, ``batch_size`` at a time."""
+    def pixel_gradients(self, inputs: Batch, target: Target, images: torch.Tensor) -> torch.Tensor:
+        """dY/dx of each variant (M, C, *spatial) of the image, ``batch_size`` at a time: same shape, float32."""
         model = self.activations_and_grads.model
         gradients = []
         with torch.enable_grad():
-            for some in pictures.split(self.batch_size):
-                leaf = some.detach().clone().requires_grad_()
-                outputs = call(model, with_pictures(inputs, leaf))
+            for batch in images.split(self.batch_size):
+                leaf = batch.detach().clone().requires_grad_()
+                outputs = call_model(model, with_images(inputs, leaf))
                 (gradient,) = torch.autograd.grad(target_scores([target] * len(leaf), outputs).sum(), leaf)
                 gradients.append(gradient.float())
         return torch.cat(gradients)

@@ -1,4 +1,4 @@
-"""A map that knows nothing, to compare others with."""
+"""RandomCAM, a baseline without any information."""
 
 from typing import Any
 
@@ -8,15 +8,23 @@ from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
 
 
 class RandomCAM(BaseCAM):
-    """Channels weighted at random, uniformly in [-1, 1]: what a method must beat. There is no paper.
+    """Weight channels at random, uniformly in [-1, 1]: a baseline that every method must beat. There is no paper.
 
     Weights are drawn anew in every call, from a generator that belongs to the object; the same seed gives the same
     sequence of maps.
 
     Args:
-        seed: of the generator.
+        seed: seed of the generator.
 
     The other arguments are those of :class:`BaseCAM`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import RandomCAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> RandomCAM(model, ["1"], seed=0)(torch.rand(2, 3, 16, 16)).shape
+        (2, 16, 16)
     """
 
     uses_gradients = False

@@ -13,9 +13,9 @@ from pytorch_grad_cam.utils import maps as map_utils
 
 
 class RefineCAM(BaseCAM):
-    """The product of another method's maps at several layers: early layers say where exactly, late ones where at all.
+    """Product of another method's maps at several layers: late layers locate the class, early ones add resolution.
 
-    All layers are read in one run of the model.
+    All layers are recorded in one run of the model.
 
     Domeniconi et al., How to Evaluate and Refine your CAM, 2026 (arXiv:2605.14641).
 
@@ -24,6 +24,14 @@ class RefineCAM(BaseCAM):
         others: further arguments of ``base_method``.
 
     The other arguments are those of :class:`BaseCAM`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import RefineCAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> RefineCAM(model, ["0", "1"])(torch.rand(2, 3, 16, 16), targets=[0, 1]).shape
+        (2, 16, 16)
     """
 
     def __init__(
@@ -46,16 +54,18 @@ class RefineCAM(BaseCAM):
         self.base_cam.activations_and_grads = self.activations_and_grads
         self.batch_size = self.base_cam.batch_size
 
-    def _layer_maps(self, inputs: Batch, targets: Targets, eigen_smooth: bool) -> list[torch.Tensor]:
+    def _compute_layer_maps(self, inputs: Batch, targets: Targets, eigen_smooth: bool) -> list[torch.Tensor]:
         self.base_cam.batch_size = self.batch_size
-        layer_maps = self.base_cam._layer_maps(inputs, targets, eigen_smooth)
+        layer_maps = self.base_cam._compute_layer_maps(inputs, targets, eigen_smooth)
         self.outputs = self.base_cam.outputs
         return layer_maps
 
-    def _merged(self, layer_maps: list[torch.Tensor], size: tuple[int, ...], normalize: bool) -> torch.Tensor:
-        stretched = [map_utils.normalize(map_utils.resize(map_utils.normalize(m), size)) for m in layer_maps]
-        product = torch.stack(stretched).prod(dim=0)
+    def _merge_layers(self, layer_maps: list[torch.Tensor], size: tuple[int, ...], normalize: bool) -> torch.Tensor:
+        normalized = [map_utils.normalize(map_utils.resize(map_utils.normalize(m), size)) for m in layer_maps]
+        product = torch.stack(normalized).prod(dim=0)
         return map_utils.normalize(product) if normalize else product
 
-    def _signed(self, layer_maps: list[torch.Tensor], size: tuple[int, ...]) -> torch.Tensor:
-        raise ValueError("RefineCAM multiplies maps, and a product of signed ones would not say what they say")
+    def _merge_signed(self, layer_maps: list[torch.Tensor], size: tuple[int, ...]) -> torch.Tensor:
+        raise ValueError(
+            "RefineCAM multiplies maps, and a product of signed maps is not signed evidence: use relu=True"
+        )

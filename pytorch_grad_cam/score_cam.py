@@ -6,28 +6,36 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from pytorch_grad_cam.ablation_layer import AblationLayer, rows_of
+from pytorch_grad_cam.ablation_layer import AblationLayer, repeat_item
 from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform
 from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
-from pytorch_grad_cam.batches import one_of, with_pictures
-from pytorch_grad_cam.utils.maps import normalize
+from pytorch_grad_cam.batches import batch_item, with_images
+from pytorch_grad_cam.utils.maps import LINEAR, normalize
 
 
 class ScoreCAM(BaseCAM):
-    """Channels weighted by the score of the picture seen through them.
+    """Weight channels by the score of the image masked by them.
 
-    Each channel, enlarged to the picture and stretched to [0, 1], masks the picture; w is the softmax over
-    the channels of the target's scores. One forward pass a channel, ``batch_size`` (default 16) at a time; equal
-    channels, and all constant ones, which mask everything, share one.
+    Each channel, resized to the image and min-max normalised to [0, 1], masks the image; w is the softmax over the
+    channels of the target's scores. One forward pass per channel, ``batch_size`` (default 16) at a time. Equal channels
+    share one pass, and so do all constant channels, which mask the whole image.
 
-    Wang et al., Score-CAM, CVPR Workshops 2020 (arXiv:1910.01279), algorithm 1 without the baseline's score,
-    which softmax takes out.
+    Wang et al., Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks, CVPR Workshops 2020
+    (arXiv:1910.01279), algorithm 1. The baseline's score is omitted: it cancels in the softmax.
 
     Args:
-        ratio_channels_to_score: share of the channels that are tried, those in the principal component's places first,
-            as in :class:`AblationCAM`; the others have weight 0.
+        ratio_channels_to_score: fraction of the channels that are scored, in (0, 1]: those whose activations lie most
+            within the first principal component, as in :class:`AblationCAM`; the others have weight 0.
 
     The other arguments are those of :class:`BaseCAM`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import ScoreCAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> ScoreCAM(model, ["1"])(torch.rand(2, 3, 16, 16), targets=[0, 1]).shape
+        (2, 16, 16)
     """
 
     uses_gradients = False
@@ -55,22 +63,21 @@ class ScoreCAM(BaseCAM):
                     channels.cpu().numpy(), self.ratio_channels_to_score
                 )
                 tried = torch.as_tensor(strongest, device=channels.device).long()
-            weights[i, tried] = self._scores(run, i, channels[tried]).softmax(dim=0)
+            weights[i, tried] = self._channel_scores(run, i, channels[tried]).softmax(dim=0)
         return weights
 
-    def _scores(self, run: LayerRun, picture: int, channels: torch.Tensor) -> torch.Tensor:
-        """The target's score of the picture seen through each channel (C, *spatial): (C,) float32."""
-        one = one_of(run.inputs, picture, len(run.targets))
-        pixels = run.pictures[picture : picture + 1]
+    def _channel_scores(self, run: LayerRun, index: int, channels: torch.Tensor) -> torch.Tensor:
+        """The target's score of one image masked by each channel (C, *spatial): (C,) float32."""
+        inputs = batch_item(run.inputs, index, len(run.targets))
+        image = run.images[index : index + 1]
         flat = channels.flatten(1)
         varies = flat.amax(1, keepdim=True) > flat.amin(1, keepdim=True)
         # Constant channels become one, and so do equal ones.
-        distinct, own = torch.unique(torch.where(varies, flat, 0.0), dim=0, return_inverse=True)
+        distinct, which = torch.unique(torch.where(varies, flat, 0.0), dim=0, return_inverse=True)
         masks = distinct.reshape(-1, 1, *channels.shape[1:])
-        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[pixels.ndim - 2]
         scores = []
-        for some in masks.split(self.batch_size):
-            large = normalize(F.interpolate(some, pixels.shape[2:], mode=mode, align_corners=True))
-            seen = rows_of(pixels, 0, len(some)).mul_(large.to(pixels.dtype))
-            scores.append(self._score(with_pictures(one, seen), [run.targets[picture]] * len(some)))
-        return torch.cat(scores)[own]
+        for batch in masks.split(self.batch_size):
+            large = F.interpolate(batch, image.shape[2:], mode=LINEAR[image.ndim - 2], align_corners=True)
+            masked = repeat_item(image, 0, len(batch)).mul_(normalize(large).to(image.dtype))
+            scores.append(self._score(with_images(inputs, masked), [run.targets[index]] * len(batch)))
+        return torch.cat(scores)[which]

@@ -1,14 +1,14 @@
 """SESS: Saliency Enhancing with Scaling and Sliding."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torchvision.transforms.v2 import functional as tv
 
 from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform
 from pytorch_grad_cam.base_cam import BaseCAM
-from pytorch_grad_cam.batches import Batch, Targets, call, each_tensor, pictures_of, resolve_targets, scores_in
+from pytorch_grad_cam.batches import Batch, Targets, call_model, images_in, map_tensors, resolve_targets, scores_in
 from pytorch_grad_cam.grad_cam import GradCAM
 from pytorch_grad_cam.utils.maps import resize
 from pytorch_grad_cam.utils.model_targets import Target
@@ -16,32 +16,51 @@ from pytorch_grad_cam.utils.model_targets import Target
 BLUR_SIDE, BLUR_SIGMA = 11, 5.0
 
 
-class SESS(BaseCAM):
-    """Another method's maps of windows at many scales, weighted by the windows' scores and laid over each other.
+class _Window(NamedTuple):
+    """Position of a window, and the height and width of the scaled image that it is cut from, in pixels."""
 
-    The picture is enlarged to several scales; a window of the network's size slides over each. So small objects are
-    seen large, and several of a kind one by one. Pictures only, (N, C, H, W).
+    left: int
+    top: int
+    height: int
+    width: int
+
+
+class SESS(BaseCAM):
+    """Merge another method's maps of windows at many scales, weighted by the windows' scores.
+
+    The image is enlarged to several scales, and a window of the network's input size slides over each. Small objects
+    are thus seen enlarged, and several objects of a class one by one. Images only, (N, C, H, W).
 
     Tursun et al., SESS: Saliency Enhancing with Scaling and Sliding, ECCV 2022 (arXiv:2207.01769).
 
     Args:
-        base_method: class of the method whose maps are made.
-        scales: lengths of the picture's shorter side, each at least the window's; None: ``num_scales`` of them, from
-            the window's size upward in steps of ``scale_step_ratio`` times it.
-        window_size: side of the window; None: the picture's shorter side.
-        step_size: between windows; None: the window's size. Windows at the far edges are shifted back inside.
-        pre_filter_ratio: share of the windows with the lowest scores that are left out, in [0, 1).
-        theta: heat below it takes no part in the mean.
+        base_method: class of the method that computes the maps.
+        scales: lengths of the image's shorter side in pixels, each at least the window's; None: ``num_scales`` of them,
+            from the window's size upward in steps of ``scale_step_ratio`` times it.
+        num_scales: number of scales where ``scales`` is None.
+        scale_step_ratio: step between scales, as a fraction of the window's size.
+        window_size: side of the window in pixels; None: the image's shorter side.
+        step_size: distance between windows; None: the window's size. Windows at the far edges are shifted back inside.
+        pre_filter_ratio: fraction of the windows, those with the lowest scores, that are discarded, in [0, 1).
+        theta: map values up to this threshold do not enter the mean.
         pool: ``mean`` or ``max`` of the windows that cover a pixel.
         smooth: blur the result (Gaussian, 11 x 11, standard deviation 5).
-        use_softmax_scores: a window's weight is the target of its probabilities; False: of its scores, if positive.
-        batch_size: windows at a time.
+        use_softmax_scores: weight a window by the target of its probabilities; False: of its scores, if positive.
+        batch_size: number of windows per forward pass.
         others: further arguments of ``base_method``.
 
     The other arguments are those of :class:`BaseCAM`.
 
     Raises:
         ValueError: an argument is out of its range.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import SESS
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> SESS(model, ["1"], num_scales=2)(torch.rand(2, 3, 16, 16), targets=[0, 1]).shape
+        (2, 16, 16)
     """
 
     def __init__(
@@ -77,71 +96,82 @@ class SESS(BaseCAM):
         self.smooth, self.use_softmax_scores = smooth, use_softmax_scores
         self.batch_size = batch_size
 
-    def _layer_maps(self, inputs: Batch, targets: Targets, eigen_smooth: bool) -> list[torch.Tensor]:
-        pictures = pictures_of(inputs)
-        if pictures is not inputs or pictures.ndim != 4:
-            raise ValueError("SESS explains models of one input, pictures (N, C, H, W)")
+    def _compute_layer_maps(self, inputs: Batch, targets: Targets, eigen_smooth: bool) -> list[torch.Tensor]:
+        images = images_in(inputs)
+        if images is not inputs or images.ndim != 4:
+            raise ValueError("SESS explains models with a single input, images (N, C, H, W)")
         with torch.no_grad():
-            self.outputs = each_tensor(torch.Tensor.detach, call(self.activations_and_grads.model, pictures))
-        resolved = resolve_targets(targets, self.outputs, len(pictures))
-        maps = [self._enhanced(*of_picture, eigen_smooth) for of_picture in zip(pictures, resolved, strict=True)]
+            self.outputs = map_tensors(torch.Tensor.detach, call_model(self.activations_and_grads.model, images))
+        resolved = resolve_targets(targets, self.outputs, len(images))
+        maps = [self._merged_map(image, target, eigen_smooth) for image, target in zip(images, resolved, strict=True)]
         return [torch.stack(maps)]
 
-    def _enhanced(self, picture: torch.Tensor, target: Target, eigen_smooth: bool) -> torch.Tensor:
-        height, width = picture.shape[1:]
-        window = self.window_size or min(height, width)
-        patches, places = self._windows(picture, window)
-        scores = self._weights(patches, target)
+    def _merged_map(self, image: torch.Tensor, target: Target, eigen_smooth: bool) -> torch.Tensor:
+        height, width = image.shape[1:]
+        patches, windows = self._windows(image, self.window_size or min(height, width))
+        scores = self._scores(patches, target)
         order = scores.argsort(stable=True)[int(len(scores) * self.pre_filter_ratio) :]
         weights = scores[order]
         highest = weights.max()
         weights = weights / highest if highest > 0 else torch.ones_like(weights)
-        total, counts = (torch.zeros(height, width, device=picture.device) for _ in range(2))
-        for some, share in zip(order.split(self.batch_size), weights.split(self.batch_size), strict=True):
-            heats = self.base_cam.maps(patches[some], [target] * len(some), eigen_smooth=eigen_smooth)
-            for heat, index in zip(heats * share[:, None, None], some.tolist(), strict=True):
-                left, top, scaled_height, scaled_width = places[index]
-                canvas = heat.new_zeros(scaled_height, scaled_width)
-                canvas[top : top + window, left : left + window] = heat
-                canvas = resize(canvas[None], (height, width))[0]
+        total, counts = (torch.zeros(height, width, device=image.device) for _ in range(2))
+        for batch, weight in zip(order.split(self.batch_size), weights.split(self.batch_size), strict=True):
+            heatmaps = self.base_cam.maps(patches[batch], [target] * len(batch), eigen_smooth=eigen_smooth)
+            for heatmap, index in zip(heatmaps * weight[:, None, None], batch.tolist(), strict=True):
+                pasted = paste(heatmap, windows[index], (height, width))
                 if self.pool == "max":
-                    total = torch.maximum(total, canvas)
+                    total = torch.maximum(total, pasted)
                 else:
-                    counted = canvas > self.theta
-                    total += torch.where(counted, canvas, 0)
+                    counted = pasted > self.theta
+                    total += torch.where(counted, pasted, 0)
                     counts += counted
         if self.pool == "mean":
             total = torch.where(counts > 0, total / counts.clamp(min=1), 0)
         if not self.smooth:
             return total
-        with torch.autocast(total.device.type, enabled=False):  # the caller's is for the model
+        with torch.autocast(total.device.type, enabled=False):  # the caller's autocast is for the model
             return tv.gaussian_blur(total[None], [BLUR_SIDE] * 2, [BLUR_SIGMA] * 2)[0]
 
-    def _windows(self, picture: torch.Tensor, window: int) -> tuple[torch.Tensor, list[tuple[int, int, int, int]]]:
-        """All windows (M, C, window, window), and for each its left, top, and the height and width of the scale."""
+    def _windows(self, image: torch.Tensor, window: int) -> tuple[torch.Tensor, list[_Window]]:
+        """All windows (M, C, window, window) of all scales, and where each is from."""
         step = round(window * self.scale_step_ratio)
-        patches, places = [], []
+        patches, windows = [], []
         for scale in self.scales or [window + step * i for i in range(self.num_scales)]:
             if scale < window:
                 raise ValueError(f"every scale must be at least the window's size, {window}; got {scale}")
-            scaled = tv.resize(picture, [scale], antialias=True)
+            scaled = tv.resize(image, [scale], antialias=True)
             height, width = scaled.shape[1:]
             for top in starts(height, self.step_size or window, window):
                 for left in starts(width, self.step_size or window, window):
                     patches.append(scaled[:, top : top + window, left : left + window])
-                    places.append((left, top, height, width))
-        return torch.stack(patches), places
+                    windows.append(_Window(left, top, height, width))
+        return torch.stack(patches), windows
 
-    def _weights(self, patches: torch.Tensor, target: Target) -> torch.Tensor:
+    def _scores(self, patches: torch.Tensor, target: Target) -> torch.Tensor:
+        """The target's score of each window, at least 0: (M,) float32."""
         scores = []
         with torch.no_grad():
-            for some in patches.split(self.batch_size):
-                outputs = scores_in(call(self.activations_and_grads.model, some)).float()
+            for batch in patches.split(self.batch_size):
+                outputs = scores_in(call_model(self.activations_and_grads.model, batch)).float()
                 rows = outputs.softmax(dim=-1) if self.use_softmax_scores else outputs
                 scores += [target(row).sum() for row in rows]
         return torch.stack(scores).clamp(min=0)
 
 
+def paste(heatmap: torch.Tensor, window: _Window, size: tuple[int, int]) -> torch.Tensor:
+    """Place a window's heatmap on an empty map of its scale and resize that map to the image's size (H, W)."""
+    canvas = heatmap.new_zeros(window.height, window.width)
+    side = len(heatmap)
+    canvas[window.top : window.top + side, window.left : window.left + side] = heatmap
+    return resize(canvas[None], size)[0]
+
+
 def starts(length: int, step: int, window: int) -> list[int]:
-    """Where windows start along a side; the last one ends with it."""
+    """Start positions of windows along a side; the last window ends with the side.
+
+    Example:
+        >>> from pytorch_grad_cam.sess import starts
+        >>> starts(10, step=4, window=4)
+        [0, 4, 6]
+    """
     return [*range(0, length - window, step), length - window]

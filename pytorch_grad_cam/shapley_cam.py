@@ -8,12 +8,22 @@ from pytorch_grad_cam.utils.maps import spatial_dims
 
 
 class ShapleyCAM(BaseCAM):
-    """Channels weighted by an estimate of their Shapley values: w_c = mean over places of G - H A / 2.
+    """Weight channels by an estimate of their Shapley values: w_c = mean over positions of G - H A / 2.
 
-    G is dY/dA and H A the product of the Hessian with the activations. Where the layers above are piecewise linear and
-    the target is a logit, H A is 0 and the map is Grad-CAM's; the paper's target is ``ClassifierOutputReST``.
+    G is dY/dA, and H A the product of the Hessian with the activations. Where the layers above are piecewise linear and
+    the target is a logit, H A is 0 and the map equals Grad-CAM's; the paper's target is ``ClassifierOutputReST``.
 
     Cai, CAMs as Shapley Value-based Explainers, The Visual Computer 2025 (arXiv:2501.06261), equation 14.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pytorch_grad_cam import ShapleyCAM
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST
+        >>> targets = [ClassifierOutputReST(0), ClassifierOutputReST(1)]
+        >>> ShapleyCAM(model, ["1"])(torch.rand(2, 3, 16, 16), targets).shape
+        (2, 16, 16)
     """
 
     detach = False

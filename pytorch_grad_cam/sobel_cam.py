@@ -1,7 +1,7 @@
-"""Edges of a picture: a map without any network, to hold heat maps against.
+"""Edges of an image: a model-free baseline to compare heatmaps with.
 
-A method whose maps look like this one's may have looked at the picture, and not at the model (Adebayo et al.,
-Sanity Checks for Saliency Maps, NeurIPS 2018, arXiv:1810.03292).
+A method whose maps resemble this one may depend on the image rather than on the model (Adebayo et al., Sanity Checks
+for Saliency Maps, NeurIPS 2018, arXiv:1810.03292).
 """
 
 import cv2
@@ -15,10 +15,18 @@ def sobel_cam(img: np.ndarray) -> np.ndarray:
         img: (H, W, 3) uint8, RGB.
 
     Returns:
-        (H, W) uint8; derivatives above 255 count as 255.
+        (H, W) uint8; derivatives above 255 are clipped.
 
     Raises:
         ValueError: ``img`` is not uint8.
+
+    Example:
+        >>> import numpy as np
+        >>> from pytorch_grad_cam.sobel_cam import sobel_cam
+        >>> img = np.zeros((3, 4, 3), np.uint8)
+        >>> img[:, 2:] = 10
+        >>> sobel_cam(img)[0].tolist()
+        [0, 20, 20, 0]
     """
     if img.dtype != np.uint8:
         raise ValueError(f"img must be uint8 in [0, 255], got {img.dtype}")

@@ -1,8 +1,8 @@
-"""Run in a process of its own, where ``pytorch_grad_cam`` is the installed package grad-cam: its maps.
+"""Compute heatmaps with the installed package grad-cam, in a process where it is ``pytorch_grad_cam``.
 
     python -P peer.py JOB.pt RESULT.npz
 
-JOB.pt holds named models, pictures (N, 3, H, W), and runs: for each key the model's name, the method's, its layers, the
+JOB.pt holds named models, images (N, 3, H, W), and runs: for each key the model's name, the method's, its layers, the
 arguments of constructor and call, target categories or None, and a grid of tokens or None.
 """
 
@@ -39,7 +39,7 @@ def main(job_path, result_path):
         np.random.seed(0)  # noqa: NPY002 - RandomCAM draws from it
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             cam = getattr(pytorch_grad_cam, run["method"])(model, layers, reshape_transform=grid, **settings)
-            result[key] = cam(job["pictures"], targets=targets, **run["call"])
+            result[key] = cam(job["images"], targets=targets, **run["call"])
     with Path(result_path).open("wb") as file:
         np.savez(file, **result)
 

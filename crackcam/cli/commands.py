@@ -49,7 +49,7 @@ class Command:
 
     def parser(self, manual: str | None = None, prog: str | None = None) -> Parser:
         """Its parser, with the manual of a script."""
-        parser, known = Parser(manual or self.manual, prog), set()
+        parser, known = Parser(manual or self.manual, prog), set[str]()
         for title, settings in self.groups.items():
             parser.add(settings, title, known)
             known |= {each.name for each in settings_of(settings)}

@@ -20,6 +20,7 @@ from crackcam.data.selection import Selection, read_selection, select
 from crackcam.errors import UserError
 from crackcam.evaluation import faithfulness, mask_scores, verification
 from crackcam.evaluation.regions import regions_table
+from crackcam.evaluation.scores import ScoredMethod
 from crackcam.explain.anatomy import gradcam_steps
 from crackcam.explain.detectors import Detector, method_settings, of_class
 from crackcam.explain.explainer import PREDICTED, Comparison, Explainer, compare
@@ -130,33 +131,36 @@ def _explain_some(
     }
     tables = []
     if analysis.masks:
-        document["scores"] = mask_scores.compare_masks(images, masks, sheet.heatmaps, sheet.known_thresholds)
+        scores = mask_scores.compare_masks(
+            [image.pixels for image in images], masks, sheet.heatmaps, sheet.known_thresholds
+        )
+        document["scores"] = [row.as_row() for row in scores]
         document["table"] = write_csv(path.with_suffix(".csv"), document["scores"])
-        tables.append(mask_scores.mask_table(document["scores"]))
+        tables.append(mask_scores.mask_table(scores))
     if analysis.metrics:
-        document["metrics"] = _score_faithfulness(compared, asked.runtime.batch_size)
+        faithful = _score_faithfulness(compared, asked.runtime.batch_size)
+        document["metrics"] = [row.as_row() for row in faithful]
         document["metrics_table"] = write_csv(table_beside(path, "metrics"), document["metrics"])
-        tables.append(faithfulness.faithfulness_table(document["metrics"]))
+        tables.append(faithfulness.faithfulness_table(faithful))
     if analysis.verify:
         comparisons = _verify(compared)
-        document["verified"] = [comparison._asdict() for comparison in comparisons]
-        tables.append(verification.table(comparisons))
+        document["verified"] = [comparison.as_row() for comparison in comparisons]
+        tables.append(verification.verification_table(comparisons))
     if asked.output.report:
         sheet.write_report(asked.output.report, document)
     return _finish(asked, document, tables)
 
 
 def _title(compared: Comparison, target: int | None) -> str:
-    """'layer4 of resnet18, model.safetensors: evidence for Positive'."""
+    """'layer4: evidence for Positive'."""
     explainers = list(compared.explainers.values())
-    network = explainers[0].network
     where = ", ".join(sorted({name for each in explainers for name in each.layer_names}))
     where = "all stages" if list(compared.explainers) == [EVIDENCE] else where
-    target_name = "the predicted class" if target is None else network.card.classes[target]
-    return f"{where} of {network.name}: evidence for {target_name}"
+    name = "the predicted class" if target is None else explainers[0].network.card.classes[target]
+    return f"{where}: evidence for {name}"
 
 
-def _score_faithfulness(compared: Comparison, batch_size: int) -> list[dict]:
+def _score_faithfulness(compared: Comparison, batch_size: int) -> list[ScoredMethod[faithfulness.FaithfulnessScores]]:
     logger.info("scoring the heatmaps and the model-free baselines against the model: a hundred forward passes each")
     functions = {method: each.as_function() for method, each in compared.explainers.items()}
     explained = next(iter(compared.explainers.values())).explained
@@ -165,8 +169,13 @@ def _score_faithfulness(compared: Comparison, batch_size: int) -> list[dict]:
 
 def _verify(compared: Comparison) -> list[verification.Comparison]:
     explained = next(iter(compared.explainers.values())).explained
-    layers = {method: each.combination.technique.layers for method, each in compared.explainers.items()}
-    return verification.verify(explained, layers, compared.pixels, compared.targets, compared.maps, compared.seconds)
+    runs = [
+        verification.MethodRun(
+            method, each.combination.technique.layers, compared.maps[method], compared.seconds[method]
+        )
+        for method, each in compared.explainers.items()
+    ]
+    return verification.verify(explained, runs, compared.pixels, compared.targets)
 
 
 def _finish(asked: ExplainRun, document: dict, tables: list[str]) -> int:
@@ -209,9 +218,16 @@ def _draw_anatomy(
     rows = network.preprocessing.inside(*image.pixels.shape[:2])
     explanation = explainer.explanation(image.pixels, prediction, index, steps.heatmap[rows])
     tile = Tile(thumbnail(image.pixels), image.path.name, prediction.top(asked.predict.top_k), selection.true)
-    title = f"Grad-CAM at {layer.name} of {network.name}, {tile.name}: {explanation.target}"
-    overlay = explanation.draw(style, beside=False)
-    figures.anatomy(path, title, tile, overlay, steps, explanation.target)
+    title = f"Grad-CAM at {layer.name}, {tile.name}: {explanation.target}"
+    shown = figures.AnatomySteps(
+        explanation.target,
+        steps.activations.numpy(),
+        steps.gradients.numpy(),
+        steps.weights.numpy(),
+        steps.signed.numpy(),
+        explanation.draw(style, beside=False),
+    )
+    figures.anatomy(path, title, tile, shown, figures.model_label(network.card.arch, network.source))
     row = {
         **prediction.to_dict(asked.predict.top_k),
         "target": explanation.target,
@@ -269,7 +285,7 @@ def _explain_boxes(asked: ExplainRun, network: Detector) -> int:
         logger.info("%s: explaining %s by %s", image.path, boxes, ", ".join(config.method))
         explained.append(network.explain_boxes(image, prediction, config, layers))
     sheet = Sheet.of_boxes(asked, network, explained)
-    sheet.draw_boxes(path, f"{', '.join(layers)} of {network.name}: evidence for {config.target or 'the boxes'}")
+    sheet.draw_boxes(path, f"{', '.join(layers)}: evidence for {config.target or 'the boxes'}")
     with_boxes = [row for row in coco.rows(predictions) if row["detections"]]
     rows = [{**row, "maps": drawn["maps"]} for row, drawn in zip(with_boxes, sheet.rows, strict=True)]
     document = {

@@ -20,7 +20,7 @@ from crackcam.explain.detectors import Detector
 from crackcam.files import check_writable, write_json
 from crackcam.models.loaded import LoadedModel
 from crackcam.render import coco, figures, report
-from crackcam.render.figures import Tile
+from crackcam.render.figures import Tile, detection_tile, model_label
 from crackcam.render.overlays import thumbnail
 from crackcam.text import confidence_text, counted, percent
 from crackcam.types import Prediction
@@ -74,8 +74,8 @@ def _draw_grid(asked: PredictRun, network: LoadedModel, selection: Selection, pa
     ]
     correct = sum(not prediction.wrong for prediction in predictions)
     of_all = f"{correct} of {counted(len(tiles), 'image')} correct"
-    title = ", ".join(filter(None, [network.name, true and f"{true}: {of_all}"]))
-    figures.prediction_grid(path, title, tiles, top_k)
+    title = f"{true}: {of_all}" if true else "Predictions"
+    figures.prediction_grid(path, title, tiles, top_k, model_label(network.card.arch, network.source))
     rows = [prediction.to_dict(top_k) for prediction in predictions]
     document = {**manifest(network, asked, selection, rows), "picture": str(path)}
     if asked.output.report:
@@ -86,7 +86,7 @@ def _draw_grid(asked: PredictRun, network: LoadedModel, selection: Selection, pa
         print_json(document)
         return 0
     for prediction in predictions:
-        mark = "   <- wrong" if prediction.wrong else ""
+        mark = "   <- incorrect" if prediction.wrong else ""
         say(f"{prediction.path}  {prediction.label} {confidence_text(prediction.confidence)}{mark}")
     say(of_all if true else counted(len(tiles), "image"))
     say(", ".join(filter(None, [f"wrote {path}", f"{path.with_suffix('.json')}", document.get("report")])))
@@ -151,10 +151,11 @@ def _draw_boxes(asked: PredictRun, network: Detector) -> int:
     predictions = [network.detect(image) for image in images]
     side = round(figures.DPI * figures.detection_side(len(images)))
     tiles = [
-        figures.detection_tile(image.pixels, prediction, thumbnail(image.pixels, side))
+        detection_tile(image.pixels, prediction, thumbnail(image.pixels, side))
         for image, prediction in zip(images, predictions, strict=True)
     ]
-    figures.detection_grid(path, f"{network.name}: boxes that score above {threshold:g}", tiles)
+    title, label = f"Boxes that score above {threshold:g}", model_label(network.card.arch, network.source)
+    figures.detection_grid(path, title, tiles, model=label)
     rows = coco.rows(predictions)
     document = {**manifest(network, asked, selection, rows), "score_threshold": threshold}
     document |= {"picture": str(path), "coco": str(coco_path)}

@@ -16,19 +16,19 @@ from crackcam.evaluation import mask_scores
 from crackcam.explain.detectors import Detector
 from crackcam.explain.explainer import Comparison
 from crackcam.explain.explanation import Explanation
+from crackcam.explain.heatmaps import as_map
 from crackcam.explain.thresholds import complete_thresholds
 from crackcam.files import write_atomically
 from crackcam.methods import EVIDENCE, NAMED
 from crackcam.models.loaded import LoadedModel
 from crackcam.render import figures, report
-from crackcam.render.figures import Tile
-from crackcam.render.overlays import SHOWN_SIDE, choose_style, draw_mask_outline, thumbnail
+from crackcam.render.figures import ComparisonRow, Tile, detection_tile, model_label
+from crackcam.render.overlays import PROBABILITY, SHOWN_SIDE, choose_style, draw_mask_outline, thumbnail
 from crackcam.text import shorten
 from crackcam.types import TOP_OF_MANY
 
 SCORED_ROWS = 9  # images in the figure of scores
 NAME_LENGTH = 24  # characters of a class below an image
-EVIDENCE_UNIT = "evidence: the probability that a position belongs to the class"
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,11 @@ class Sheet:
         sheet = cls(asked, network, None, side=round(figures.DPI * figures.detection_side(len(explained))))
         sheet._work_through(explained)
         return sheet
+
+    @property
+    def label(self) -> str:
+        """The model, for figures."""
+        return model_label(self.network.card.arch, self.network.source)
 
     @property
     def methods(self) -> list[str]:
@@ -161,7 +166,7 @@ class Sheet:
         path = prediction.path.name if prediction.path else ""
         if prediction.detections:
             caption = "" if self.asked.explain.several else views[0].caption
-            self.tiles.append(figures.detection_tile(explanation.image, prediction, shown, caption))
+            self.tiles.append(detection_tile(explanation.image, prediction, shown, caption))
         else:
             self.tiles.append(Tile(shown, path, prediction.top(top_k), prediction.true, note))
         maps = {method: view.entry for method, view in zip(self.methods, views, strict=True)}
@@ -172,51 +177,62 @@ class Sheet:
     def draw(self, path: Path, title: str) -> None:
         """The figure: one method's grid, several side by side, or heatmaps beside masks."""
         style, asked = self.style, self.asked
-        if self.methods == [EVIDENCE]:
-            style = style._replace(unit=EVIDENCE_UNIT)
+        if self.methods == [EVIDENCE] and style.unit:
+            style = style._replace(unit=f"evidence: {PROBABILITY}")
         if self.masks:
-            tiles = [
-                tile._replace(picture=draw_mask_outline(tile.picture, mask))
-                for tile, mask in zip(self.tiles, self.masks, strict=True)
-            ]
-            rows = list(zip(tiles, self._drawings(), strict=True))[:SCORED_ROWS]
-            captions = mask_scores.captions(list(self.masks), self.heatmaps)[:SCORED_ROWS]
-            figures.comparison(path, title, self.methods, rows, style, captions, masked=True)
+            rows = [self._scored_row(index) for index in range(min(SCORED_ROWS, len(self.tiles)))]
+            figures.comparison(path, title, ["predicted, mask", *self.methods], rows, style, self.label)
         elif asked.explain.several:
             self._draw_comparison(path, title)
         else:
             method = self.methods[0]
             lines = asked.predict.top_k or (1 if self.network.path else TOP_OF_MANY)
-            bar = not NAMED[method].signed_image
-            figures.heat_grid(path, f"{method} at {title}", self.tiles, style, bar=bar, lines=lines)
+            if NAMED[method].signed_image:
+                style = style._replace(unit="")
+            figures.heatmap_grid(path, f"{method} at {title}", self.tiles, style, lines, self.label)
 
     def draw_boxes(self, path: Path, title: str) -> None:
         """The figure of a detector."""
         if self.asked.explain.several:
             self._draw_comparison(path, title)
         else:
-            figures.detection_grid(path, f"{self.methods[0]} at {title}", self.tiles, self.style)
+            figures.detection_grid(path, f"{self.methods[0]} at {title}", self.tiles, self.style, self.label)
 
     def _draw_comparison(self, path: Path, title: str) -> None:
-        captions = [[view.caption for view in views] for views in self.views] if self.style.name == "mask" else None
-        rows = list(zip(self.tiles, self._drawings(), strict=True))
-        figures.comparison(path, title, self.methods, rows, self.style, captions)
+        rows = [
+            ComparisonRow(tile, _drawings(views), [view.caption for view in views] if self.style.name == "mask" else ())
+            for tile, views in zip(self.tiles, self.views, strict=True)
+        ]
+        first = "detected" if self.tiles[0].boxes else "predicted"
+        figures.comparison(path, title, [first, *self.methods], rows, self.style, self.label)
 
-    def _drawings(self) -> list[list[np.ndarray]]:
-        return [[view.drawing for view in views if view.drawing is not None] for views in self.views]
+    def _scored_row(self, index: int) -> ComparisonRow:
+        """One image with its mask, and the average precision of each heatmap."""
+        tile, mask, views = self.tiles[index], self.masks[index], self.views[index]
+        captions = [
+            mask_scores.average_precision_caption(view.heatmap, mask) for view in views if view.heatmap is not None
+        ]
+        return ComparisonRow(tile._replace(image=draw_mask_outline(tile.image, mask)), _drawings(views), captions)
 
     def write_report(self, path: Path, document: dict) -> None:
         """Write the HTML report and name it in the document; with masks, each heatmap's average precision too."""
         assert self.compared is not None
-        if self.masks:
-            mask_scores.add_average_precision(self.rows, list(self.masks), self.heatmaps)
+        for row, mask, views in zip(self.rows, self.masks, self.views, strict=False):
+            for method, view in zip(self.methods, views, strict=True):
+                if mask.any() and view.heatmap is not None:
+                    row["maps"][method]["ap"] = mask_scores.average_precision(view.heatmap, mask)
         smalls = {
             method: [view.small for view in views if view.small is not None]
             for method, views in zip(self.methods, zip(*self.views, strict=True), strict=True)
         }
         arrays = [image.pixels for image in self.compared.images]
-        report.write(path, document, arrays, smalls, self.style.colours, list(self.masks))
+        shown = report.Heatmaps(smalls, self.style.colormap, frozenset({EVIDENCE}))
+        report.write(path, document, arrays, shown, self.masks)
         document["report"] = str(path)
+
+
+def _drawings(views: Sequence[View]) -> list[np.ndarray]:
+    return [view.drawing for view in views if view.drawing is not None]
 
 
 def report_map(explanation: Explanation, size: tuple[int, int]) -> np.ndarray:
@@ -229,7 +245,9 @@ def _with_thresholds(explained: list[list[Explanation]], methods: Sequence[str])
     """The explanations, with thresholds that are not known replaced by Otsu's over all images of a method."""
     by_method = {method: [row[i] for row in explained] for i, method in enumerate(methods)}
     complete = {
-        method: complete_thresholds([each.threshold for each in of_method], method, [each.map for each in of_method])
+        method: complete_thresholds(
+            [each.threshold for each in of_method], method, [as_map(each.map) for each in of_method]
+        )
         for method, of_method in by_method.items()
     }
     for i, row in enumerate(explained):

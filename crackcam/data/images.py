@@ -102,6 +102,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
+    """The pixels of an image in whatever mode: (H, W, 3) uint8 RGB, transparent ones over white."""
     if image.mode.startswith("I") or image.mode == "F":
         grey = np.nan_to_num(np.array(image, dtype=np.float32), copy=False, posinf=np.inf, neginf=-np.inf)
         with np.errstate(over="ignore"):

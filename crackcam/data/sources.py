@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -17,6 +17,13 @@ from crackcam.errors import UserError
 ImageSource = Any  # str | Path | Image.Image | np.ndarray, or an iterable of them
 
 GLOB = "*?["
+
+
+class SourceImage(NamedTuple):
+    """An image: (H, W, 3) uint8 RGB pixels, and its file; None for an image that was passed as pixels."""
+
+    path: Path | None
+    pixels: np.ndarray
 
 
 def is_single(source: ImageSource) -> bool:
@@ -42,18 +49,19 @@ def find_files(path: Path) -> list[Path]:
     return files
 
 
-def read_source(source: ImageSource) -> Iterator[DecodedImage | UnreadableImage]:
+def read_source(source: ImageSource) -> Iterator[SourceImage | UnreadableImage]:
     """Decode images one after the other, in order, some ahead of their use.
 
     Raises:
         UserError: there is no such file; or something is not an image.
     """
     if isinstance(source, str | os.PathLike):
-        yield from read_images(find_files(Path(source)))
+        for found in read_images(find_files(Path(source))):
+            yield SourceImage(*found) if isinstance(found, DecodedImage) else found
     elif isinstance(source, Image.Image):
-        yield DecodedImage(None, to_rgb(ImageOps.exif_transpose(source)))
+        yield SourceImage(None, to_rgb(ImageOps.exif_transpose(source)))
     elif isinstance(source, np.ndarray):
-        yield from (DecodedImage(None, _checked(array)) for array in (source if source.ndim == 4 else [source]))
+        yield from (SourceImage(None, _checked(array)) for array in (source if source.ndim == 4 else [source]))
     elif isinstance(source, Iterable):
         for item in source:
             yield from read_source(item)

@@ -13,7 +13,7 @@ from pytorch_grad_cam.utils.maps import resize
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class GradCAMSteps:
     """The steps of Grad-CAM on one image, at the layer's own resolution, on the CPU.
 
     Attributes:
@@ -31,7 +31,7 @@ class Anatomy:
     heatmap: torch.Tensor
 
 
-def gradcam_steps(network: LoadedModel, layer: TargetLayer, pixels: torch.Tensor, target: int) -> Anatomy:
+def gradcam_steps(network: LoadedModel, layer: TargetLayer, pixels: torch.Tensor, target: int) -> GradCAMSteps:
     """Grad-CAM step by step. Selvaraju et al., ICCV 2017 (arXiv:1610.02391).
 
     Args:
@@ -46,4 +46,4 @@ def gradcam_steps(network: LoadedModel, layer: TargetLayer, pixels: torch.Tensor
     weights = gradients.mean(dim=(1, 2))
     signed = torch.einsum("c,chw->hw", weights, activations)
     size = (pixels.shape[2], pixels.shape[3])
-    return Anatomy(activations, gradients, weights, signed, resize(signed.relu()[None], size)[0])
+    return GradCAMSteps(activations, gradients, weights, signed, resize(signed.relu()[None], size)[0])

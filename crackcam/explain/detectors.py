@@ -19,7 +19,7 @@ from torch import nn
 
 from crackcam.config import ExplainConfig, ModelConfig
 from crackcam.data.images import DecodedImage
-from crackcam.data.sources import ImageSource, is_single, read_source
+from crackcam.data.sources import ImageSource, SourceImage, is_single, read_source
 from crackcam.errors import UserError
 from crackcam.explain.explanation import Explanation
 from crackcam.explain.heatmaps import engine_errors
@@ -61,7 +61,7 @@ class Detector(LoadedModel):
     def predict(self, images: ImageSource, *, score_threshold: float = 0.5) -> Iterator[Prediction] | Prediction:
         """Boxes that score more than a threshold; sources and results as :meth:`crackcam.Classifier.predict`."""
         self.set_score_threshold(score_threshold)
-        found = (self.detect(image) for image in read_source(images) if isinstance(image, DecodedImage))
+        found = (self.detect(image) for image in read_source(images) if isinstance(image, SourceImage))
         return next(found) if is_single(images) else found
 
     def set_score_threshold(self, threshold: float) -> None:
@@ -73,7 +73,7 @@ class Detector(LoadedModel):
         """(H, W, 3) uint8 -> (1, 3, H, W) float32 in 0..1 on the device; detectors normalise by themselves."""
         return torch.from_numpy(image).to(self.runtime.device).permute(2, 0, 1)[None].float() / 255
 
-    def detect(self, image: DecodedImage) -> Prediction:
+    def detect(self, image: DecodedImage | SourceImage) -> Prediction:
         """What the detector finds in an image."""
         with torch.inference_mode(), self.runtime.autocast():
             (found,) = self.model(self.to_input(image.pixels))

@@ -16,7 +16,7 @@ from crackcam.errors import UserError
 from crackcam.evaluation.regions import Measurement, measure
 from crackcam.explain.heatmaps import as_map
 from crackcam.explain.refinement import refine_lines
-from crackcam.explain.thresholds import otsu_threshold
+from crackcam.explain.thresholds import complete_thresholds
 from crackcam.files import write_atomically
 from crackcam.methods import EVIDENCE
 from crackcam.preprocessing import Preprocessing
@@ -136,7 +136,8 @@ class Explanation(Result):
         """
         heatmap = self.heatmap if heatmap is None else heatmap
         limit = self.threshold if threshold is None else threshold
-        return measure(heatmap, otsu_threshold([heatmap]) if math.isnan(limit) else limit)
+        (limit,) = complete_thresholds([limit], self.method, [heatmap])
+        return measure(heatmap, limit)
 
     def overlay(self, style: str = "overlay", colormap: str | None = None, side: int | None = None) -> Image.Image:
         """The heatmap over the image.
@@ -163,11 +164,11 @@ class Explanation(Result):
             beside: whether the image stands beside the heatmap in styles that show both.
         """
         if style.name == "mask":
-            return draw_regions(self.image, measured or self.measure(), style.colours, side)
+            return draw_regions(self.image, measured or self.measure(), style.colormap, side)
         shown = thumbnail(self.image, side)
         found = self.resized(shown.shape[:2])
         drawn = draw_heatmap(shown, found, style) if self.map.ndim == 2 else found
-        return side_by_side(shown, drawn) if beside and style.beside else drawn
+        return side_by_side(shown, drawn) if beside and style.side_by_side else drawn
 
     def save(self, path: str | Path) -> Path:
         """Write the heatmap as it is (.npy, float32), or over the image (.png, .jpg); returns the path.

@@ -24,10 +24,11 @@ def refine_lines(heatmap: np.ndarray) -> np.ndarray:
 
     Example:
         >>> import numpy as np
-        >>> heatmap = np.zeros((112, 112), np.float32)
-        >>> heatmap[56, [*range(20, 54), *range(58, 90)]] = 1  # a line with a gap
-        >>> refine_lines(heatmap)[56, 55] > 0.2
-        np.True_
+        >>> heatmap = np.zeros((224, 224), np.float32)
+        >>> heatmap[112, 28:196] = 1
+        >>> heatmap[112, 112:116] = 0  # a gap
+        >>> bool(refine_lines(heatmap)[112, 114] > 0.25)
+        True
     """
     radius = max(1, round(RADIUS * max(heatmap.shape)))
     refined = _largest_line_average(heatmap, radius)

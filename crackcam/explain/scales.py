@@ -115,8 +115,8 @@ def _over_scales(
 ) -> list[torch.Tensor]:
     """Mean of the heatmaps over the scales, of the first layers alone."""
     if combination.plain:
-        made = heatmaps(network, combination.technique, pixels, targets, combination.batch_size)
-        return crop_padding(made, images, network.preprocessing)
+        plain = heatmaps(network, combination.technique, pixels, targets, combination.batch_size)
+        return crop_padding(plain, images, network.preprocessing)
     totals = [torch.zeros(size) for size in _sizes(network.preprocessing, combination.scales, images)]
     for scale in combination.scales:
         if isinstance(scale, str):

@@ -42,9 +42,9 @@ class LoadedModel:
         return self.card.preprocessing
 
     @property
-    def name(self) -> str:
-        """Architecture and source, for figures and pages: 'resnet18, weights/model.safetensors'."""
-        return f"{self.card.arch}, {self.path.name if self.path else self.card.pretrained}"
+    def source(self) -> str:
+        """The checkpoint, or where the weights come from."""
+        return str(self.path or self.card.pretrained)
 
     def with_model(self, model: nn.Module) -> LoadedModel:
         """The same with another model: dilated, say."""

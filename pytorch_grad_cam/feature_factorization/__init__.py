@@ -1,1 +1,1 @@
-"""Which concepts a layer is made of, and where in the pictures they are."""
+"""Factorisation of a layer's activations into concepts."""

@@ -1,8 +1,8 @@
-"""Metrics: how well does a map say where the score comes from?
+"""Metrics of faithfulness: how well does a heatmap indicate where a score comes from?
 
-``perturbation_confidence`` has what all share: perturb the picture where the map says so, and score it again.
-``cam_mult_image`` multiplies the picture by its map (drop and increase in confidence), ``road`` removes pixels
-in the order of their relevance (ROAD), ``arcc`` joins three qualities in one number.
+``perturbation_confidence`` is common to all: perturb the image according to its map, and score it again.
+``cam_mult_image`` multiplies the image by its map (drop and increase in confidence), ``road`` removes pixels
+in the order of their relevance (ROAD), ``arcc`` combines three criteria in one number.
 
 Imported on first use, so that ``import pytorch_grad_cam.metrics`` does not import torch.
 """

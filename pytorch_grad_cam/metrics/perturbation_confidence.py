@@ -1,15 +1,14 @@
-"""How the score of a model changes when its pictures are perturbed where their maps say so.
+"""Change of a model's score when images are perturbed according to their maps.
 
-A perturbation is any callable that takes one picture (C, *spatial) and its map (*spatial), both on the CPU, and
-returns the picture changed. A metric is a perturbation and what is made of the two scores: their difference, if
-not overridden in ``change``.
+A perturbation is any callable that takes one image (C, *spatial) and its map (*spatial), both on the CPU, and
+returns a perturbed image. A metric combines a perturbation with a function ``change`` of the two scores, by default
+their difference.
 
-The model runs in eval mode without gradients, on its own device, and is given back as it was. It sees the
-original pictures once, all together as passed; perturbed ones ``batch_size`` at a time, whatever picture and
-percentile they come from.
+The model runs in eval mode without gradients, on its own device; its previous mode is restored. It sees the original
+images once, in one batch as passed; perturbed ones ``batch_size`` at a time, across images and percentiles.
 
-Scores are what the targets return. Probabilities (a softmax target) are what the papers have in mind; the ranges
-given here hold for them only.
+Scores are the values of the targets. The papers use probabilities (a softmax target); the ranges given here hold only
+for them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,13 +32,21 @@ PERCENTILES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
 
 
 class PerturbationConfidenceMetric:
-    """The change of the score by a perturbation: perturbed minus original.
+    """Change of the score by a perturbation: perturbed minus original.
 
     Args:
-        perturbation: (picture (C, *spatial), map (*spatial)) -> perturbed picture.
+        perturbation: (image (C, *spatial), map (*spatial)) -> perturbed image.
 
     Attributes:
-        batch_size: perturbed pictures that the model sees at a time.
+        batch_size: number of perturbed images per forward pass.
+
+    Example:
+        >>> import torch
+        >>> from pytorch_grad_cam.metrics.perturbation_confidence import PerturbationConfidenceMetric
+        >>> remove_relevant = PerturbationConfidenceMetric(lambda image, cam: image * (cam < 0.5))
+        >>> model = torch.nn.Flatten()  # the score is the pixel
+        >>> remove_relevant(torch.full((1, 1, 1, 1), 3.0), torch.ones(1, 1, 1), [0], model).tolist()
+        [-3.0]
     """
 
     batch_size: int = 32
@@ -48,7 +55,7 @@ class PerturbationConfidenceMetric:
         self.perturbation = perturbation
 
     def change(self, original: np.ndarray, perturbed: np.ndarray) -> np.ndarray:
-        """What the metric makes of the scores before and after: (N,) float32 each."""
+        """The metric's value for the scores before and after: (N,) float32 each."""
         return perturbed - original
 
     def __call__(
@@ -60,39 +67,47 @@ class PerturbationConfidenceMetric:
         return_visualization: bool = False,
         return_diff: bool = True,
     ) -> np.ndarray | tuple[np.ndarray, torch.Tensor]:
-        """The metric for each picture.
+        """Compute the metric of each image.
 
         Args:
             input_tensor: (N, C, *spatial) batch.
             cams: (N, *spatial) maps.
-            targets: one callable (or class index) for each picture; None: the class predicted for the original.
+            targets: one callable (or class index) per image; None: the class predicted for the original.
             model: maps the batch to (N, ...) outputs.
-            return_visualization: return the perturbed pictures too.
-            return_diff: False returns the scores of the perturbed pictures as they are.
+            return_visualization: also return the perturbed images.
+            return_diff: False returns the scores of the perturbed images instead of ``change``.
 
         Returns:
-            (N,) float32; with ``return_visualization`` a pair of it and the (N, C, *spatial) perturbed pictures,
-            with device and dtype of ``input_tensor``.
+            (N,) float32; with ``return_visualization`` a pair of it and the perturbed images (N, C, *spatial), on the
+            device and of the dtype of ``input_tensor``.
 
         Raises:
-            ValueError: the number of maps or of targets is not N, or a map is not finite.
+            ValueError: the number of maps or of targets is not N, or a map contains NaN or infinite values.
         """
         resolved, original = original_scores(model, input_tensor, targets)
-        pictures = torch.stack(list(perturbed_pictures([self.perturbation], input_tensor, cams))).to(input_tensor)
-        scores = scores_of(model, pictures, resolved, self.batch_size)
+        images = torch.stack(list(perturbed_images([self.perturbation], input_tensor, cams))).to(input_tensor)
+        scores = image_scores(model, images, resolved, self.batch_size)
         result = self.change(original, scores) if return_diff else scores
-        return (result, pictures) if return_visualization else result
+        return (result, images) if return_visualization else result
 
 
 class AveragerAcrossThresholds:
-    """The mean of a metric over percentiles.
+    """Mean of a metric over percentiles.
 
     Args:
         imputer: percentile -> :class:`PerturbationConfidenceMetric`; a class such as ``ROADMostRelevantFirst``.
-        percentiles: what it is called with.
+        percentiles: arguments of ``imputer``.
 
     Attributes:
-        batch_size: perturbed pictures that the model sees at a time.
+        batch_size: number of perturbed images per forward pass.
+
+    Example:
+        >>> import torch
+        >>> from pytorch_grad_cam.metrics.perturbation_confidence import AveragerAcrossThresholds
+        >>> from pytorch_grad_cam.metrics.road import ROADMostRelevantFirst
+        >>> images, maps, model = torch.rand(2, 3, 8, 8), torch.rand(2, 8, 8), torch.nn.Flatten()
+        >>> AveragerAcrossThresholds(ROADMostRelevantFirst, [20, 80])(images, maps, [0, 1], model).shape
+        (2,)
     """
 
     batch_size: int = 32
@@ -106,31 +121,38 @@ class AveragerAcrossThresholds:
         self.percentiles = list(percentiles)
 
     def metrics(self) -> list[PerturbationConfidenceMetric]:
-        """One for each percentile."""
+        """One metric per percentile."""
         return [self.imputer(percentile) for percentile in self.percentiles]
 
     def __call__(
         self, input_tensor: torch.Tensor, cams: np.ndarray | torch.Tensor, targets: Targets, model: Module
     ) -> np.ndarray:
-        """The mean for each picture, (N,) float32; arguments and errors of :class:`PerturbationConfidenceMetric`."""
-        return changes(self.metrics(), input_tensor, cams, targets, model, self.batch_size).mean(axis=0)
+        """The mean of each image, (N,) float32; arguments and errors of :class:`PerturbationConfidenceMetric`."""
+        return metric_values(self.metrics(), input_tensor, cams, targets, model, self.batch_size).mean(axis=0)
 
 
 class RemoveMostRelevantFirst:
-    """A perturbation: the most relevant pixels are removed, and an imputer fills them in.
+    """Perturbation that removes the most relevant pixels and lets an imputer fill them in.
 
-    Pixels are removed by rank, so the fraction asked for is the fraction removed, to the nearest pixel, however
-    many share a value. Pixels of equal relevance are ranked by a permutation of the positions that is the same
-    for all pictures of a size: scattered, so that no side of the picture goes first, and the same at every
-    percentile, so that what a percentile removes a stricter one removes too.
+    Pixels are removed by rank, so that exactly the requested fraction is removed, to the nearest pixel, also where many
+    pixels share a value. Pixels of equal relevance are ranked by a random permutation of the positions that is the same
+    for all images of a size: no side of the image is removed first, and the pixels removed at one percentile are also
+    removed at every stricter one.
 
     Args:
-        percentile: percentage of pixels that are kept, from 0 to 100; ``"auto"`` removes the relevant part of the
-            map, by Otsu's threshold.
-        imputer: (picture (C, H, W), mask (H, W) float32 with 1 for kept and 0 for removed) -> picture.
+        percentile: percentage of pixels that are kept, from 0 to 100; ``"auto"`` removes the pixels above Otsu's
+            threshold of the map.
+        imputer: (image (C, H, W), mask (H, W) float32 with 1 for kept and 0 for removed) -> image.
 
     Raises:
-        ValueError: there is no such percentile; in a call, the map has not the picture's size.
+        ValueError: the percentile is out of range; in a call, map and image differ in size.
+
+    Example:
+        >>> import torch
+        >>> from pytorch_grad_cam.metrics.perturbation_confidence import RemoveMostRelevantFirst
+        >>> remove = RemoveMostRelevantFirst(75, imputer=torch.mul)  # removed pixels become 0
+        >>> remove(torch.ones(1, 2, 2), torch.tensor([[0.1, 0.9], [0.2, 0.3]])).tolist()
+        [[[1.0, 0.0], [1.0, 1.0]]]
     """
 
     def __init__(self, percentile: Percentile, imputer: Imputer) -> None:
@@ -140,49 +162,56 @@ class RemoveMostRelevantFirst:
         self.imputer = imputer
 
     def __call__(self, input_tensor: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The picture (C, H, W) without what its map (H, W) calls most relevant."""
+        """The image (C, H, W) without the most relevant pixels of its map (H, W)."""
         if mask.shape != input_tensor.shape[1:]:
-            raise ValueError(f"map of {tuple(mask.shape)} for a picture of {tuple(input_tensor.shape[1:])}")
+            raise ValueError(f"map of shape {tuple(mask.shape)} for an image of shape {tuple(input_tensor.shape[1:])}")
         return self.imputer(input_tensor, self.kept(mask).float())
 
     def kept(self, mask: torch.Tensor) -> torch.Tensor:
-        """Which pixels stay: bool, of the map's shape."""
-        count = mask.numel() - relevant_pixels(mask) if self.percentile == "auto" else self._kept_pixels(mask)
-        return ranks(mask) < count
+        """Mask of the pixels that are kept: bool, of the map's shape."""
+        count = mask.numel() - count_relevant_pixels(mask) if self.percentile == "auto" else self._kept_pixels(mask)
+        return relevance_ranks(mask) < count
 
     def _kept_pixels(self, mask: torch.Tensor) -> int:
         return round(mask.numel() * float(self.percentile) / 100)
 
 
 class RemoveLeastRelevantFirst(RemoveMostRelevantFirst):
-    """The same from the other end: the least relevant pixels are removed.
+    """Perturbation that removes the least relevant pixels.
 
-    ``"auto"`` removes what :class:`RemoveMostRelevantFirst` keeps.
+    ``"auto"`` removes the pixels that :class:`RemoveMostRelevantFirst` keeps.
+
+    Example:
+        >>> import torch
+        >>> from pytorch_grad_cam.metrics.perturbation_confidence import RemoveLeastRelevantFirst
+        >>> remove = RemoveLeastRelevantFirst(75, imputer=torch.mul)  # removed pixels become 0
+        >>> remove(torch.ones(1, 2, 2), torch.tensor([[0.1, 0.9], [0.2, 0.3]])).tolist()
+        [[[0.0, 1.0], [1.0, 1.0]]]
     """
 
     def kept(self, mask: torch.Tensor) -> torch.Tensor:
-        count = relevant_pixels(mask) if self.percentile == "auto" else self._kept_pixels(mask)
-        return ranks(mask) >= mask.numel() - count
+        count = count_relevant_pixels(mask) if self.percentile == "auto" else self._kept_pixels(mask)
+        return relevance_ranks(mask) >= mask.numel() - count
 
 
-def ranks(relevance: torch.Tensor) -> torch.Tensor:
-    """Rank of each pixel, 0 for the least relevant: int64 of the map's shape, every number once."""
+def relevance_ranks(relevance: torch.Tensor) -> torch.Tensor:
+    """Rank of each pixel, 0 for the least relevant: int64 of the map's shape, all ranks distinct."""
     shuffled = torch.randperm(relevance.numel(), generator=torch.Generator().manual_seed(0)).to(relevance.device)
     order = shuffled[relevance.flatten()[shuffled].argsort(stable=True)]
     return order.argsort().reshape(relevance.shape)
 
 
-def relevant_pixels(relevance: torch.Tensor) -> int:
-    """How many pixels lie above Otsu's threshold of the map, taken on 256 levels from its minimum to its maximum."""
+def count_relevant_pixels(relevance: torch.Tensor) -> int:
+    """Number of pixels above Otsu's threshold of the map, computed on 256 levels from its minimum to its maximum."""
     levels = (255 * normalize(relevance[None])[0]).to(torch.uint8).cpu().numpy()
     threshold, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     return int((levels > threshold).sum())
 
 
-# -- scores of many perturbed pictures ------------------------------------------------------------------
+# -- scores of many perturbed images ------------------------------------------------------------------
 
 
-def changes(
+def metric_values(
     metrics: Sequence[PerturbationConfidenceMetric],
     input_tensor: torch.Tensor,
     cams: np.ndarray | torch.Tensor,
@@ -190,64 +219,64 @@ def changes(
     model: Module,
     batch_size: int,
 ) -> np.ndarray:
-    """What each metric says of each picture, (metrics, N) float32; the original is scored once for all of them."""
+    """Compute several metrics of each image, (metrics, N) float32; the originals are scored only once."""
     if any(type(metric).__call__ is not PerturbationConfidenceMetric.__call__ for metric in metrics):
-        # Somebody's own way to call the model: it cannot share batches.
+        # A subclass with a call of its own cannot share batches.
         return np.asarray([metric(input_tensor, cams, targets, model) for metric in metrics], np.float32)
     resolved, original = original_scores(model, input_tensor, targets)
-    pictures = perturbed_pictures([metric.perturbation for metric in metrics], input_tensor, cams)
-    scores = scores_of(model, pictures, resolved * len(metrics), batch_size).reshape(len(metrics), -1)
+    images = perturbed_images([metric.perturbation for metric in metrics], input_tensor, cams)
+    scores = image_scores(model, images, resolved * len(metrics), batch_size).reshape(len(metrics), -1)
     return np.stack([metric.change(original, row) for metric, row in zip(metrics, scores, strict=True)])
 
 
-def perturbed_pictures(
+def perturbed_images(
     perturbations: Sequence[Perturbation], input_tensor: torch.Tensor, cams: np.ndarray | torch.Tensor
 ) -> Iterator[torch.Tensor]:
-    """All pictures under the first perturbation, then all under the next: one at a time, dtype of the input."""
+    """Iterate over all images under the first perturbation, then under the next; each of the input's dtype."""
     maps = as_maps(cams, len(input_tensor))
-    pictures = input_tensor.detach().cpu()
+    images = input_tensor.detach().cpu()
     for perturbation in perturbations:
-        for picture, cam in zip(pictures, maps, strict=True):
-            # Clones: a perturbation may work in place.
-            yield perturbation(picture.clone(), cam.clone()).to(input_tensor.dtype)
+        for image, cam in zip(images, maps, strict=True):
+            # Clones, since a perturbation may modify its arguments in place.
+            yield perturbation(image.clone(), cam.clone()).to(input_tensor.dtype)
 
 
 def as_maps(cams: np.ndarray | torch.Tensor, count: int) -> torch.Tensor:
-    """Maps as a tensor on the CPU.
+    """Convert maps to a tensor on the CPU.
 
     Raises:
-        ValueError: there are not ``count`` of them, or one is not finite.
+        ValueError: their number is not ``count``, or one contains NaN or infinite values.
     """
     maps = cams.detach().cpu() if isinstance(cams, torch.Tensor) else torch.from_numpy(np.array(cams, order="C"))
     if len(maps) != count:
-        raise ValueError(f"{len(maps)} maps for {count} pictures: pass one for each picture")
+        raise ValueError(f"{len(maps)} maps for {count} images: pass one per image")
     if not maps.isfinite().all():
-        raise ValueError("a map is not finite")
+        raise ValueError("a map is not finite: it contains NaN or infinite values")
     return maps
 
 
-def original_scores(model: Module, pictures: torch.Tensor, targets: Targets) -> tuple[list[Target], np.ndarray]:
-    """One target for each picture, and its score: (N,) float32."""
-    outputs = outputs_of(model, pictures)
-    resolved = resolve_targets(targets, outputs, len(pictures))
+def original_scores(model: Module, images: torch.Tensor, targets: Targets) -> tuple[list[Target], np.ndarray]:
+    """One target per image, and its score: (N,) float32."""
+    outputs = run_model(model, images)
+    resolved = resolve_targets(targets, outputs, len(images))
     return resolved, target_scores(resolved, outputs).float().cpu().numpy()
 
 
-def scores_of(
-    model: Module, pictures: Iterable[torch.Tensor], targets: Sequence[Target], batch_size: int
+def image_scores(
+    model: Module, images: Iterable[torch.Tensor], targets: Sequence[Target], batch_size: int
 ) -> np.ndarray:
-    """The score of each of any number of pictures, float32."""
-    pairs = zip(pictures, targets, strict=True)
+    """Score any number of images, ``batch_size`` at a time: float32."""
+    pairs = zip(images, targets, strict=True)
     found = []
     while batch := list(islice(pairs, batch_size)):
         chosen, of_chosen = zip(*batch, strict=True)
-        found.append(target_scores(of_chosen, outputs_of(model, torch.stack(chosen))).float().cpu())
+        found.append(target_scores(of_chosen, run_model(model, torch.stack(chosen))).float().cpu())
     return torch.cat(found).numpy()
 
 
 @torch.no_grad()
-def outputs_of(model: Module, pictures: torch.Tensor) -> Batch:
-    """One pass in eval mode, on the model's device."""
-    device = next((parameter.device for parameter in model.parameters()), pictures.device)
+def run_model(model: Module, images: torch.Tensor) -> Batch:
+    """One forward pass in eval mode, on the model's device."""
+    device = next((parameter.device for parameter in model.parameters()), images.device)
     with evaluation_mode(model):
-        return model(pictures.to(device))
+        return model(images.to(device))

@@ -1,4 +1,4 @@
-"""Helpers around the maps: pictures in and out, targets, projections.
+"""Helpers: images and overlays, targets, reshape transforms, projections.
 
 Imported on first use, so that ``import pytorch_grad_cam.utils`` does not import torch.
 """

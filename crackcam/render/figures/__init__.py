@@ -7,6 +7,7 @@ from crackcam.render.figures.grids import (
     Tile,
     detection_grid,
     detection_side,
+    detection_tile,
     heatmap_grid,
     prediction_grid,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "confusion_matrix",
     "detection_grid",
     "detection_side",
+    "detection_tile",
     "heatmap_grid",
     "model_label",
     "prediction_grid",

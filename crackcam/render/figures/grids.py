@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +29,8 @@ from crackcam.render.figures.layout import (
     save,
 )
 from crackcam.render.overlays import Style
-from crackcam.text import confidence_text, shorten
+from crackcam.text import confidence_text, percent, shorten
+from crackcam.types import Prediction
 
 SIDE = 2.7  # inches of an image
 GAP, NAME_HEIGHT, HEAD = 0.12, 0.24, 0.5  # inches
@@ -145,6 +147,27 @@ def detection_grid(path: Path, title: str, tiles: list[Tile], style: Style | Non
         below.set(xlim=(0, 1), ylim=(0, 1))
         below.text(0.5, 0.5, shorten(tile.note, int(16 * side)), ha="center", va="center", fontsize=8, color=INK)
     save(figure, path)
+
+
+def detection_tile(image: np.ndarray, prediction: Prediction, shown: np.ndarray, caption: str = "") -> Tile:
+    """A tile of an image with the boxes of a detector.
+
+    Args:
+        image: (H, W, 3) uint8, what the boxes were detected in.
+        prediction: the boxes.
+        shown: the image as it is drawn, in whatever size.
+        caption: written below it, before the names of what was detected.
+    """
+    scale = shown.shape[0] / image.shape[0]
+    boxes = [
+        Box(tuple(scale * edge for edge in box.box), f"{box.name} {percent(box.score)}", box.label)
+        for box in prediction.detections
+    ]
+    count = Counter(box.name for box in prediction.detections)
+    note = ", ".join(f"{number} x {name}" if number > 1 else name for name, number in count.items())
+    below = f"{caption}: {note}" if caption else note or prediction.label
+    name = prediction.path.name if prediction.path else ""
+    return Tile(shown, name, prediction.probabilities, None, below, boxes)
 
 
 def detection_side(count: int) -> float:

@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
-from crackcam.config import SHIPPED
 from crackcam.files import write_atomically
+from crackcam.models.checkpoint import BUNDLED
 from crackcam.render.overlays import Style
 from crackcam.text import shorten
 
 INK, PALE, GRID, GREY = "#222222", "#777777", "#e8e8e8", "#b9b9b9"
-CORRECT, INCORRECT = "#2b6ca3", "#c22f2f"  # also: supports the class, or speaks against it, the other way round
+CORRECT, INCORRECT = "#2b6ca3", "#c22f2f"  # also: evidence against a class, and for it
 DPI = 120
 MARGIN = 0.15  # inches around a grid
 CHARACTERS = 11  # of a heading, to the inch
@@ -31,11 +31,11 @@ def model_label(arch: str, checkpoint: Path | str | None = None) -> str:
     Example:
         >>> model_label("resnet18", "weights/model.safetensors")
         'resnet18, weights/model.safetensors'
-        >>> model_label("resnet18", SHIPPED)
+        >>> model_label("resnet18", BUNDLED)
         'resnet18, bundled network (crack_resnet18.safetensors)'
     """
-    if checkpoint is not None and Path(checkpoint) == SHIPPED:
-        return f"{arch}, bundled network ({SHIPPED.name})"
+    if checkpoint is not None and Path(checkpoint) == BUNDLED:
+        return f"{arch}, bundled network ({BUNDLED.name})"
     return f"{arch}, {checkpoint}" if checkpoint else arch
 
 

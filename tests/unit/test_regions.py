@@ -1,0 +1,162 @@
+"""Measured regions: lengths and widths by hand, boxes, sentences, rows."""
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+from crackcam.evaluation import regions
+
+
+def measured(mask):
+    return regions.measure(mask.astype(np.float32), 0.5)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 7, 12, 20])
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_straight_bar(width, upright):
+    mask = np.zeros((140, 160), bool)
+    mask[50 : 50 + width, 30:130] = True
+    mask = mask.T if upright else mask
+    it = measured(mask)
+    assert it.boxes == [(50, 30, width, 100) if upright else (30, 50, 100, width)]
+    assert it.fraction == pytest.approx(100 * width / (140 * 160))
+    assert np.array_equal(it.mask, mask)
+    assert it.length == pytest.approx(100, abs=2.5)
+    assert it.width == pytest.approx(width, rel=0.025)
+    if width == 1:  # 99 steps, and half a pixel at each end
+        assert (it.length, it.width) == (pytest.approx(100), pytest.approx(1))
+
+
+def test_a_bar_across_the_whole_image():
+    mask = np.zeros((60, 100), bool)
+    mask[20:29] = True
+    it = measured(mask)
+    assert (it.length, it.width) == (pytest.approx(100, abs=2.5), pytest.approx(9, rel=0.025))
+
+
+def test_a_diagonal_line():
+    it = measured(np.eye(50, dtype=bool))
+    steps = 49 * 2**0.5
+    # length = steps + width, width = 50 / length
+    assert it.length == pytest.approx((steps + (steps**2 + 4 * 50) ** 0.5) / 2)
+    assert it.length * it.width == pytest.approx(50)
+    assert it.boxes == [(0, 0, 50, 50)]
+
+
+def test_a_corner_is_not_cut_twice():
+    mask = np.zeros((40, 40), bool)
+    mask[5, 5:30] = mask[5:30, 29] = True
+    steps = 48  # 24 and 24; or 23, a diagonal and 23, where the corner is thinned away
+    assert measured(mask).length == pytest.approx(steps + 1, abs=2 - 2**0.5 + 0.01)
+
+
+def test_a_ring_has_no_ends():
+    mask = np.zeros((150, 150), np.uint8)
+    cv2.circle(mask, (75, 75), 60, 1, 5)
+    it = measured(mask > 0)
+    assert it.length == pytest.approx(2 * math.pi * 60, rel=0.06)  # steps of a grid are longer than an arc
+    assert it.width == pytest.approx(mask.sum() / it.length)
+    assert len(it.boxes) == 1
+
+
+def test_bumps_make_nothing_longer():
+    mask = np.zeros((80, 220), bool)
+    mask[30:50, 10:210] = True
+    for x in range(20, 200, 30):  # teeth on both sides
+        for i in range(8):
+            mask[30 - i, x + i : x + 17 - i] = mask[49 + i, x + i : x + 17 - i] = True
+    it = measured(mask)
+    assert it.length == pytest.approx(200, rel=0.04)
+    line = regions.pruned_skeleton(mask)
+    assert set(np.nonzero(line.any(axis=1))[0]) <= set(range(33, 50))
+
+
+def test_true_branches_count():
+    mask = np.zeros((120, 120), bool)
+    mask[20:23, 10:110] = mask[20:110, 59:62] = True  # a T
+    assert measured(mask).length == pytest.approx(100 + 88, abs=4)
+
+
+def test_a_spot_is_a_square():
+    mask = np.zeros((100, 100), np.uint8)
+    cv2.circle(mask, (50, 50), 20, 1, -1)
+    it = measured(mask > 0)
+    assert it.length == pytest.approx(it.width) == pytest.approx(mask.sum() ** 0.5)
+
+
+def test_a_full_and_an_empty_heatmap():
+    full = measured(np.ones((60, 60), bool))
+    assert (full.fraction, full.boxes) == (1, [(0, 0, 60, 60)])
+    assert (full.length, full.width) == (pytest.approx(60, rel=0.03), pytest.approx(60, rel=0.03))
+    for threshold in (0, 0.5):  # nothing is above the maximum
+        empty = regions.measure(np.zeros((30, 40), np.float32), threshold)
+        assert (empty.regions, empty.boxes, empty.fraction, empty.length, empty.width) == ([], [], 0, 0, 0)
+        assert not empty.mask.any()
+        assert empty.description() == empty.description(short=True) == "nothing detected"
+        assert empty.as_row() == {"share": 0, "length": 0, "width": 0, "boxes": []}
+
+
+def test_two_regions_and_a_speck():
+    mask = np.zeros((200, 200), bool)
+    mask[10, 10:60] = True
+    mask[100:103, 20:180] = True
+    mask[150:153, 100:102] = True  # 6 pixels; 0.02 % of 40,000 are 8
+    it = measured(mask)
+    assert it.boxes == [(20, 100, 160, 3), (10, 10, 50, 1)]  # largest first
+    assert not it.mask[150:153, 100:102].any()
+    assert it.fraction == pytest.approx(530 / 40_000)
+    assert it.length == pytest.approx(50 + 160, abs=2)
+    assert it.width == pytest.approx(530 / it.length)
+    assert it.as_row() == {
+        "share": 0.01325,
+        "length": round(it.length, 2),
+        "width": round(it.width, 2),
+        "boxes": [[20, 100, 160, 3], [10, 10, 50, 1]],
+    }
+    assert it.description() == f"1.3 % detected, {it.length:.0f} px long, 2.5 px wide"
+    assert it.description(short=True) == f"1.3 %, {it.length:.0f} x 2.5 px"
+
+
+def test_each_region_has_its_own_measures():
+    bar, spot = np.zeros((120, 200), bool), np.zeros((120, 200), np.uint8)
+    bar[20:26, 30:150] = True
+    cv2.circle(spot, (40, 80), 10, 1, -1)
+    both = measured(bar | (spot > 0))
+    assert [region.area for region in both.regions] == [720, spot.sum()]
+    for region, alone in zip(both.regions, (measured(bar), measured(spot)), strict=True):
+        (same,) = alone.regions
+        assert region == same
+        assert (region.length, region.width) == (alone.length, pytest.approx(alone.width))
+        assert region.width == pytest.approx(region.area / region.length)
+    assert both.regions[0].width == pytest.approx(6, rel=0.025)
+    assert both.length == pytest.approx(sum(region.length for region in both.regions))
+    assert both.width == pytest.approx((720 + spot.sum()) / both.length)
+
+
+def test_regions_become_rows_of_a_table():
+    mask = np.zeros((40, 40), bool)
+    mask[5:15, 5:15] = mask[25:35, 25:30] = True
+    maps = {
+        name: {"max": 1.0, "threshold": 0.5, **measured(part).as_row()}
+        for name, part in (("gradcam", mask), ("cam", np.zeros_like(mask)))
+    }
+    first, second = regions.regions_table([{"file": "a.jpg", "predicted": "crack", "maps": maps}])
+    assert list(first) == ["file", "true", "predicted", "method", "threshold", "share", "length", "width", "boxes"]
+    assert (first["file"], first["true"], first["method"], first["boxes"]) == ("a.jpg", None, "gradcam", 2)
+    assert first["share"] == 150 / 1600
+    assert list(second.values()) == ["a.jpg", None, "crack", "cam", 0.5, 0, 0, 0, 0]
+
+
+def test_what_touches_at_a_corner_is_one():
+    mask = np.zeros((40, 40), bool)
+    mask[5:15, 5:15] = mask[15:25, 15:25] = True
+    assert measured(mask).boxes == [(5, 5, 20, 20)]
+
+
+def test_only_values_above_the_threshold_are_detected():
+    heatmap = np.zeros((20, 20), np.float32)
+    heatmap[:, :10], heatmap[:, 10:] = 0.25, 0.5
+    assert regions.measure(heatmap, 0.25).fraction == 0.5
+    assert regions.measure(heatmap, 0.5).fraction == 0
