@@ -41,7 +41,7 @@ def write_figures(result: TrainResult, config: TrainConfig) -> None:
     """Write the log, three figures, and the report where it was asked for."""
     from crackcam.render import figures
 
-    card, split, scores = result.model.card, result.split, result.metrics[result.split]
+    card, split, scores = result.classifier.card, result.split, result.metrics[result.split]
     write_log(result.history)
     model = figures.model_label(card.arch, result.checkpoint)
     title = f"{card.arch}, {result.origin.label}"
@@ -61,7 +61,7 @@ def print_result(result: TrainResult, config: TrainConfig) -> None:
     files = [result.checkpoint, LOG, CURVES, CONFUSION, RELIABILITY, result.exported, config.report]
     written = [str(path) for path in files if path]
     if config.json:
-        card = result.model.card
+        card = result.classifier.card
         about = {"classes": card.classes, "pretrained": card.pretrained, "files": written}
         console.print_json({"split": result.split, **result.metrics, **about})
         return

@@ -46,7 +46,7 @@ def most_confident_mistakes(probabilities: np.ndarray, labels: np.ndarray, count
 
 def training_document(result: TrainResult) -> dict[str, Any]:
     """The document of a training run without its mistakes: ``pictures`` and ``methods`` are empty."""
-    model, scored = result.model, result.splits[result.split]
+    model, scored = result.classifier, result.splits[result.split]
     card = model.card
     return {
         "schema": SCHEMA,
@@ -76,7 +76,7 @@ def training_document(result: TrainResult) -> dict[str, Any]:
 
 def explain_mistakes(result: TrainResult) -> list[Explanation]:
     """Explain the predicted classes of the most confident mistakes: evidence of a multiscale head, else Grad-CAM."""
-    model, scored = result.model, result.splits[result.split]
+    model, scored = result.classifier, result.splits[result.split]
     worst = most_confident_mistakes(result.probabilities, scored.labels.numpy())
     if not worst:
         return []

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from crackcam import distributed
+from crackcam.classifier import Classifier
 from crackcam.config import TrainConfig
 from crackcam.data.duplicates import warn_of_duplicates
 from crackcam.data.pixels import PixelSplit, concatenate, load_splits, training_preprocessing
@@ -26,7 +27,6 @@ from crackcam.data.synthetic.sample import write_sample_if_missing
 from crackcam.explain.thresholds import evidence_thresholds
 from crackcam.files import check_writable
 from crackcam.models import checkpoint, onnx
-from crackcam.models.loaded import LoadedModel
 from crackcam.models.pretrained import WeightsOrigin
 from crackcam.models.registry import pretrained_config
 from crackcam.runtime import Runtime
@@ -58,7 +58,7 @@ class TrainResult:
         probabilities: (N, classes) float32, of the images of that split.
         checkpoint: the file with the trained model.
         exported: the ONNX file; None where none was asked for.
-        model: the trained model, calibrated, in eval mode.
+        classifier: the trained model, calibrated, ready to predict and explain.
         origin: where the weights came from that training started with.
         splits: the images by split, as the model was trained and scored on them.
     """
@@ -72,7 +72,7 @@ class TrainResult:
     probabilities: np.ndarray = field(repr=False)
     checkpoint: Path
     exported: Path | None
-    model: LoadedModel = field(repr=False)
+    classifier: Classifier = field(repr=False)
     origin: WeightsOrigin
     splits: dict[str, PixelSplit] = field(repr=False)
 
@@ -98,10 +98,13 @@ def train(
 
     Example:
         >>> import crackcam
-        >>> config = crackcam.TrainConfig(data="data", pretrained="none", epochs=1)
-        >>> result = crackcam.train(config)  # doctest: +SKIP
-        >>> result.metrics["test"]["accuracy"]  # doctest: +SKIP
-        0.98
+        >>> from crackcam.data.synthetic import write_sample
+        >>> write_sample("photos", counts={"train": 6, "test": 2})
+        16
+        >>> config = crackcam.TrainConfig(data="photos", pretrained="none", image_size=32, epochs=1, workers=0)
+        >>> result = crackcam.train(config)
+        >>> result.split, result.classifier.classes
+        ('test', ['Negative', 'Positive'])
     """
     return Trainer(config, on_epoch, on_result).run()
 
@@ -246,7 +249,7 @@ class Trainer:
             probabilities=found.probabilities,
             checkpoint=config.output,
             exported=exported,
-            model=self.loaded,
+            classifier=Classifier.of(self.loaded.model, card, self.loaded.runtime, self.loaded.path),
             origin=self.origin,
             splits=self.splits,
         )
