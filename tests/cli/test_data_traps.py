@@ -1,4 +1,4 @@
-"""Data sets that are not what they should be: named, counted, or refused in one line."""
+"""Defective data sets: reported, counted, or refused in one line."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from crackcam.training import trainer
 QUICK = [*TINY_TRAINING, "--arch", "squeezenet1_1", "--epochs", "1"]
 
 
-def pictures(folder, *shades):
+def write_images(folder, *shades):
     """One of each shade, all of one colour."""
     folder = Path(folder)
     folder.mkdir(parents=True)
@@ -42,8 +42,8 @@ def test_classes_that_numbers_sort_otherwise(fresh, capsys):
     found = json.loads(out)
     assert found["classes"] == ["10", "9"]
     assert {name: row["pictures"] for name, row in found["test"]["per_class"].items()} == {"10": 0, "9": 6}
-    assert "warning: val/1 is no class of the training split and is left out" in err
-    assert "warning: no pictures of 10 in the test split" in err
+    assert "warning: val/1 is not a class of the training split: ignored" in err
+    assert "warning: no images of 10 in the test split" in err
     assert inference.main(["--type", "10", "--split", "val", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert {row["true"] for row in document["pictures"]} == {"10"}
@@ -51,14 +51,14 @@ def test_classes_that_numbers_sort_otherwise(fresh, capsys):
     assert card.classes == ["10", "9"]
 
 
-def test_one_picture_a_class(tmp_path, monkeypatch, capsys):
+def test_one_image_a_class(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    pictures("data/train/a", 10)
-    pictures("data/train/b", 200)
+    write_images("data/train/a", 10)
+    write_images("data/train/b", 200)
     assert train.main(QUICK) == 2
-    assert "class a has too few pictures to hold out a val split" in capsys.readouterr().err
-    pictures("data/val/a", 20)
-    pictures("data/val/b", 220)
+    assert "class a has too few images to hold out a val split" in capsys.readouterr().err
+    write_images("data/val/a", 20)
+    write_images("data/val/b", 220)
     assert train.main(QUICK) == 0
     assert Path("weights/model.safetensors").exists()
 
@@ -70,7 +70,9 @@ def test_a_validation_split_of_which_nothing_can_be_read(fresh, capsys):
     assert train.main(QUICK) == 2
     err = capsys.readouterr().err
     assert "warning: 12 files of the val split could not be read" in err
-    assert err.splitlines()[-1] == "error: no picture in the val split can be read: training goes by them"
+    assert (
+        err.splitlines()[-1] == "error: no image in the val split can be read: training selects its best epoch on them"
+    )
 
 
 def test_a_test_split_of_which_nothing_can_be_read_is_not_scored(fresh, capsys):
@@ -83,18 +85,18 @@ def test_a_test_split_of_which_nothing_can_be_read_is_not_scored(fresh, capsys):
 
 
 def test_a_data_set_of_one_colour(tmp_path, monkeypatch, capsys):
-    """All pictures are equal: nothing can be learned, and that is said."""
+    """All images are identical: nothing can be learned, and warnings say so."""
     monkeypatch.chdir(tmp_path)
     for split, number in (("train", 8), ("val", 3), ("test", 2)):
         for name in "ab":
-            pictures(f"data/{split}/{name}", *[77] * number)
+            write_images(f"data/{split}/{name}", *[77] * number)
     assert train.main([*QUICK, "--json"]) == 0
     out, err = capsys.readouterr()
     found = json.loads(out)
     assert found["near_duplicates"] == {"val": 6, "test": 4}
     assert found["test"]["accuracy"] == 0.5
     assert math.isfinite(found["test"]["loss"])
-    assert "warning: equal pictures in different classes, one label is wrong: 1 group" in err
+    assert "warning: identical images in different classes, one label must be wrong: 1 group" in err
 
 
 def loaded(files):
@@ -109,12 +111,12 @@ def test_equal_files_across_splits_and_classes_are_counted(tmp_path, capsys):
     for split, of_split in {"train": {"a": (1, 2, 3), "b": (4, 2)}, "test": {"a": (3, 9), "b": (4, 8)}}.items():
         files[split] = {}
         for name, shades in of_split.items():
-            pictures(tmp_path / split / name, *(20 * shade for shade in shades))
+            write_images(tmp_path / split / name, *(20 * shade for shade in shades))
             files[split][name] = images.list_files(tmp_path / split / name)
     assert duplicates.warn_of_duplicates(loaded(files)) == {"test": 2}
     err = capsys.readouterr().err
     torn = f"{tmp_path}/train/a/1.png and {tmp_path}/train/b/1.png"
-    assert f"warning: equal pictures in different classes, one label is wrong: 1 group, the first {torn}" in err
+    assert f"warning: identical images in different classes, one label must be wrong: 1 group, the first {torn}" in err
     assert f"in the test split: 2, the first {tmp_path}/test/a/0.png of {tmp_path}/train/a/2.png" in err
 
 
