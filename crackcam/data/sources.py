@@ -28,7 +28,7 @@ class SourceImage(NamedTuple):
 
 def is_single(source: ImageSource) -> bool:
     """Whether the source is one image: a file, a Pillow image, or an array (H, W, 3)."""
-    if isinstance(source, str | os.PathLike):
+    if _is_path(source):
         path = Path(source)
         return path.is_file() or not (path.exists() or _is_glob(path))
     return isinstance(source, Image.Image) or (isinstance(source, np.ndarray) and source.ndim < 4)
@@ -50,14 +50,15 @@ def find_files(path: Path) -> list[Path]:
 
 
 def read_source(source: ImageSource) -> Iterator[SourceImage | UnreadableImage]:
-    """Decode images one after the other, in order, some ahead of their use.
+    """Decode images one after the other, in order; files of a folder, a glob or a list some ahead of their use.
 
     Raises:
         UserError: there is no such file; or something is not an image.
     """
-    if isinstance(source, str | os.PathLike):
-        for found in read_images(find_files(Path(source))):
-            yield SourceImage(*found) if isinstance(found, DecodedImage) else found
+    if _is_path(source):
+        yield from _read_files([source])
+    elif isinstance(source, list | tuple) and all(map(_is_path, source)):
+        yield from _read_files(source)
     elif isinstance(source, Image.Image):
         yield SourceImage(None, to_rgb(ImageOps.exif_transpose(source)))
     elif isinstance(source, np.ndarray):
@@ -69,6 +70,15 @@ def read_source(source: ImageSource) -> Iterator[SourceImage | UnreadableImage]:
         raise UserError(
             f"not an image: {type(source).__name__}; pass a path, a Pillow image or an array (H, W, 3) uint8"
         )
+
+
+def _read_files(paths: Iterable[str | os.PathLike]) -> Iterator[SourceImage | UnreadableImage]:
+    for found in read_images([file for path in paths for file in find_files(Path(path))]):
+        yield SourceImage(*found) if isinstance(found, DecodedImage) else found
+
+
+def _is_path(source: ImageSource) -> bool:
+    return isinstance(source, str | os.PathLike)
 
 
 def _checked(array: np.ndarray) -> np.ndarray:
