@@ -12,8 +12,8 @@ is chosen on the validation split; the test split is scored once, at the end.
 
 Writes weights/model.safetensors (model, classes, preprocessing, split, metrics) and, into outputs/, training.csv,
 training_curves.png, confusion_matrix.png and reliability.png. Probabilities are calibrated on the validation split.
-Ctrl-C keeps the best epoch so far; --resume continues after a kill. torchrun starts one process per GPU:
-docs/scaling.md.
+Ctrl-C keeps the best epoch so far; --resume continues after a kill. torchrun starts one process for each GPU:
+docs/how-to/train-on-several-gpus.md.
 """
 
 from functools import partial
