@@ -70,7 +70,7 @@ class Example(Settings):
 
     count: int = setting(1, WHOLE, "how many")
     scale: float | None = setting(None, REAL, "how large", affects_result=False)
-    folder: Path | None = setting(None, PATH, "where")
+    folder: Path | None = setting(None, PATH, "where")  # noqa: RUF009
     name_list: tuple = setting(("a",), NAMES, "which")
     note: str = ""
 
