@@ -15,7 +15,7 @@ def check() -> None:
     if spec is None or spec.origin is None or not Path(spec.origin).is_relative_to(home / NAME):
         found = "none" if spec is None else spec.origin
         raise ImportError(
-            f"crackcam needs its own {NAME}, in {home}, but Python finds {found}: run Python in that folder, or {REMEDY}"
+            f"crackcam needs its own {NAME}, in {home}, but Python finds {found}: run it in that folder, or {REMEDY}"
         )
     try:
         theirs = Path(str(distribution("grad-cam").locate_file(NAME)))

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
 from crackcam.config import WEIGHTS, ExactRuntimeConfig, ExplainConfig, ModelConfig, RuntimeConfig
-from crackcam.data.images import UnreadableImage
-from crackcam.data.sources import ImageSource, SourceImage, is_single, read_source
+from crackcam.data.sources import ImageSource, SourceImage, map_source
 from crackcam.errors import UserError
 from crackcam.explain.detectors import Detector, load_detector
 from crackcam.explain.explainer import Explainer
@@ -30,7 +28,6 @@ from crackcam.types import ModelCard, Prediction
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Path_ = str | PathLike
 
 
@@ -117,7 +114,7 @@ class Classifier(LoadedModel):
             for image, row in zip(batch, self.probabilities(pixels).tolist(), strict=True):
                 yield Prediction.of(self.classes, row, image.path)
 
-        return _stream(images, predict, batch_size)
+        return map_source(images, predict, batch_size)
 
     def explain(
         self,
@@ -161,7 +158,7 @@ class Classifier(LoadedModel):
                 prediction = Prediction.of(self.classes, row.tolist(), image.path)
                 yield explainer.explanation(image.pixels, prediction, explained, heatmap)
 
-        return _stream(images, explain, batch_size)
+        return map_source(images, explain, batch_size)
 
     def save(self, path: Path_, half: bool = False) -> Path:
         """Write a checkpoint, ``.safetensors``, in half precision if asked; returns its path.
@@ -183,30 +180,6 @@ class Classifier(LoadedModel):
         noise = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         onnx.export(path, self, noise)
         return path
-
-
-def _stream(images: ImageSource, work: Callable[[list[SourceImage]], Iterator[T]], batch_size: int) -> T | Iterator[T]:
-    """The results of images, batch by batch; of a single image its one result."""
-    if is_single(images):
-        (image,) = read_source(images)
-        if isinstance(image, UnreadableImage):
-            raise UserError(f"{image.path} cannot be read as an image: {image.reason}")
-        return next(work([image]))
-    return _batches(read_source(images), work, batch_size)
-
-
-def _batches(
-    read: Iterator[SourceImage | UnreadableImage], work: Callable[[list[SourceImage]], Iterator[T]], batch_size: int
-) -> Iterator[T]:
-    while batch := list(islice(read, batch_size)):
-        readable = []
-        for image in batch:
-            if isinstance(image, UnreadableImage):
-                logger.warning("skipped %s: %s", image.path, image.reason)
-            else:
-                readable.append(image)
-        if readable:
-            yield from work(readable)
 
 
 # -- loading ---------------------------------------------------------------------------------------------------------

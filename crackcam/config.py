@@ -7,7 +7,6 @@ Each class is a group of settings that belong together. The command line of a sc
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from crackcam.settings import (
     number,
     setting,
 )
+from crackcam.text import split_list
 
 DATA, WEIGHTS, OUTPUTS = Path("data"), Path("weights/model.safetensors"), Path("outputs")
 REPORT = OUTPUTS / "report.html"
@@ -46,8 +46,10 @@ SCALE = number(float, 0.25, 8, "own, or a number from 0.25 to 8")
 
 
 def _scales(value: Any) -> tuple[float | str, ...]:
-    parts: Sequence[Any] = value.split(",") if isinstance(value, str) else value
-    return tuple(OWN if part == OWN else SCALE.parse(part) for part in parts)
+    found = tuple(OWN if part == OWN else SCALE.parse(part) for part in split_list(value))
+    if not found:
+        raise ValueError("names nothing")
+    return found
 
 
 SCALES, METHODS = Kind(_scales), Kind(parse_methods)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from crackcam.text import split_list
+
 
 @dataclass(frozen=True)
 class Method:
@@ -186,11 +188,11 @@ def parse_methods(value: str | Sequence[str]) -> tuple[str, ...]:
     """'gradcam,layercam' -> ('gradcam', 'layercam'); 'all' -> :data:`QUICK`; 'best' -> ('best',).
 
     Raises:
-        ValueError: an unknown name; all are listed.
+        ValueError: an unknown name, or none; all are listed.
     """
-    parts = tuple(value.split(",") if isinstance(value, str) else value)
+    parts = tuple(map(str, split_list(value)))
     names = QUICK if parts == ("all",) else tuple(dict.fromkeys(parts))
-    for name in names:
+    for name in names or ("",):
         if name not in NAMED and names != (BEST,):
             raise ValueError(f"contains no known method: {name!r}; available: best, all, {', '.join(NAMED)}")
     return names

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crackcam.errors import UserError
+from crackcam.text import split_list
 
 
 class Kind(NamedTuple):
@@ -66,7 +67,9 @@ def choice(*names: Any) -> Kind:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str):
+        raise ValueError("is not text")
+    if not value.strip():
         raise ValueError("is empty")
     return value
 
@@ -89,7 +92,9 @@ def _html_path(value: Any) -> Path:
 
 
 def _names(value: Any) -> tuple[str, ...]:
-    parts = value.split(",") if isinstance(value, str) else list(value)
+    parts = split_list(value)
+    if not all(isinstance(part, str) for part in parts):
+        raise ValueError("is not text")
     found = tuple(part.strip() for part in parts if part.strip())
     if not found:
         raise ValueError("names nothing")
@@ -97,7 +102,7 @@ def _names(value: Any) -> tuple[str, ...]:
 
 
 def _paths(value: Any) -> tuple[Path, ...]:
-    return tuple(map(_path, value)) if isinstance(value, list | tuple) else (_path(value),)
+    return tuple(map(_path, value if isinstance(value, list | tuple) else [value]))
 
 
 def _pattern(value: Any) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 
 def visible(text: str) -> str:
     r"""One line without control characters: what is not printable is escaped as Python does it, ``\x1b``.
@@ -40,3 +43,10 @@ def shorten(text: str, length: int) -> str:
     text = visible(text)
     text = text if len(text) <= length else f"{text[: length // 3]}…{text[len(text) - length + length // 3 + 1 :]}"
     return text.replace("$", r"\$")
+
+
+def split_list(value: Any) -> Sequence[Any]:
+    """The items of a list or tuple; of text, those between commas; any other value is the only item."""
+    if isinstance(value, str):
+        return value.split(",")
+    return value if isinstance(value, list | tuple) else [value]

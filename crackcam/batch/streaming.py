@@ -1,17 +1,17 @@
-"""Whole folders: pictures stream through a network, and what comes out is written in the order of the files.
+"""Stream the images of whole folders through a model, and write the results in the order of the files.
 
-The files are cut into batches. Threads decode those ahead, the network works on one, threads finish those behind it;
-memory holds these few, however many there are. Each picture's row goes into a journal, ``<table>.part/0.jsonl``, one
-line of JSON each; when all are there the table is made of it, and the journal goes. A table is there whole or not at
-all.
+The files are divided into batches. Threads decode the next ones while the model processes one and other threads finish
+the previous ones; memory holds these few, however many files there are. The row of each image goes into a journal,
+``<table>.part/0.jsonl``, one line of JSON each; when it is complete the table is made from it and the journal is
+removed. A table is written completely or not at all.
 
-After a kill at any moment ``resume`` cuts the journal down to its last whole batch and goes on behind it: batches hold
-the same pictures as without the kill, so that the numbers are the same bit by bit. Files that a row names were whole
-before it was written. ``<table>.part/run.json`` says what the run was started with; anything else is refused.
+After a kill at any moment ``resume`` truncates the journal behind its last complete batch and continues there: batches
+contain the same images as without the kill, so that the numbers are bitwise equal. Files that a row names were complete
+before the row was written. ``<table>.part/run.json`` records the settings of the run; other settings are refused.
 
-Under torchrun process r of n takes the batches r, r + n, ... into a journal of its own, ``r.jsonl``; when all have met,
-process 0 makes the table of them, which is that of one process. A process that dies takes the others along, and leaves
-journals.
+Under torchrun process r of n takes the batches r, r + n, ... into a journal of its own, ``r.jsonl``; after a barrier
+process 0 makes the table from all of them, which equals that of one process. Where a process dies the others end too,
+and the journals stay.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
+from tqdm import tqdm
 
 from crackcam.data import images
 from crackcam.distributed import all_gather, barrier, check_identical, hide_progress, rank, start, world_size
@@ -45,28 +47,31 @@ except ImportError:  # Windows
 logger = logging.getLogger(__name__)
 
 
-BEHIND = 2  # batches that wait to be finished while the network works on the next
-TEMPORARY = f"{'[0-9]' * 5}/.{'[0-9]' * 7}_*"  # names, in folders of shards, of what write_atomically was at
+BEHIND = 2  # batches that wait to be finished while the model processes the next
+TEMPORARY = f"{'[0-9]' * 5}/.{'[0-9]' * 7}_*"  # in folders of shards: temporary files of write_atomically
+
+SHOWN_VALUE = 32  # characters; longer values, hashes say, are not shown where they differ
 
 Row = dict[str, Any]
 
 
 class Item(NamedTuple):
-    """One picture of a batch: its place in the list of files, its file, and what ``prepare`` made of its pixels."""
+    """One image of a batch: its place in the list of files, its file, and what ``prepare`` made of its pixels."""
 
     place: int
     path: Path
     prepared: Any
 
 
-class Run(NamedTuple):
-    """What is streamed, and into what.
+@dataclass(frozen=True)
+class Run:
+    """Which images are streamed, and into which table.
 
     Attributes:
-        table: the file that is made of all rows in the end.
+        table: the file that is made from all rows at the end.
         files: class, "" where it is not known, and file.
-        batch_size: pictures at a time.
-        settings: all else that rows depend on, by the name of its flag; JSON.
+        batch_size: images at a time.
+        settings: everything else that rows depend on, by the name of its flag; JSON.
         verb: for the progress bar.
     """
 
@@ -83,12 +88,30 @@ class Run(NamedTuple):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a run must share with the one that it goes on with."""
+        """What a resumed run must have in common with the interrupted one."""
         names = "\n".join(f"{name}\t{path}" for name, path in self.files)
         return {
-            **self.settings, "batch-size": self.batch_size, "processes (torchrun)": world_size(),
+            **self.settings,
+            "batch-size": self.batch_size,
+            "processes (torchrun)": world_size(),
             "list of files": hashlib.blake2b(os.fsencode(names), digest_size=16).hexdigest(),
-        }  # fmt: skip
+        }
+
+    @property
+    def batches(self) -> list[range]:
+        """Places of the files of each batch."""
+        number, size = len(self.files), self.batch_size
+        return [range(start, min(start + size, number)) for start in range(0, number, size)]
+
+    @property
+    def own_batches(self) -> list[range]:
+        """The batches of this process."""
+        return self.batches[rank() :: world_size()]
+
+    def head(self, place: int) -> Row:
+        """The start of a row: the file and its true class."""
+        name, path = self.files[place]
+        return {"file": str(path), "true": name or None}
 
 
 def stream(
@@ -101,52 +124,49 @@ def stream(
     """Fill the journals; returns when those of all processes are complete.
 
     Args:
-        prepare: makes of (H, W, 3) uint8 what ``work`` needs; runs in decoding threads.
-        work: gets the readable pictures of a batch, and returns for each a function that makes its row, which runs in
+        run: which images.
+        prepare: makes from (H, W, 3) uint8 what ``work`` needs; runs in decoding threads.
+        work: gets the readable images of a batch, and returns for each a function that makes its row, which runs in
             finishing threads.
-        resume: go on with what was killed.
-        folders: where ``work`` writes files; what a kill left of them half written is removed.
+        resume: continue an interrupted run.
+        folders: where ``work`` writes files; partial files that a kill left there are removed.
 
     Raises:
-        UserError: another run writes here; what is there was started in another way; or processes differ in it.
+        UserError: another run is writing here; the interrupted run had other settings; or processes differ in them.
     """
-    start(None)  # on GPUs too: all that passes between processes is that they have come so far
-    going_on = resume and _may_resume(run)
-    if not going_on and rank() == 0 and (run.part / "run.json").exists():
-        logger.info(f"{run.part} holds an interrupted run, which --resume would go on with; starting afresh")
-    check_identical(**run.identity)  # and all have looked at the old state before anyone changes it
+    start(None)  # on GPUs too: processes exchange nothing but their progress
+    resumed = resume and _may_resume(run)
+    if not resumed and rank() == 0 and (run.part / "run.json").exists():
+        logger.info("%s holds an interrupted run, which --resume would continue; starting from the beginning", run.part)
+    check_identical(**run.identity)  # also: all have read the old state before one changes it
     run.part.mkdir(parents=True, exist_ok=True)
-    own = [batch for k, batch in enumerate(_batches(run)) if k % world_size() == rank()]
+    own = run.own_batches
     with _journal(run) as journal:
-        done = _cut_to_whole_batches(journal, [len(batch) for batch in own] if going_on else [])
+        done = _truncate(journal, [len(batch) for batch in own] if resumed else [])
         if rank() == 0:
             for leftover in (path for folder in folders for path in folder.glob(TEMPORARY)):
                 leftover.unlink()
-        barrier()  # no journal holds anything of another run
+        barrier()  # no journal holds rows of another run
         if rank() == 0:
             write_json(run.part / "run.json", run.identity)
-        kept = sum(all_gather(sum(map(len, own[:done]))))  # and nobody goes on before what the run is has been written
+        kept = sum(all_gather(sum(map(len, own[:done]))))  # also: nobody writes rows before run.json is written
         if kept:
-            logger.info(f"resuming behind {counted(kept, 'picture')}")
-        _fill(run, journal, own, done, prepare, work)
+            logger.info("resuming after %s", counted(kept, "image"))
+        _fill(run, journal, own[done:], prepare, work)
     barrier()
-
-
-def _batches(run: Run) -> list[range]:
-    return [range(i, min(i + run.batch_size, len(run.files))) for i in range(0, len(run.files), run.batch_size)]
 
 
 def _may_resume(run: Run) -> bool:
     state = run.part / "run.json"
     if not state.exists():
-        logger.info(f"nothing to resume at {run.part}; starting afresh")
+        logger.info("nothing to resume at %s; starting from the beginning", run.part)
         return False
     check_same(read_document(state), run)
     return True
 
 
 def read_document(path: Path) -> dict:
-    """What a JSON file says of a run; raises UserError where it is damaged."""
+    """The JSON document of a run; raises UserError where it is damaged."""
     try:
         document = json.loads(path.read_text("utf-8"))
     except ValueError:
@@ -157,20 +177,25 @@ def read_document(path: Path) -> dict:
 
 
 def check_same(before: dict, run: Run) -> None:
-    """Raises UserError, naming what differs, where a run was started in another way."""
+    """Raises UserError, naming what differs, where a run was started with other settings."""
     now = json.loads(json.dumps(run.identity))
-    unlike = [name for name in now if before.get(name) != now[name]]
-    if unlike:
-        told = [name for name in unlike if len(str(now[name])) < 32 and len(str(before.get(name))) < 32]
-        said = ", ".join(f"{n} was {before.get(n)}, is {now[n]}" if n in told else f"another {n}" for n in unlike)
+    changed = [
+        f"{name} was {before.get(name)}, is {value}"
+        if max(len(str(value)), len(str(before.get(name)))) < SHOWN_VALUE
+        else f"another {name}"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
+    if changed:
         raise UserError(
-            f"--resume cannot go on with {run.part}: {said}; give what it was started with, or leave --resume out"
+            f"--resume cannot continue {run.part}: {', '.join(changed)}; repeat the settings that it was started with, "
+            "or leave --resume out"
         )
 
 
 @contextlib.contextmanager
 def _journal(run: Run) -> Iterator[IO[bytes]]:
-    """This process's journal, for nobody else to write: a worker may outlive the torchrun that was killed."""
+    """This process's journal, locked: a worker may outlive a torchrun that was killed."""
     path = run.part / f"{rank()}.jsonl"
     with path.open("a+b") as file:
         try:
@@ -181,8 +206,8 @@ def _journal(run: Run) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _cut_to_whole_batches(journal: IO[bytes], sizes: Iterable[int]) -> int:
-    """Cut off what lies behind the last batch whose lines are all whole; returns the number of batches that stay."""
+def _truncate(journal: IO[bytes], sizes: Iterable[int]) -> int:
+    """Truncate a journal behind the last batch whose lines are all complete; returns the number of such batches."""
     journal.seek(0)
     kept = done = 0
     for size in sizes:
@@ -196,58 +221,65 @@ def _cut_to_whole_batches(journal: IO[bytes], sizes: Iterable[int]) -> int:
     return done
 
 
-def _fill(run: Run, journal: IO[bytes], own: list[range], done: int, prepare: Callable, work: Callable) -> None:
+def _fill(run: Run, journal: IO[bytes], batches: Sequence[range], prepare: Callable, work: Callable) -> None:
+    """Process batches of this process, the last ones of its own, and write their rows."""
     import torch
-    from tqdm import tqdm
 
     threads = max(2, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    paths = (run.files[i][1] for batch in own[done:] for i in batch)
+    paths = (run.files[place][1] for batch in batches for place in batch)
     reading = images.read_images(paths, prepare, threads, ahead=2 * run.batch_size)
     waiting: deque[list[Future[Row] | Row]] = deque()
-    verb = run.verb if world_size() == 1 else f"{run.verb} (process 1 of {world_size()})"
-    bar = tqdm(
-        desc=verb, total=sum(map(len, own)), initial=sum(map(len, own[:done])), unit="picture",
-        disable=hide_progress(),
-    )  # fmt: skip
+    bar = _progress_bar(run, sum(map(len, batches)))
 
     def write() -> None:
         rows = [row.result() if isinstance(row, Future) else row for row in waiting.popleft()]
-        # In one piece: what a kill cuts off is the end of the file, never the middle.
+        # In one piece: a kill cuts off the end of the file, never the middle.
         journal.write("".join(json.dumps(row) + "\n" for row in rows).encode())
         journal.flush()
         bar.update(len(rows))
 
-    # A thread that finishes pictures works on small tensors: threads of its own would only get in the network's way.
-    alone = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    with bar, contextlib.closing(cast(Generator, reading)), alone as pool:
-        for batch in own[done:]:
-            found = list(islice(reading, len(batch)))
-            named = list(zip(batch, found, strict=True))
-            items = [Item(i, item.path, item.pixels) for i, item in named if isinstance(item, images.DecodedImage)]
-            finished = iter(
-                [pool.submit(_row, run, i, f) for (i, *_), f in zip(items, work(items) if items else [], strict=True)]
-            )
-            waiting.append([
-                {**_head(run, i), "error": item.reason} if isinstance(item, images.UnreadableImage) else next(finished)
-                for i, item in named
-            ])  # fmt: skip
+    # A thread that finishes images works on small tensors: threads of its own would only slow the model down.
+    finishing = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    with bar, contextlib.closing(cast(Generator, reading)), finishing as pool:
+        for batch in batches:
+            waiting.append(_start_batch(run, pool, list(zip(batch, reading, strict=False)), work))
             if len(waiting) > BEHIND:
                 write()
         while waiting:
             write()
 
 
-def _head(run: Run, index: int) -> Row:
-    name, path = run.files[index]
-    return {"file": str(path), "true": name or None}
+def _start_batch(run: Run, pool: ThreadPoolExecutor, batch: list[tuple[int, Any]], work: Callable) -> list:
+    """Rows of a batch, (place, what was read) each, or futures of them."""
+    items = [Item(place, found.path, found.pixels) for place, found in batch if isinstance(found, images.DecodedImage)]
+    makers = work(items) if items else []
+    rows: dict[int, Future[Row] | Row] = {
+        item.place: pool.submit(_row, run, item.place, make) for item, make in zip(items, makers, strict=True)
+    }
+    for place, found in batch:
+        if isinstance(found, images.UnreadableImage):
+            rows[place] = {**run.head(place), "error": found.reason}
+    return [rows[place] for place, _ in batch]
 
 
-def _row(run: Run, index: int, finish: Callable[[], Row]) -> Row:
-    return {**_head(run, index), **finish()}
+def _row(run: Run, place: int, make: Callable[[], Row]) -> Row:
+    return {**run.head(place), **make()}
+
+
+def _progress_bar(run: Run, remaining: int) -> tqdm:
+    several = f" (process 1 of {world_size()})" if world_size() > 1 else ""
+    total = sum(map(len, run.own_batches))
+    return tqdm(
+        desc=f"{run.verb}{several}",
+        total=total,
+        initial=total - remaining,
+        unit="image",
+        disable=hide_progress(),
+    )
 
 
 def _cores() -> int:
-    """Processors that this process may use, which in a container or under Slurm are not all."""
+    """Processors that this process may use: in a container or under Slurm fewer than all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -255,14 +287,15 @@ def rows(run: Run) -> Iterator[Row]:
     """All rows, in the order of the files; the journals must be complete."""
     with contextlib.ExitStack() as stack:
         journals = [stack.enter_context((run.part / f"{r}.jsonl").open(encoding="utf-8")) for r in range(world_size())]
-        for k, batch in enumerate(_batches(run)):
-            lines = list(islice(journals[k % len(journals)], len(batch)))
+        for number, batch in enumerate(run.batches):
+            process = number % len(journals)
+            lines = list(islice(journals[process], len(batch)))
             if len(lines) < len(batch):
-                raise RuntimeError(f"{run.part}/{k % len(journals)}.jsonl is not complete")
+                raise RuntimeError(f"{run.part}/{process}.jsonl is not complete")
             yield from map(json.loads, lines)
 
 
 def clear(run: Run) -> None:
-    """Remove the journals; first what says that there is something to resume."""
+    """Remove the journals; first run.json, which marks an interrupted run."""
     (run.part / "run.json").unlink(missing_ok=True)
     shutil.rmtree(run.part, ignore_errors=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from glob import glob
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -14,6 +16,9 @@ from PIL import Image, ImageOps
 from crackcam.data.images import DecodedImage, UnreadableImage, list_files, read_images, to_rgb
 from crackcam.errors import UserError
 
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 ImageSource = Any  # str | Path | Image.Image | np.ndarray, or an iterable of them
 
 GLOB = "*?["
@@ -28,7 +33,7 @@ class SourceImage(NamedTuple):
 
 def is_single(source: ImageSource) -> bool:
     """Whether the source is one image: a file, a Pillow image, or an array (H, W, 3)."""
-    if isinstance(source, str | os.PathLike):
+    if _is_path(source):
         path = Path(source)
         return path.is_file() or not (path.exists() or _is_glob(path))
     return isinstance(source, Image.Image) or (isinstance(source, np.ndarray) and source.ndim < 4)
@@ -50,14 +55,15 @@ def find_files(path: Path) -> list[Path]:
 
 
 def read_source(source: ImageSource) -> Iterator[SourceImage | UnreadableImage]:
-    """Decode images one after the other, in order, some ahead of their use.
+    """Decode images one after the other, in order; files of a folder, a glob or a list some ahead of their use.
 
     Raises:
         UserError: there is no such file; or something is not an image.
     """
-    if isinstance(source, str | os.PathLike):
-        for found in read_images(find_files(Path(source))):
-            yield SourceImage(*found) if isinstance(found, DecodedImage) else found
+    if _is_path(source):
+        yield from _read_files([source])
+    elif isinstance(source, list | tuple) and all(map(_is_path, source)):
+        yield from _read_files(source)
     elif isinstance(source, Image.Image):
         yield SourceImage(None, to_rgb(ImageOps.exif_transpose(source)))
     elif isinstance(source, np.ndarray):
@@ -71,6 +77,15 @@ def read_source(source: ImageSource) -> Iterator[SourceImage | UnreadableImage]:
         )
 
 
+def _read_files(paths: Iterable[str | os.PathLike]) -> Iterator[SourceImage | UnreadableImage]:
+    for found in read_images([file for path in paths for file in find_files(Path(path))]):
+        yield SourceImage(*found) if isinstance(found, DecodedImage) else found
+
+
+def _is_path(source: ImageSource) -> bool:
+    return isinstance(source, str | os.PathLike)
+
+
 def _checked(array: np.ndarray) -> np.ndarray:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise UserError(f"an image is an array (H, W, 3) of uint8 in RGB order, not {array.shape} of {array.dtype}")
@@ -79,3 +94,40 @@ def _checked(array: np.ndarray) -> np.ndarray:
 
 def _is_glob(path: Path) -> bool:
     return any(character in str(path) for character in GLOB)
+
+
+def map_source(
+    source: ImageSource, work: Callable[[list[SourceImage]], Iterator[T]], batch_size: int
+) -> T | Iterator[T]:
+    """The results of images: of a single image its one result; of several an iterator, which works batch by batch.
+
+    Args:
+        source: the images; files among several that cannot be read are skipped with a warning.
+        work: gets at most ``batch_size`` images, and gives a result for each.
+        batch_size: images at a time.
+
+    Raises:
+        UserError: there is no such file; or a single image cannot be read; or a batch of none.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size is a whole number above 0, not {batch_size}")
+    if not is_single(source):
+        return _map_batches(read_source(source), work, batch_size)
+    (image,) = read_source(source)
+    if isinstance(image, UnreadableImage):
+        raise UserError(f"{image.path} cannot be read as an image: {image.reason}")
+    return next(work([image]))
+
+
+def _map_batches(
+    read: Iterator[SourceImage | UnreadableImage], work: Callable[[list[SourceImage]], Iterator[T]], batch_size: int
+) -> Iterator[T]:
+    while batch := list(islice(read, batch_size)):
+        readable = []
+        for image in batch:
+            if isinstance(image, UnreadableImage):
+                logger.warning("skipped %s: %s", image.path, image.reason)
+            else:
+                readable.append(image)
+        if readable:
+            yield from work(readable)

@@ -19,7 +19,7 @@ from torch import nn
 
 from crackcam.config import ExplainConfig, ModelConfig
 from crackcam.data.images import DecodedImage
-from crackcam.data.sources import ImageSource, SourceImage, is_single, read_source
+from crackcam.data.sources import ImageSource, SourceImage, map_source
 from crackcam.errors import UserError
 from crackcam.explain.explanation import Explanation
 from crackcam.explain.heatmaps import engine_errors
@@ -61,8 +61,7 @@ class Detector(LoadedModel):
     def predict(self, images: ImageSource, *, score_threshold: float = 0.5) -> Iterator[Prediction] | Prediction:
         """Boxes that score more than a threshold; sources and results as :meth:`crackcam.Classifier.predict`."""
         self.set_score_threshold(score_threshold)
-        found = (self.detect(image) for image in read_source(images) if isinstance(image, SourceImage))
-        return next(found) if is_single(images) else found
+        return map_source(images, lambda batch: map(self.detect, batch), batch_size=1)
 
     def set_score_threshold(self, threshold: float) -> None:
         """Scores that a box must exceed for the detector to return it."""

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
@@ -63,7 +64,7 @@ def draw_curve(axes: Axes, history: History, measure: str) -> None:
         axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     _clean(axes)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, labelcolor=INK)
 
 
 def confusion_matrix(path: Path, counts: np.ndarray, classes: Sequence[str], title: str, model: str = "") -> None:
@@ -93,9 +94,17 @@ def draw_confusion(axes: Axes, counts: np.ndarray, classes: Sequence[str]) -> No
     if count <= LEGIBLE:
         for (row, column), number in np.ndenumerate(counts):
             fraction = float(fractions[row, column])
-            style: dict[str, Any] = {"ha": "center", "va": "center", "color": ON_CELL if fraction > 0.7 else INK}
-            axes.text(column + 0.5, row + 0.45, f"{number:,}", fontsize=11, **style)
-            axes.text(column + 0.5, row + 0.7, percent(fraction), fontsize=7, **style)
+            for text, size, above in ((f"{number:,}", 11, 4), (percent(fraction), 7, -9)):
+                axes.annotate(
+                    text,
+                    (column + 0.5, row + 0.5),
+                    xytext=(0, above),
+                    textcoords="offset points",
+                    ha="center",
+                    va="center",
+                    fontsize=size,
+                    color=ON_CELL if fraction > 0.7 else INK,
+                )
     shown = range(0, count, math.ceil(count / (2 * LEGIBLE)))  # names that do not run into each other
     names, places = [shorten(classes[i], 16) for i in shown], [i + 0.5 for i in shown]
     few = count < 5
@@ -146,6 +155,7 @@ def draw_reliability(axes: Sequence[Axes], bins: Bins, classes: int, legend_colu
         fontsize=7.5,
         ncols=legend_columns,
         frameon=False,
+        labelcolor=INK,
         loc="lower center",
         bbox_to_anchor=(0.48, 1),
         handlelength=1.5,
@@ -170,7 +180,7 @@ def _intervals(accuracy: np.ndarray, counts: np.ndarray) -> list[tuple[float, fl
 
 
 def _figure(width: float, height: float, title: str, model: str) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout=ConstrainedLayoutEngine(h_pad=0.08))
     figure.suptitle(title, fontsize=10.5, color=INK)
     if model:
         figure.supxlabel(shorten(f"Model: {model}", int(width * 15)), fontsize=7.5, color=PALE)

@@ -84,8 +84,9 @@ def _simplify(element: ElementTree.Element, prefix: str) -> None:
             attributes[name] = f"#{prefix}{value[1:]}"
         elif value.startswith("url(#"):
             attributes[name] = f"url(#{prefix}{value[5:]}"
-        elif name in ("fill", "stroke") and value in VARIABLES:
-            attributes[name] = f"var(--{VARIABLES[value]})"
+        elif name in ("fill", "stroke"):
+            variable = "card" if (name, value) == ("stroke", "#ffffff") else VARIABLES.get(value)  # gaps between cells
+            attributes[name] = f"var(--{variable})" if variable else value
         elif name in ("d", "x", "y", "points", "transform"):
             attributes[name] = (
                 _DECIMALS.sub(lambda number: f"{round(float(number[0]), 2):g}", value).replace("\n", " ").strip()

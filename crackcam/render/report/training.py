@@ -10,7 +10,7 @@ from crackcam.render.report.numbers import number_text
 from crackcam.render.report.svg import InlineFigure, inline
 from crackcam.text import counted, percent
 
-WIDTH, HEIGHT = 4.4, 3.2  # inches: text of 8 pt is legible on a phone
+WIDTH, HEIGHT = 3.6, 2.8  # inches; the page enlarges them, so that text of 8 pt is legible on a phone
 MATRIX = 30  # classes; above, the most frequent confusions are listed only
 DESCRIBED = 10  # classes of a matrix that are described in words
 
