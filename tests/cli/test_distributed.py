@@ -147,7 +147,9 @@ def test_sync_batch_norm_is_the_layer_with_all_that_it_contains(kind):
     assert all(tensors[name] is tensor for name, tensor in layer.state_dict(keep_vars=True).items())
 
 
-@pytest.mark.parametrize(("name", "other"), [("files", "35 files, 0"), ("images", [20, 3, 12]), ("weights", "imagenet")])
+@pytest.mark.parametrize(
+    ("name", "other"), [("files", "35 files, 0"), ("images", [20, 3, 12]), ("weights", "imagenet")]
+)
 def test_processes_that_have_other_data_or_weights_do_not_start(fresh, monkeypatch, capsys, name, other):
     monkeypatch.setattr(distributed, "all_gather", lambda found: [found, {**found, name: other}])
     assert train.main(PLAIN) == 2
