@@ -2,11 +2,6 @@
 # This file has not been built where the project is developed.
 FROM python:3.12-slim
 
-# System libraries of OpenCV
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends libgl1 libglib2.0-0 \
-    && rm -rf /var/lib/apt/lists/*
-
 # For a CPU image without 4 GB of CUDA: --build-arg TORCH_INDEX=<the CPU wheel index that pytorch.org's installation page names>
 ARG TORCH_INDEX=""
 RUN if [ -n "$TORCH_INDEX" ]; then pip install --no-cache-dir torch torchvision --index-url "$TORCH_INDEX"; fi

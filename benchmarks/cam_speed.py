@@ -42,8 +42,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from crackcam import messages
-from crackcam.cli import console  # noqa: E402
-from crackcam.methods import METHODS  # noqa: E402
+from crackcam.cli import console
+from crackcam.methods import METHODS
 
 # This process imports no torch: a child's peak of memory starts from its parent's.
 

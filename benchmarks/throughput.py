@@ -29,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from crackcam import runtime
-from crackcam.cli import console  # noqa: E402
+from crackcam.cli import console
 from crackcam.types import ModelCard
 
 SIDE, DISTINCT = 224, 1000  # more pictures are links to these

@@ -12,6 +12,7 @@ Importing the package imports no torch: public names are loaded when they are fi
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from crackcam import _engine
 from crackcam.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from crackcam.types import Detection, Prediction, Region
 
 __version__ = "0.2.0"
+
+_engine.check()
 
 _HOMES = {
     "Classifier": "classifier",

@@ -172,7 +172,7 @@ class ActivationsAndGradients:
         """Discard the recording of the last run."""
         self.activations: list[Any] = []
         self.layer_outputs: list[Batch] = []
-        self._arrived: dict[int, torch.Tensor] = {}  # id of an output tensor -> its gradient
+        self._gradient_by_id: dict[int, torch.Tensor] = {}  # id of an output tensor -> its gradient
 
     release = clear
 
@@ -200,7 +200,7 @@ class ActivationsAndGradients:
         self.clear()
         outputs: dict[int, Batch] = {}
         handles: dict[int, list[Any]] = {}
-        arrived = self._arrived
+        gradient_by_id = self._gradient_by_id
 
         def leaf(output: torch.Tensor) -> torch.Tensor:
             return output.detach().requires_grad_() if output.is_floating_point() else output
@@ -215,7 +215,7 @@ class ActivationsAndGradients:
             for handle in handles.get(index, ()):
                 handle.remove()  # the layer runs again: its earlier output may be freed, and its id reused
             handles[index] = [
-                tensor.register_hook(partial(arrived.__setitem__, id(tensor)))
+                tensor.register_hook(partial(gradient_by_id.__setitem__, id(tensor)))
                 for tensor in tensors(output)
                 if tensor.requires_grad
             ]
@@ -241,8 +241,12 @@ class ActivationsAndGradients:
     @property
     def gradients(self) -> list[Any]:
         """dY/dA of each target layer that the backward pass has reached, in the format of ``activations``."""
-        reached = [output for output in self.layer_outputs if any(id(t) in self._arrived for t in tensors(output))]
-        found = [map_tensors(lambda t: self._arrived.get(id(t), torch.zeros_like(t)), output) for output in reached]
+        reached = [
+            output for output in self.layer_outputs if any(id(t) in self._gradient_by_id for t in tensors(output))
+        ]
+        found = [
+            map_tensors(lambda t: self._gradient_by_id.get(id(t), torch.zeros_like(t)), output) for output in reached
+        ]
         return [self.shaped(gradient) for gradient in found] if self.detach else found
 
     def differentiate(self, score: torch.Tensor) -> list[Any]:
@@ -260,7 +264,7 @@ class ActivationsAndGradients:
         if score.requires_grad and flat:
             torch.autograd.grad(score, flat, create_graph=not self.detach, allow_unused=True)
         for layer, output in zip(self.target_layers, self.layer_outputs, strict=True):
-            if not any(id(tensor) in self._arrived for tensor in tensors(output)):
+            if not any(id(tensor) in self._gradient_by_id for tensor in tensors(output)):
                 raise ValueError(f"the target does not depend on the target layer {layer.__class__.__name__}")
         return self.gradients
 

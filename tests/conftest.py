@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import train
+from crackcam import TrainConfig
 from crackcam.data import images
 from crackcam.data.synthetic import write_sample
 from crackcam.models import checkpoint, heads, pretrained
@@ -20,6 +21,11 @@ ROOT = Path(__file__).parents[1]
 TINY_TRAINING = ["--pretrained", "none", "--image-size", "64", "--epochs", "2", "--batch-size", "8", "--workers", "0"]
 
 torch.set_num_threads(2)
+
+
+def tiny_config(**others):
+    """The settings of TINY_TRAINING, from Python."""
+    return TrainConfig(**{"pretrained": "none", "image_size": 64, "epochs": 2, "batch_size": 8, "workers": 0, **others})
 
 
 def run_code(code, *arguments):

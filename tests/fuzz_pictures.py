@@ -1,10 +1,10 @@
-"""Mutated picture files into the decoder, each told from the next by its number alone.
+"""Fuzz the image decoder with mutated files; a file is determined by its number alone.
 
 python tests/fuzz_pictures.py FOLDER FIRST COUNT [LOG]
 
-Reads the pictures number FIRST, FIRST + 1, ... as crackcam.images reads all pictures, in a process that dies where one
-takes more processor time than SECONDS or more memory than MEMORY. FOLDER/number says which one that was; the last line of the output
-is what came of them, as JSON. LOG is then said of each: a number and a reason.
+Decodes the files number FIRST, FIRST + 1, ... by crackcam.data.images, in a process that is killed where one takes more
+CPU time than SECONDS or more memory than MEMORY. FOLDER/number is the number of the current file; the last line of the
+output is a JSON summary. With LOG, a line is printed for each file: number, kind and result.
 """
 
 import functools
@@ -28,14 +28,14 @@ from crackcam.data import images
 from crackcam.preprocessing import Preprocessing
 
 SECONDS = 20
-MEMORY = 6 * 2**30  # address space; the largest picture that is let in takes two thirds of it
-NUMBERS = [0, 1, 2, 3, 7, 8, 15, 16, 31, 32, 64, 127, 128, 255, 256, 1000, 32767, 32768, 65535, 65536, 2**24, 2**31 - 1,
-           2**31, 2**32 - 1]  # fmt: skip
+MEMORY = 6 * 2**30  # address space; the largest image that is accepted takes two thirds of it
+NUMBERS = [0, 1, 2, 3, 7, 8, 15, 16, 31, 32, 64, 127, 128, 255, 256, 1000, 32767, 32768, 65535, 65536]
+NUMBERS += [2**24, 2**31 - 1, 2**31, 2**32 - 1]
 
 
 @functools.cache
 def seeds():
-    """Small whole pictures of all kinds, of all formats that are read: name -> bytes."""
+    """Small undamaged images of all kinds, in all supported formats: name -> bytes."""
     rng = np.random.default_rng(0)
     rgb = np.asarray(Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize((48, 32)))
     plain = Image.fromarray(rgb)
@@ -45,7 +45,7 @@ def seeds():
     exif[0x0112], exif[0x010F] = 6, "camera"
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     frames = {"save_all": True, "append_images": []}
-    wanted = {
+    kinds = {
         "jpeg": (plain, "JPEG", {"quality": 80}),
         "jpeg_progressive": (plain, "JPEG", {"progressive": True, "exif": exif, "icc_profile": icc}),
         "jpeg_grey": (plain.convert("L"), "JPEG", {}),
@@ -68,8 +68,13 @@ def seeds():
         "tiff_pages": (plain, "TIFF", frames),
         **{
             f"tiff_{kind}": (image, "TIFF", {"compression": kind})
-            for kind, image in (("tiff_lzw", plain), ("tiff_adobe_deflate", alpha), ("packbits", plain),
-                                ("jpeg", plain), ("group4", plain.convert("1")))
+            for kind, image in (
+                ("tiff_lzw", plain),
+                ("tiff_adobe_deflate", alpha),
+                ("packbits", plain),
+                ("jpeg", plain),
+                ("group4", plain.convert("1")),
+            )
         },
         "bmp": (plain, "BMP", {}),
         "bmp_palette": (plain.quantize(200), "BMP", {}),
@@ -80,11 +85,11 @@ def seeds():
         "ppm": (plain, "PPM", {}),
         "jpeg2000": (plain, "JPEG2000", {}),
         "avif": (plain, "AVIF", {"exif": exif, "speed": 10}),
-    }  # fmt: skip
+    }
     found = {}
-    for name, (image, kind, options) in wanted.items():
+    for name, (image, kind, options) in kinds.items():
         buffer = io.BytesIO()
-        if "append_images" in options:  # anew: Pillow keeps settings of one format for the next
+        if "append_images" in options:  # new objects: Pillow keeps settings of one format for the next
             options = {**options, "append_images": [plain.rotate(90), plain.rotate(180)]}
         image.copy().save(buffer, kind, **options)
         found[name] = buffer.getvalue()
@@ -93,48 +98,46 @@ def seeds():
 
 def mutated(number, of):
     """The file of that number: its name, and its bytes."""
-    chance = random.Random(number)
+    rng = random.Random(number)
     names = list(of)
-    name = chance.choice(names)
+    name = rng.choice(names)
     data = bytearray(of[name])
-    for _ in range(chance.choice((1, 1, 1, 2, 3, 8, 30))):
-        _mutate(data, chance, of[chance.choice(names)])
-    if data.startswith(b"\x89PNG") and chance.random() < 0.9:
-        _mend_checksums(data)  # else no mutation would reach what lies behind them
+    for _ in range(rng.choice((1, 1, 1, 2, 3, 8, 30))):
+        _mutate(data, rng, of[rng.choice(names)])
+    if data.startswith(b"\x89PNG") and rng.random() < 0.9:
+        _fix_checksums(data)  # else no mutation would reach the code behind them
     return name, bytes(data)
 
 
-def _mutate(data, chance, other):
+def _mutate(data, rng, other):
     if not data:
         return
-    # Heads decide more than pixels.
-    at = chance.randrange(min(len(data), 64 if chance.random() < 0.4 else len(data)))
-    length = chance.choice((1, 2, 4, 8, chance.randrange(1, 200)))
-    kind = chance.randrange(9)
+    # Headers matter more than pixels.
+    at = rng.randrange(min(len(data), 64 if rng.random() < 0.4 else len(data)))
+    length = rng.choice((1, 2, 4, 8, rng.randrange(1, 200)))
+    kind = rng.randrange(9)
     if kind == 0:
-        data[at] ^= 1 << chance.randrange(8)
+        data[at] ^= 1 << rng.randrange(8)
     elif kind == 1:
-        data[at] = chance.choice((0, 1, 127, 128, 255, chance.randrange(256)))
+        data[at] = rng.choice((0, 1, 127, 128, 255, rng.randrange(256)))
     elif kind in (2, 3):
-        code = chance.choice("HI")
-        value = struct.pack(
-            chance.choice("<>") + code, chance.choice(NUMBERS) & (0xFFFF if code == "H" else 0xFFFFFFFF)
-        )
+        code = rng.choice("HI")
+        value = struct.pack(rng.choice("<>") + code, rng.choice(NUMBERS) & (0xFFFF if code == "H" else 0xFFFFFFFF))
         data[at : at + len(value)] = value
     elif kind == 4:
         del data[at : at + length]
     elif kind == 5:
         data[at:at] = data[at : at + length]
     elif kind == 6:
-        data[at:at] = chance.randbytes(length)
+        data[at:at] = rng.randbytes(length)
     elif kind == 7:
-        start = chance.randrange(len(other))
+        start = rng.randrange(len(other))
         data[at : at + length] = other[start : start + length]
-    elif chance.random() < 0.3:
+    elif rng.random() < 0.3:
         del data[at:]
 
 
-def _mend_checksums(png):
+def _fix_checksums(png):
     at = 8
     while at + 12 <= len(png):
         (length,) = struct.unpack_from(">I", png, at)
@@ -145,7 +148,7 @@ def _mend_checksums(png):
 
 
 def read(path):
-    """What came of a file: "picture", or the reason in a few words; anything else is raised."""
+    """ "image", or the reason in a few words; any other exception is raised."""
     try:
         width, height = images.read_size(path)
     except images.ImageError:
@@ -162,11 +165,11 @@ def read(path):
     assert pixels.shape[2] == 3
     assert 0 < pixels.size <= 3 * images.MAX_PIXELS
     assert pixels.size > 10**7 or Preprocessing(32, 36).apply(pixels).shape == (32, 32, 3)
-    return "picture" if pixels.shape[:2] == (height, width) else "picture of another size than its head says"
+    return "image" if pixels.shape[:2] == (height, width) else "image of another size than its header says"
 
 
 def main(folder, first, count, log=None):
-    number_file, path = Path(folder, "number").open("w"), Path(folder, "picture")
+    number_file, path = Path(folder, "number").open("w"), Path(folder, "image")
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     of, reasons = seeds(), Counter()
     for number in range(int(first), int(first) + int(count)):

@@ -1,4 +1,4 @@
-"""A seeded mutator of weights files: what a stranger, a broken disk or a bad download makes of a checkpoint."""
+"""A seeded mutator of checkpoints: what an attacker, a broken disk or a failed download makes of them."""
 
 import json
 import random
@@ -14,36 +14,36 @@ NASTY = [
 ]  # fmt: skip
 
 
-def parts_of(content):
+def split_file(content):
     """Header and tensors of a safetensors file."""
     (length,) = struct.unpack("<Q", content[:8])
     return json.loads(content[8 : 8 + length]), content[8 + length :]
 
 
-def put_together(header, tensors):
+def join_file(header, tensors):
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + tensors
 
 
 def with_card(content, **changes):
-    """The checkpoint with other fields in its card."""
-    header, tensors = parts_of(content)
+    """The checkpoint with other fields in its model card."""
+    header, tensors = split_file(content)
     card = json.loads(header["__metadata__"]["crackcam"])
     header["__metadata__"]["crackcam"] = json.dumps({**card, **changes})
-    return put_together(header, tensors)
+    return join_file(header, tensors)
 
 
 def mutated(content, rng: random.Random):
-    """One of six things, done to a checkpoint of ours."""
+    """A checkpoint after one of six kinds of mutation."""
     kind = rng.randrange(6)
     if kind == 0:  # bits, in the header mostly
         changed = bytearray(content)
         for _ in range(rng.choice([1, 1, 3, 20])):
             changed[rng.randrange(rng.choice([9, 2000, len(changed)]))] = rng.randrange(256)
         return bytes(changed)
-    if kind == 1:  # cut off, or with something behind
+    if kind == 1:  # truncated, or with trailing bytes
         return rng.choice([content[: rng.randrange(len(content))], content + rng.randbytes(rng.choice([1, 8, 4096]))])
-    header, tensors = parts_of(content)
+    header, tensors = split_file(content)
     if kind in (2, 3):
         card = json.loads(header["__metadata__"]["crackcam"])
         for field in rng.sample(sorted(card), rng.choice([1, 1, 2])):
@@ -51,9 +51,9 @@ def mutated(content, rng: random.Random):
                 del card[field]
             else:
                 card[field] = rng.choice(NASTY)
-        return put_together({**header, "__metadata__": {"crackcam": json.dumps(card)}}, tensors)
+        return join_file({**header, "__metadata__": {"crackcam": json.dumps(card)}}, tensors)
     name = rng.choice([name for name in header if name != "__metadata__"])
-    if kind == 4:  # a header that lies about a tensor
+    if kind == 4:  # a false header entry of a tensor
         what = rng.choice(["dtype", "shape", "data_offsets", "name"])
         if what == "name":
             header[rng.choice([ESCAPE, "", "..", name + "x"])] = header.pop(name)
@@ -62,8 +62,8 @@ def mutated(content, rng: random.Random):
         else:
             numbers = header[name][what]
             numbers[rng.randrange(len(numbers))] = rng.choice([0, 1, -1, 2**31, 2**60, 2**64, 10**30, 0.5, None])
-        return put_together(header, tensors)
-    begin, end = header[name]["data_offsets"]  # weights that are none
+        return join_file(header, tensors)
+    begin, end = header[name]["data_offsets"]  # NaN, infinite or extreme weights
     at = rng.randrange(begin, end - 3) // 4 * 4
     bad = struct.pack("<f", rng.choice([float("nan"), float("inf"), 3e38, -3e38, 1e-45]))
-    return put_together(header, tensors[:at] + bad + tensors[at + 4 :])
+    return join_file(header, tensors[:at] + bad + tensors[at + 4 :])

@@ -1,4 +1,4 @@
-"""One of several processes that train a small network together: what each of them ends with goes into a file.
+"""One of several processes that train small models together: what each of them ends with goes into a file.
 
 torchrun --nproc_per_node=2 tests/parallel_worker.py FOLDER
 """
@@ -17,12 +17,30 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from crackcam import distributed
 from crackcam.data.pixels import PixelSplit
 from crackcam.errors import UserError
-from crackcam.runtime import Runtime
-from crackcam.training import features, resume, trainer
+from crackcam.models.loaded import LoadedModel
+from crackcam.training import features, resume
+from crackcam.training.loop import FineTuning
+from crackcam.training.schedule import Schedule
+from crackcam.types import ModelCard
+
+CLASSES = ["a", "b", "c"]
 
 
-class Mixture(nn.Module):
-    """All layers that look at whole batches or draw by chance: batch norm, dropout, stochastic depth."""
+class RowByRow(nn.Module):
+    """Each image by itself: group norm, no dropout. Several processes do exactly what one does."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1, stride=4), nn.GroupNorm(2, 8)
+        self.more, self.fc = nn.Conv2d(8, 8, 1), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.conv(x)))
+        return self.fc(torch.relu(self.more(x)).mean(dim=(2, 3)))
+
+
+class OfWholeBatches(nn.Module):
+    """Layers that look at whole batches or draw random numbers: batch norm, dropout, stochastic depth."""
 
     def __init__(self):
         super().__init__()
@@ -32,14 +50,27 @@ class Mixture(nn.Module):
         self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1, stride=4, bias=False), nn.BatchNorm2d(8)
         self.more, self.depth = nn.Conv2d(8, 8, 1, bias=False), StochasticDepth(0.3, "row")
         self.rectified = BatchNormAct2d(8)
-        self.of_windows, self.dropout, self.fc = nn.Dropout(0.2), nn.Dropout(0.4), nn.Linear(8, 3)
+        self.dropout, self.fc = nn.Dropout(0.4), nn.Linear(8, 3)
 
     def forward(self, x):
         x = torch.relu(self.norm(self.conv(x)))
-        windows = x.permute(0, 2, 3, 1).reshape(-1, 16, 8)  # four of each picture, as Swin has them
-        x = self.of_windows(windows).reshape(-1, 8, 8, 8).permute(0, 3, 1, 2)
         x = self.dropout(x + self.depth(self.rectified(self.more(x))))
         return self.fc(x.mean(dim=(2, 3)))
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm in a backbone that does not learn, as under a new multiscale head."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = OfWholeBatches()
+        self.fc = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.fc(self.backbone(x))
+
+
+MODELS = {"rows": RowByRow, "batches": OfWholeBatches, "frozen": FrozenBatchNorm}
 
 
 def split(count, seed):
@@ -52,21 +83,20 @@ class KilledError(Exception):
     pass
 
 
-def train(folder, killed=False):
-    """Two epochs on 23 pictures, 7 a step: shares of unequal length, classes of unequal weight.
+def train(folder, name, killed=False):
+    """Two epochs on 23 images, 7 a step: shards of unequal length, classes of unequal weight.
 
-    With ``killed`` the first of two processes' lives ends behind the first epoch, and the second goes on there.
+    With ``killed`` the first of two runs ends after the first epoch, and the second continues it.
     """
     torch.set_num_threads(1)
-    machine = Runtime(torch.device("cpu"), torch.float32)
-    recipe = trainer.Schedule((32, 32), 1e-2, batch_size=7, strong=True, patience=0, seed=1, workers=0)
-    state = resume.StateFile(folder / ("killed" if killed else "state"), {})
+    schedule = Schedule((32, 32), 1e-2, batch_size=7, strong=True, seed=1, frozen=name == "frozen")
+    state = resume.StateFile(folder / f"{name}_{'killed' if killed else 'state'}", {})
 
-    def fit(before, tell):
+    def fit(resumed, on_epoch):
         torch.manual_seed(5)
-        model, history = Mixture(), []
-        trainer.fit(model, machine, recipe, split(23, 0), split(5, 1), history, state, before, tell)
-        return model, history
+        loaded, history = LoadedModel(MODELS[name](), ModelCard(name, CLASSES, 32)), []
+        FineTuning(loaded, schedule, split(23, 0), split(5, 1)).run(history, state, resumed, on_epoch)
+        return loaded, history
 
     def kill(epoch):
         if epoch.epoch == 2:
@@ -75,11 +105,11 @@ def train(folder, killed=False):
     if killed:
         with contextlib.suppress(KilledError):
             fit(None, kill)
-    before = distributed.broadcast_object(lambda: resume.read_state(state.path) if killed else None)
-    assert not before or len(before["history"]) == 1
-    model, history = fit(before, lambda epoch: None)
-    logits = features.forward(model, machine, split(5, 1), 2, "")
-    return {"history": [vars(e) for e in history], "model": model.state_dict(), "logits": logits}
+    resumed = distributed.broadcast_object(lambda: resume.read_state(state.path) if killed else None)
+    assert not resumed or len(resumed["history"]) == 1
+    loaded, history = fit(resumed, lambda epoch: None)
+    logits = features.compute_logits(loaded, split(5, 1), 2, "")
+    return {"history": [vars(e) for e in history], "model": loaded.model.state_dict(), "logits": logits}
 
 
 def refused():
@@ -89,9 +119,10 @@ def refused():
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     distributed.start(torch.device("cpu"))
-    found = train(folder)
-    found["resumed"] = train(folder, killed=True)
-    found["last"] = [torch.load(folder / name)["model"] for name in ("state", "killed")]
+    found = {}
+    for name in MODELS:
+        found[name] = {"whole": train(folder, name), "resumed": train(folder, name, killed=True)}
+        found[name]["last"] = [torch.load(folder / f"{name}_{file}")["model"] for file in ("state", "killed")]
     found["gathered"] = distributed.all_gather(distributed.rank())
     found["from_main"] = distributed.broadcast_object(lambda: random.Random(distributed.rank()).random())
     try:

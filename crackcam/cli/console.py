@@ -24,7 +24,6 @@ from crackcam.text import visible
 logger = logging.getLogger(__name__)
 
 USAGE_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 130, 141  # the last two as shells report SIGINT and SIGPIPE
-SYSTEM_LIBRARIES = "libgl1 libglib2.0-0"  # what OpenCV's wheel expects, by Debian's names
 
 # What libraries raise where the machine is at its limits: part of it -> what to do
 ADVICE = {
@@ -62,7 +61,7 @@ def command(main: Main) -> Main:
         except ImportError as error:
             if ".so" not in str(error):
                 raise
-            return _usage_error(f"a system library is missing ({error}); on Debian: apt-get install {SYSTEM_LIBRARIES}")
+            return _usage_error(f"a system library is missing ({error}); opencv-python-headless needs none")
         except KeyboardInterrupt:
             _to_stderr("interrupted")
             return INTERRUPTED

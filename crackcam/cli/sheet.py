@@ -79,7 +79,8 @@ class Sheet:
     side: int = SHOWN_SIDE
 
     def __post_init__(self) -> None:
-        self.style = choose_style(self.asked.explain.style, self.asked.explain.colormap)
+        explain = self.asked.explain
+        self.style = choose_style(explain.style, explain.colormap)
         if self.compared is not None:
             compared = self.compared
             self._work_through([compared.explanations(i) for i in range(len(compared.images))])

@@ -3,8 +3,8 @@
     deletion            area under the target's probability while the highest pixels are removed; lower is better
     insertion           the same while they are inserted into a blurred image; higher is better
                         both: Petsiuk et al., RISE, BMVC 2018 (arXiv:1806.07421)
-    ROAD                probability lost without the highest pixels minus that lost without the lowest, halved; higher is
-                        better. Rong et al., ICML 2022 (arXiv:2202.00449)
+    ROAD                probability lost without the highest pixels minus that lost without the lowest, halved; higher
+                        is better. Rong et al., ICML 2022 (arXiv:2202.00449)
     drop, increase      of the probability, with the image masked by the heatmap. Chattopadhay et al., WACV 2018
                         (arXiv:1710.11063)
     randomised          rank correlation with the heatmap of the same model with random weights: a heatmap that survives

@@ -196,7 +196,7 @@ def read_masks(folder: Path, images: Sequence[DecodedImage]) -> list[np.ndarray]
         masks.append(_read_mask(path, image))
     if not any(mask.any() and not mask.all() for mask in masks):
         raise UserError(
-            f"the masks of these {counted(len(masks), 'image')} are empty or full: nothing to locate; masks must be "
+            f"the masks of {counted(len(masks), 'image')} are empty or full: nothing to locate; masks must be "
             "white (255) on what the heatmaps should locate, and black elsewhere"
         )
     return masks

@@ -1,43 +1,41 @@
-"""The report of a training: which mistakes it shows, and the document that it is made from."""
+"""The report of a training run: the document that it is made from, and the most confident mistakes under heatmaps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-import torch
-from matplotlib import colormaps
 
-from crackcam import files
-from crackcam.data import images, statistics
-from crackcam.data.pixels import PixelSplit
-from crackcam.explain import heatmaps
-from crackcam.explain.methods import EVIDENCE
-from crackcam.models import target_layers
+from crackcam.config import ExplainConfig
+from crackcam.data.images import read_image
+from crackcam.data.statistics import summarize
+from crackcam.explain.explainer import Explainer
+from crackcam.explain.explanation import Explanation
+from crackcam.files import file_hash
+from crackcam.methods import EVIDENCE
 from crackcam.models.multiscale import Multiscale
 from crackcam.render import report
 from crackcam.render.overlays import thumbnail
-from crackcam.training.trainer import Epoch, Report
-
-if TYPE_CHECKING:
-    from crackcam.classifier import LoadedModel
+from crackcam.training.trainer import TrainResult
+from crackcam.types import Prediction
 
 SCHEMA = 1
 MISTAKES = 24  # the most confident ones
-CLASSES = 5  # of many, whose probabilities are written
+COLORMAP = "inferno"
 
 
 def most_confident_mistakes(probabilities: np.ndarray, labels: np.ndarray, count: int = MISTAKES) -> list[int]:
     """Indices of incorrect predictions, the most confident first.
 
     Args:
-        probabilities: (N, classes).
+        probabilities: (N, classes) float.
         labels: (N,) int.
         count: at most so many.
 
     Example:
+        >>> import numpy as np
+        >>> from crackcam.training.report_data import most_confident_mistakes
         >>> most_confident_mistakes(np.array([[0.6, 0.4], [0.9, 0.1], [0.2, 0.8]]), np.array([1, 1, 1]))
         [1, 0]
     """
@@ -46,122 +44,78 @@ def most_confident_mistakes(probabilities: np.ndarray, labels: np.ndarray, count
     return [i for i in order if predicted[i] != labels[i]][:count]
 
 
-def mistake_row(path: Path, true: str, probabilities: dict[str, float], maxima: dict[str, float]) -> dict:
-    """One row of the document's ``pictures``.
-
-    Args:
-        path: of the image.
-        true: its class.
-        probabilities: by class.
-        maxima: of its heatmaps, by method, in raw units.
-    """
-    ranked = dict(sorted(probabilities.items(), key=lambda pair: -pair[1]))
-    predicted = next(iter(ranked))
-    shown = ranked if len(ranked) <= 100 else dict(list(ranked.items())[:CLASSES])
-    return {
-        "file": str(path),
-        "true": true,
-        "predicted": predicted,
-        "probabilities": shown,
-        "target": predicted,
-        "maps": {method: {"max": maximum} for method, maximum in maxima.items()},
-    }
-
-
-def training_document(
-    network: LoadedModel, splits: dict[str, PixelSplit], split: str, result: Report, history: Sequence[Epoch]
-) -> dict:
-    """The document of a training but for its mistakes: ``pictures`` is empty, ``methods`` too.
-
-    Args:
-        network: as it was kept.
-        splits: all that training used or scored.
-        split: which of them ``result`` is about.
-        result: final evaluation of the network.
-        history: its epochs.
-    """
-    card, scored = network.card, splits[split]
-    predicted = result.probabilities.argmax(axis=1)
+def training_document(result: TrainResult) -> dict[str, Any]:
+    """The document of a training run without its mistakes: ``pictures`` and ``methods`` are empty."""
+    model, scored = result.classifier, result.splits[result.split]
+    card = model.card
     return {
         "schema": SCHEMA,
-        "command": card.training["command"],
-        "split": split,
+        "command": card.training.get("command", ""),
+        "split": result.split,
         "data": card.training["data"],
-        "device": str(network.machine.device),
-        "precision": "bf16" if network.machine.dtype == torch.bfloat16 else "fp32",
-        "checkpoint": {
-            "file": str(network.path),
-            "sha256": files.file_hash(network.path) if network.path else None,
-            "arch": card.arch,
-        },
+        "device": str(model.runtime.device),
+        "precision": model.runtime.precision,
+        "checkpoint": {"file": str(result.checkpoint), "sha256": file_hash(result.checkpoint), "arch": card.arch},
         "pretrained": card.pretrained,
         "classes": card.classes,
         "versions": card.versions,
-        "history": [vars(epoch) for epoch in history],
-        "best_epoch": card.metrics["best_epoch"],
-        "metrics": result.metrics,
+        "history": [vars(epoch) for epoch in result.history],
+        "best_epoch": result.metrics["best_epoch"],
+        "metrics": result.metrics[result.split],
         "scored": len(scored),
-        "mistakes": int((predicted != scored.labels.numpy()).sum()),
+        "mistakes": int((result.probabilities.argmax(axis=1) != scored.labels.numpy()).sum()),
         "confusion": result.confusion.tolist(),
         "reliability": {name: values.tolist() for name, values in vars(result.reliability).items()},
-        "summary": statistics.summarize(splits, card.classes),
-        "near_duplicates": card.metrics["near_duplicates"],
+        "summary": summarize(result.splits, card.classes),
+        "near_duplicates": result.metrics["near_duplicates"],
         "methods": {},
         "target": "predicted",
         "pictures": [],
     }
 
 
-def write(
-    path: Path,
-    network: LoadedModel,
-    splits: dict[str, PixelSplit],
-    split: str,
-    result: Report,
-    history: Sequence[Epoch],
-) -> None:
-    """Explain the most confident mistakes of a network and write the report of its training.
-
-    Args:
-        path: of the page.
-        network, splits, split, result, history: see :func:`training_document`.
-    """
-    document, scored = training_document(network, splits, split, result, history), splits[split]
+def explain_mistakes(result: TrainResult) -> list[Explanation]:
+    """Explain the predicted classes of the most confident mistakes: evidence of a multiscale head, else Grad-CAM."""
+    model, scored = result.classifier, result.splits[result.split]
     worst = most_confident_mistakes(result.probabilities, scored.labels.numpy())
     if not worst:
+        return []
+    method = EVIDENCE if isinstance(model.model, Multiscale) else "gradcam"
+    (explainer,) = Explainer.of(model, ExplainConfig(method=(method,)))
+    images, targets = [read_image(scored.paths[i]) for i in worst], result.probabilities[worst].argmax(axis=1).tolist()
+    classes = model.card.classes
+    predictions = [
+        Prediction.of(classes, result.probabilities[i].tolist(), scored.paths[i], classes[int(scored.labels[i])])
+        for i in worst
+    ]
+    maps = explainer.explain(scored.pixels[worst], images, targets)
+    return list(map(explainer.explanation, images, predictions, targets, maps))
+
+
+def write(path: Path, result: TrainResult) -> None:
+    """Write the HTML report of a training run.
+
+    Args:
+        path: ends in .html.
+        result: the run.
+    """
+    from matplotlib import colormaps
+
+    document, explanations = training_document(result), explain_mistakes(result)
+    if not explanations:
         report.write_training(path, document, [], None)
         return
-    probabilities, classes = result.probabilities[worst], network.card.classes
-    method, layers, found = _explain(network, scored.pixels[worst], probabilities.argmax(axis=1).tolist())
-    document["methods"] = {method: [layer.name for layer in layers]}
+    method = explanations[0].method
+    document["methods"] = {method: list(explanations[0].layers)}
     document["pictures"] = [
-        mistake_row(
-            scored.paths[i],
-            classes[scored.labels[i]],
-            dict(zip(classes, row.tolist(), strict=True)),
-            {method: float(heatmap.max())},
-        )
-        for i, row, heatmap in zip(worst, probabilities, found, strict=True)
+        {**each.prediction.to_dict(), "target": each.target, "maps": {method: {"max": each.peak()}}}
+        for each in explanations
     ]
-    pictures, geometry = [images.read_image(scored.paths[i]) for i in worst], network.card.geometry
-    small = [
-        heatmaps.small_map(
-            heatmaps.unframed(heatmap, image.shape, geometry),
-            thumbnail(image, report.MAP_SIDE).shape[:2],
-            geometry,
-            method != EVIDENCE,
-        )
-        for heatmap, image in zip(found, pictures, strict=True)
-    ]
-    shown = report.Heatmaps({method: small}, colormaps["inferno"], frozenset({EVIDENCE}))
-    report.write_training(path, document, pictures, shown)
+    small = [np.rint(255 * each.resized(_shown_size(each.image))).astype(np.uint8) for each in explanations]
+    heatmaps = report.Heatmaps({method: small}, colormaps[COLORMAP], frozenset({EVIDENCE}))
+    report.write_training(path, document, [each.image for each in explanations], heatmaps)
 
 
-def _explain(
-    network: LoadedModel, pixels: torch.Tensor, targets: list[int]
-) -> tuple[str, list[target_layers.TargetLayer], list[torch.Tensor]]:
-    """Heatmaps of the targets: the evidence of a multiscale head, else Grad-CAM at the default layer."""
-    evidence = isinstance(network.model, Multiscale)
-    method = EVIDENCE if evidence else "gradcam"
-    layers = target_layers.find_target_layers(network.model, network.card.image_size, None, evidence)
-    return method, layers, list(heatmaps.heatmaps(network, method, layers, pixels, targets))
+def _shown_size(image: np.ndarray) -> tuple[int, int]:
+    height, width = thumbnail(image, report.MAP_SIDE).shape[:2]
+    return height, width

@@ -1,11 +1,11 @@
-"""What a killed run of training goes on from: everything that the next epoch depends on, after every epoch.
+"""The state of a training run, from which a killed run is resumed: all that the next epoch depends on.
 
-    weights/model.resume             after the last epoch: network, optimizer, schedule, history, and the best network
+    weights/model.resume             after the last epoch: model, optimizer, schedule, history, and the best weights
     weights/model.resume.previous    after the epoch before, should the last one be damaged
 
-Both are written under another name and renamed, so that a kill leaves whole files whenever it comes. The best network
-is part of the state: no kill between two files can part them. What is drawn by chance needs no keeping, for every epoch
-draws from generators seeded with its own number, every picture from one seeded with its own.
+Both are written under another name and renamed, so that a kill at any moment leaves whole files. The best weights are
+part of the state: no kill between two files can separate them. Random numbers need no keeping: every epoch draws from
+generators seeded with its own number, every image from one seeded with its own.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
+from crackcam.config import TrainConfig
 from crackcam.data.splits import DataSplits
 from crackcam.errors import UserError
 from crackcam.files import temporary_stem, write_atomically
 from crackcam.models.checkpoint import read_pickle
+from crackcam.models.pretrained import WeightsOrigin
 from crackcam.text import counted
-from crackcam.types import ModelCard
 
 logger = logging.getLogger(__name__)
 
-FREE = {"data", "resume", "json", "sample", "workers", "output", "device", "report", "command", "export", "offline"}
 SUFFIXES = ("safetensors", "resume", "features", "onnx")  # of what training writes beside the checkpoint
 PARTS = {"run", "history", "best", "model", "optimizer", "schedule"}
 
@@ -60,17 +60,31 @@ def fingerprint(plan: DataSplits) -> str:
 
 
 def size_on_disk(path: Path) -> int | None:
-    """Bytes of a file; None of what is there no more, or leads nowhere, as reading it will say."""
+    """Bytes of a file; None where it is missing, as reading it will report."""
     try:
         return path.stat().st_size
     except OSError:
         return None
 
 
-def what_must_agree(card: ModelCard, plan: DataSplits) -> dict:
-    """What a run and its resumption have in common: arguments, but those that change no result; classes, files."""
-    run = {**card.training, "weights": card.pretrained, "classes": card.classes, "files": fingerprint(plan)}
-    return {name: value for name, value in run.items() if name not in FREE}
+def identity(config: TrainConfig, plan: DataSplits) -> dict[str, Any]:
+    """What a run and its continuation have in common: the settings that change a result, the classes, the files."""
+    return {**config.as_dict(affecting_result=True), "classes": plan.classes, "files": fingerprint(plan)}
+
+
+def read_origin(document: dict) -> WeightsOrigin:
+    """Where the weights of a run came from, by its state.
+
+    States written before the kind was stored have the description alone, whose first word then was "random" for
+    random weights, and the setting ``pretrained``, which names a file where it is neither of its three words.
+    """
+    description, pretrained = str(document["run"].get("weights")), document["run"].get("pretrained")
+    match document.get("origin"):
+        case "random" | "imagenet" | "file" as kind:
+            return WeightsOrigin(kind, description)
+    if description.startswith("random"):
+        return WeightsOrigin("random", description)
+    return WeightsOrigin("imagenet" if pretrained in ("auto", "imagenet", "none") else "file", description)
 
 
 @dataclass(frozen=True)
@@ -79,12 +93,14 @@ class StateFile:
 
     Attributes:
         path: the file.
-        run: what must agree between a run and its resumption.
+        run: what must agree between a run and its continuation.
+        origin: kind of the weights that the run started from, see :class:`crackcam.models.pretrained.WeightsOrigin`.
         begun: when this process took it up, in seconds of the clock.
     """
 
     path: Path
-    run: dict
+    run: dict[str, Any]
+    origin: str = "random"
     begun: float = field(default_factory=time.time)
 
     @property
@@ -93,24 +109,34 @@ class StateFile:
         return _previous(self.path)
 
     def write(self, parts: Mapping[str, Stateful], history: list[dict], best: dict[str, torch.Tensor]) -> None:
-        """Atomically; what was there becomes the previous state."""
+        """Write a state atomically; the last one becomes the previous state.
+
+        Args:
+            parts: ``model``, ``optimizer`` and ``schedule``.
+            history: the epochs so far.
+            best: state dict of the best epoch.
+        """
         document: dict[str, object] = {name: part.state_dict() for name, part in parts.items()}
         # OneCycleLR keeps a function among its settings, which are given anew anyway.
         settings = parts["schedule"].state_dict()
         document["schedule"] = {name: value for name, value in settings.items() if not callable(value)}
-        document |= {"run": self.run, "history": history, "best": best}
+        document |= {"run": self.run, "origin": self.origin, "history": history, "best": best}
 
         def write(temporary: Path) -> None:
-            with temporary.open("wb") as file:  # Python's, which says what went wrong
+            with temporary.open("wb") as file:  # a file of Python's, whose errors name their cause
                 torch.save(document, file)
-            with suppress(FileNotFoundError):  # the first; or another run into the same file is over
+            with suppress(FileNotFoundError):  # the first state; or another run into the same file is over
                 self.path.replace(self.previous)
 
         write_atomically(self.path, write)
 
+    def started_from(self, origin: WeightsOrigin) -> StateFile:
+        """The same for a run whose initial weights are known."""
+        return replace(self, run={**self.run, "weights": origin.description}, origin=origin.kind)
+
     def check(self, document: dict) -> None:
-        """Raises UserError where a state belongs to another run."""
-        before = document["run"]
+        """Raises UserError where a state belongs to another run; settings that it does not know had their defaults."""
+        before = {**TrainConfig().as_dict(), **document["run"]}
         for name, value in self.run.items():
             if before.get(name) != value:
                 raise UserError(
@@ -118,13 +144,13 @@ class StateFile:
                 )
 
     def remove(self) -> None:
-        """The run is over; also what kills of earlier ones left half written."""
+        """Remove the states of a finished run, and the temporary files of killed ones."""
         for file in (self.path, self.previous):
             file.unlink(missing_ok=True)
         ours = re.compile(rf"{re.escape(temporary_stem(self.path))}\d+\.({'|'.join(SUFFIXES)})")
         for file in self.path.parent.iterdir():
             with suppress(FileNotFoundError):
-                # What is younger, another run into the same file is writing now.
+                # Another run into the same file is writing younger ones now.
                 if ours.fullmatch(file.name) and file.stat().st_mtime < self.begun:
                     file.unlink()
 
@@ -137,15 +163,15 @@ def read_state(path: Path) -> dict | None:
     """The last whole state; None where there is none.
 
     Raises:
-        UserError: there are only damaged ones.
+        UserError: all of them are damaged.
     """
-    there = [file for file in (path, _previous(path)) if file.exists()]
-    for file in there:
+    existing = [file for file in (path, _previous(path)) if file.exists()]
+    for file in existing:
         with suppress(UserError):
             document = read_pickle(file)
             if isinstance(document, dict) and document.keys() >= PARTS and isinstance(document["run"], dict):
                 return document
-        logger.warning(f"the state in {file} is damaged")
-    if there:
+        logger.warning("the state in %s is damaged", file)
+    if existing:
         raise UserError(f"the state in {path} is damaged: train without --resume")
     return None

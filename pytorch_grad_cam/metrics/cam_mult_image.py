@@ -11,7 +11,14 @@ from pytorch_grad_cam.metrics.perturbation_confidence import PerturbationConfide
 
 
 def multiply_tensor_with_cam(input_tensor: torch.Tensor, cam: torch.Tensor) -> torch.Tensor:
-    """Multiply a normalised image (C, *spatial) by its map (*spatial)."""
+    """Multiply a normalised image (C, *spatial) by its map (*spatial).
+
+    Example:
+        >>> import torch
+        >>> from pytorch_grad_cam.metrics.cam_mult_image import multiply_tensor_with_cam
+        >>> multiply_tensor_with_cam(torch.ones(3, 1, 2), torch.tensor([[0.5, 0.0]])).tolist()
+        [[[0.5, 0.0]], [[0.5, 0.0]], [[0.5, 0.0]]]
+    """
     return input_tensor * cam
 
 

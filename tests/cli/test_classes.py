@@ -1,4 +1,4 @@
-"""Any class folders: two, three and twelve classes, names in any script, every layout, whatever else lies about."""
+"""Any class folders: two, three and twelve classes, names in any script, every layout, unrelated files."""
 
 import colorsys
 import json
@@ -11,7 +11,6 @@ from PIL import Image
 import inference
 import train
 import xai
-from crackcam.classifier import class_index
 from crackcam.errors import UserError
 from crackcam.types import ModelCard
 
@@ -22,7 +21,7 @@ NAMES = [
 
 
 def fill(folder, hue, count, seed):
-    """Pictures of one colour, with noise."""
+    """Images of one colour, with noise."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
@@ -30,7 +29,7 @@ def fill(folder, hue, count, seed):
         Image.fromarray(np.clip(rng.normal(colour, 25, (40, 40, 3)), 0, 255).astype(np.uint8)).save(folder / f"{i}.png")
 
 
-def answer(main, capsys, *flags):
+def result_of(main, capsys, *flags):
     code = main([*flags, "--json"])
     out, err = capsys.readouterr()
     assert code == 0, err
@@ -44,20 +43,20 @@ def test_classes_of_any_number_and_name(tmp_path, monkeypatch, capsys, count):
     for i, name in enumerate(names):
         for split, number in {"train": 8 + 10 * (i == 0), "test": 3}.items():  # unbalanced
             fill(Path("any", split, name), i / count, number, i)
-    result, _ = answer(train.main, capsys, "--data", "any", *FLAGS)
+    result, _ = result_of(train.main, capsys, "--data", "any", *FLAGS)
     assert result["classes"] == sorted(names)
     assert set(result["test"]["per_class"]) == set(names)
     assert result["test"]["per_class"]["Füße"]["pictures"] == 3
     for name in names[:6]:
-        found, _ = answer(inference.main, capsys, "--data", "any", f"--type={name}")
+        found, _ = result_of(inference.main, capsys, "--data", "any", f"--type={name}")
         assert Path(f"outputs/inference_{name}.png").exists()
         assert len(found["pictures"]) == 3
         for row in found["pictures"]:
             assert set(row["probabilities"]) == set(names)
             assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-3)
-    found, err = answer(xai.main, capsys, "--data", "any", "--target", names[-1])
+    found, err = result_of(xai.main, capsys, "--data", "any", "--target", names[-1])
     first = sorted(names)[0]
-    assert f"pictures: {first} (the default; choose with --type)" in err
+    assert f"images: {first} (the default; choose with --type)" in err
     assert {row["target"] for row in found["pictures"]} == {names[-1]}
     assert Path(f"outputs/xai_{first}_best.png").exists()
     assert inference.main(["--data", "any", "--all"]) == 0
@@ -67,25 +66,25 @@ def test_classes_of_any_number_and_name(tmp_path, monkeypatch, capsys, count):
 
 @pytest.mark.parametrize(("text", "index"), [("b", 1), ("B", 1), ("1", 0), ("0", 0), ("2", 2)])
 def test_a_class_by_its_name_before_its_index(text, index):
-    assert class_index(ModelCard("resnet18", ["1", "b", "c"], 64), text) == index
+    assert ModelCard("resnet18", ["1", "b", "c"], 64).class_index(text) == index
 
 
 @pytest.mark.parametrize("text", ["3", "-1", "", "1.0", "9" * 5000])
-def test_a_class_that_is_none(text):
-    with pytest.raises(UserError, match="there are: predicted, 1, b, c"):
-        class_index(ModelCard("resnet18", ["1", "b", "c"], 64), text)
+def test_unknown_classes(text):
+    with pytest.raises(UserError, match="available: predicted, 1, b, c"):
+        ModelCard("resnet18", ["1", "b", "c"], 64).class_index(text)
 
 
 @pytest.mark.torture
-def test_three_colours_are_learnt(tmp_path, monkeypatch, capsys):
-    """The networks of these tests do learn: names and indices are not merely carried along."""
+def test_three_colours_are_learned(tmp_path, monkeypatch, capsys):
+    """The models of these tests do learn: names and indices are not merely copied."""
     monkeypatch.chdir(tmp_path)
     for i, name in enumerate(["c", "a", "b"]):
         fill(Path("data/train", name), i / 3, 24, i)
         fill(Path("data/test", name), i / 3, 6, 10 + i)
-    result, _ = answer(train.main, capsys, *FLAGS[:4], "--epochs", "10", *FLAGS[6:])
+    result, _ = result_of(train.main, capsys, *FLAGS[:4], "--epochs", "10", *FLAGS[6:])
     assert result["test"]["accuracy"] >= 0.9
-    found, _ = answer(inference.main, capsys, "--type", "b")
+    found, _ = result_of(inference.main, capsys, "--type", "b")
     assert sum(row["predicted"] == "b" for row in found["pictures"]) >= 5
 
 
@@ -107,15 +106,15 @@ def test_layouts(tmp_path, monkeypatch, capsys, layout):
             fill(Path("data", folder.format(name)), i / 2, 12, 10 * number + i)
             fill(Path("data", folder.format(name), "nested", "deeper"), i / 2, 2, 10 * number + i)
         fill(Path("data", folder.format(".hidden")), 0, 1, 0)
-        Path("data", folder.format("cats"), ".DS_Store").write_text("no picture")
-    result, _ = answer(train.main, capsys, *FLAGS)
+        Path("data", folder.format("cats"), ".DS_Store").write_text("not an image")
+    result, _ = result_of(train.main, capsys, *FLAGS)
     assert result["classes"] == ["cats", "dogs"]
     assert result["split"] == ("test" if scored == "test" else "val")
-    found, err = answer(inference.main, capsys, "--type", "dogs", "--num", "100")
+    found, err = result_of(inference.main, capsys, "--type", "dogs", "--num", "100")
     assert found["split"] == scored
     assert f"in the {scored} split of data" in err
     files = {row["file"] for row in found["pictures"]}
     assert all("dogs" in file for file in files)
     assert len(files) == (14 if scored not in held_out else 2)
-    again, _ = answer(xai.main, capsys, "--type", "dogs", "--num", "100")
+    again, _ = result_of(xai.main, capsys, "--type", "dogs", "--num", "100")
     assert {row["file"] for row in again["pictures"]} == files

@@ -1,6 +1,11 @@
-"""Several processes do what one does: torchrun on gloo."""
+"""Several processes, by torchrun on gloo: what is exactly as in one process, and what is not.
+
+Exact within rounding: which images make a batch, augmentation, losses, gradients, scores. Batch norm and dropout are not:
+each process normalises by its own shard of the batch and draws its own random numbers.
+"""
 
 import csv
+import logging
 import random
 from pathlib import Path
 
@@ -20,42 +25,62 @@ from crackcam.training import parallel
 PLAIN = [*TINY_TRAINING, "--precision", "fp32", "--batch-size", "6"]
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.torture)])
-def test_processes_train_as_one(tmp_path, processes):
-    """With batch norm, dropout, stochastic depth, augmentation, and batches that cannot be shared evenly."""
-    done = by_torchrun(processes, ROOT / "tests/parallel_worker.py", tmp_path)
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.torture)])
+def together(request, tmp_path_factory):
+    """What each of several processes ends with, see parallel_worker.py."""
+    folder = tmp_path_factory.mktemp("together")
+    done = by_torchrun(request.param, ROOT / "tests/parallel_worker.py", folder)
     assert done.returncode == 0, done.stderr
-    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(processes)]
-    (tmp_path / "one").mkdir()
-    alone = parallel_worker.train(tmp_path / "one")
-    for each in found:
-        assert each["history"] == found[0]["history"]
-        assert all(torch.equal(each["model"][name], tensor) for name, tensor in found[0]["model"].items())
-        assert torch.equal(each["logits"], found[0]["logits"])
-        assert each["resumed"]["history"] == found[0]["history"]
-        assert torch.equal(each["resumed"]["logits"], found[0]["logits"])
-        for name, tensor in each["last"][0].items():  # of the last epoch, which need not be the best one
-            assert torch.equal(tensor, each["last"][1][name]), name
-        assert each["gathered"] == list(range(processes))
-        assert each["from_main"] == random.Random(0).random()
-        assert each["error"] == "of the main process"
-    for mine, theirs in zip(alone["history"], found[0]["history"], strict=True):
+    return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
+
+
+@pytest.mark.parametrize("name", parallel_worker.MODELS)
+def test_all_processes_end_alike_also_where_they_are_resumed(together, name):
+    """Bit by bit, batch norm and dropout included."""
+    main = together[0][name]["whole"]
+    for each in together:
+        for run in ("whole", "resumed"):
+            assert each[name][run]["history"] == main["history"]
+            assert torch.equal(each[name][run]["logits"], main["logits"])
+            assert all(torch.equal(each[name][run]["model"][key], tensor) for key, tensor in main["model"].items())
+        whole, resumed = each[name]["last"]  # of the last epoch, which need not be the best one
+        assert all(torch.equal(tensor, resumed[key]) for key, tensor in whole.items())
+
+
+@pytest.mark.parametrize("name", ["rows", "frozen"])
+def test_models_without_batch_statistics_train_as_in_one_process(together, name, tmp_path):
+    """With augmentation, and batches that cannot be shared evenly."""
+    alone, found = parallel_worker.train(tmp_path, name), together[0][name]["whole"]
+    for mine, theirs in zip(alone["history"], found["history"], strict=True):
         assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
         assert mine["train_accuracy"] == theirs["train_accuracy"]
         assert mine["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-3)
-    for name, tensor in alone["model"].items():
-        torch.testing.assert_close(tensor, found[0]["model"][name], rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(alone["logits"], found[0]["logits"], rtol=1e-3, atol=1e-3)
+    for key, tensor in alone["model"].items():
+        torch.testing.assert_close(tensor, found["model"][key], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(alone["logits"], found["logits"], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.torture)])
-def test_training_by_torchrun(fresh, processes):
-    """One writer, the losses and the predictions of a single process.
+def test_batch_norm_and_dropout_differ_from_one_process_but_little(together, tmp_path):
+    """Measured: see DIFFERENCE."""
+    alone, found = parallel_worker.train(tmp_path, "batches"), together[0]["batches"]["whole"]
+    differences = [
+        abs(mine[key] - theirs[key]) / mine[key]
+        for mine, theirs in zip(alone["history"], found["history"], strict=True)
+        for key in ("train_loss", "val_loss")
+    ]
+    assert 1e-4 < max(differences) < 0.15, differences
+    assert alone["model"]["norm.num_batches_tracked"] == found["model"]["norm.num_batches_tracked"]
 
-    In small steps: AdamW's first ones go by the signs of gradients, and where those are nothing but rounding, whole
-    steps part runs: at the default rate one process of one thread and one of two differ by 0.16 %.
-    """
-    arguments = [*PLAIN, "--lr", "1e-5"]
+
+def test_objects_travel_between_processes(together):
+    for each in together:
+        assert each["gathered"] == list(range(len(together)))
+        assert each["from_main"] == random.Random(0).random()
+        assert each["error"] == "of the main process"
+
+
+def both_ways(arguments, processes):
+    """train.py in one process and in several: rows of the log, and cards."""
     assert train.main([*arguments, "--output", "weights/one.safetensors"]) == 0
     alone = list(csv.DictReader(Path("outputs/training.csv").open()))
     done = by_torchrun(processes, ROOT / "train.py", *arguments)
@@ -64,18 +89,40 @@ def test_training_by_torchrun(fresh, processes):
     assert done.stdout.count("wrote weights/model.safetensors") == 1
     assert {path.name for path in Path("weights").iterdir()} == {"one.safetensors", "model.safetensors"}
     rows = list(csv.DictReader(Path("outputs/training.csv").open()))
-    for one, many in zip(alone, rows, strict=True):
-        assert float(one["train_loss"]) == pytest.approx(float(many["train_loss"]), rel=1e-3)
-        assert float(one["val_loss"]) == pytest.approx(float(many["val_loss"]), rel=1e-3)
-        same = ("epoch", "size", "lr", "train_accuracy", "val_accuracy")
-        assert [one[name] for name in same] == [many[name] for name in same]
     cards = [checkpoint.load(Path(f"weights/{name}.safetensors"), torch.device("cpu"))[1] for name in ("one", "model")]
     assert cards[0].classes == cards[1].classes
     assert cards[0].split == cards[1].split
+    assert [(row["epoch"], row["size"], row["lr"]) for row in alone] == [
+        (row["epoch"], row["size"], row["lr"]) for row in rows
+    ]
+    return alone, rows, cards
+
+
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.torture)])
+def test_training_by_torchrun(fresh, processes):
+    """One writer, the losses and the predictions of a single process: ConvNeXt has layer norm and no dropout.
+
+    In small steps: AdamW's first ones go by the signs of gradients, and where those are nothing but rounding, whole
+    steps differ between runs.
+    """
+    alone, rows, cards = both_ways([*PLAIN, "--arch", "timm/convnext_atto", "--lr", "1e-5"], processes)
+    for one, many in zip(alone, rows, strict=True):
+        assert float(one["train_loss"]) == pytest.approx(float(many["train_loss"]), rel=1e-3)
+        assert float(one["val_loss"]) == pytest.approx(float(many["val_loss"]), rel=1e-3)
+        assert (one["train_accuracy"], one["val_accuracy"]) == (many["train_accuracy"], many["val_accuracy"])
     assert cards[0].metrics["test"]["accuracy"] == cards[1].metrics["test"]["accuracy"]
 
 
-def test_shares_are_all_of_it_and_alike(monkeypatch):
+@pytest.mark.torture
+def test_batch_norm_by_torchrun(fresh):
+    """ResNet-18: 6 images normalised together, or 3 and 3."""
+    alone, rows, _ = both_ways([*PLAIN, "--lr", "1e-5"], 2)
+    for one, many in zip(alone, rows, strict=True):
+        assert float(one["train_loss"]) == pytest.approx(float(many["train_loss"]), rel=0.2)
+        assert float(one["val_loss"]) == pytest.approx(float(many["val_loss"]), rel=0.2)
+
+
+def test_shards_are_all_of_it_and_alike(monkeypatch):
     for world in (1, 2, 3, 5):
         for name, value in {"WORLD_SIZE": world, "MASTER_ADDR": "here", "RANK": 0}.items():
             monkeypatch.setenv(name, str(value))
@@ -88,19 +135,21 @@ def test_shares_are_all_of_it_and_alike(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [torch.nn.BatchNorm2d, BatchNormAct2d])
-def test_batch_norm_of_gpus_is_the_layer_with_all_that_it_does(kind):
+def test_sync_batch_norm_is_the_layer_with_all_that_it_contains(kind):
     layer = kind(4).eval()
     with torch.no_grad():
         layer.running_mean.uniform_(-1, 1)
     x = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
-    of_all = parallel.synchronised(layer)
-    assert isinstance(of_all, torch.nn.SyncBatchNorm)
-    assert torch.equal(of_all(x), layer(x))
-    tensors = of_all.state_dict(keep_vars=True)
+    synchronised = parallel.to_sync_batch_norm(layer)
+    assert isinstance(synchronised, torch.nn.SyncBatchNorm)
+    assert torch.equal(synchronised(x), layer(x))
+    tensors = synchronised.state_dict(keep_vars=True)
     assert all(tensors[name] is tensor for name, tensor in layer.state_dict(keep_vars=True).items())
 
 
-@pytest.mark.parametrize(("name", "other"), [("files", "35 files, 0"), ("pictures", [20, 3, 12]), ("weights", False)])
+@pytest.mark.parametrize(
+    ("name", "other"), [("files", "35 files, 0"), ("images", [20, 3, 12]), ("weights", "imagenet")]
+)
 def test_processes_that_have_other_data_or_weights_do_not_start(fresh, monkeypatch, capsys, name, other):
     monkeypatch.setattr(distributed, "all_gather", lambda found: [found, {**found, name: other}])
     assert train.main(PLAIN) == 2
@@ -108,10 +157,10 @@ def test_processes_that_have_other_data_or_weights_do_not_start(fresh, monkeypat
     assert not list(Path("weights").iterdir())
 
 
-def test_goodbye_is_said_by_those_that_end_well(monkeypatch):
-    """On GPUs the others would have to say it too, which wait for the one that failed."""
-    said = []
-    monkeypatch.setattr(distributed, "stop", lambda: said.append("goodbye"))
+def test_processes_that_end_well_leave_the_others(monkeypatch):
+    """On GPUs the others would have to leave too, which wait for the one that failed."""
+    stopped = []
+    monkeypatch.setattr(distributed, "stop", lambda: stopped.append(True))
 
     @console.command
     def main(argv):
@@ -120,28 +169,45 @@ def test_goodbye_is_said_by_those_that_end_well(monkeypatch):
         return 0
 
     assert main(["fail"]) == 2
-    assert not said
+    assert not stopped
     assert main([]) == 0
-    assert said == ["goodbye"]
+    assert stopped == [True]
 
 
-def test_more_processes_than_rows_are_refused(monkeypatch):
+def test_dropout_draws_other_numbers_in_each_process(monkeypatch):
+    drawn = []
+    for rank in ("0", "1"):
+        for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "here", "RANK": rank}.items():
+            monkeypatch.setenv(name, value)
+        parallel.seed_process(7)
+        drawn.append(torch.rand(3))
+    assert not torch.equal(*drawn)
+    torch.manual_seed(7)
+    assert torch.equal(torch.rand(3), drawn[0])
+
+
+def test_more_processes_than_images_are_refused(monkeypatch):
     for name, value in {"WORLD_SIZE": "4", "MASTER_ADDR": "here", "RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     parallel.check_batch(4, 100)
-    with pytest.raises(UserError, match="4 processes share each batch of 3: start fewer"):
+    with pytest.raises(UserError, match="4 processes cannot share batches of 3: start fewer processes"):
         parallel.check_batch(32, 3)
 
 
-def test_one_process_is_told_nothing_of_others(capsys, monkeypatch):
-    from crackcam.cli.console import say as note
+def test_messages_come_from_the_main_process_and_errors_from_any(capsys, monkeypatch):
+    logger = logging.getLogger("crackcam.tests")
+
+    @console.command
+    def main(argv):
+        logger.info("a message")
+        return 0
 
     monkeypatch.setenv("RANK", "1")  # without the rest: not torchrun's
-    note("said")
-    assert capsys.readouterr().err == "said\n"
+    assert main([]) == 0
+    assert capsys.readouterr().err == "a message\n"
     for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "here"}.items():
         monkeypatch.setenv(name, value)
-    note("not said")
+    assert main([]) == 0
     assert capsys.readouterr().err == ""
     assert train.main(["--epochs", "-1"]) == 2
     assert capsys.readouterr().err.startswith("error in process 1: argument --epochs: ")

@@ -1,6 +1,7 @@
 """A killed run goes on as if nothing had happened, whenever the kill came."""
 
 import csv
+import logging
 import os
 import random
 import shutil
@@ -12,21 +13,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TINY_TRAINING
+from conftest import ROOT, TINY_TRAINING, tiny_config
 
+import crackcam
 import train
 from crackcam.data import splits
 from crackcam.errors import UserError
 from crackcam.models import checkpoint
+from crackcam.models.pretrained import WeightsOrigin
 from crackcam.render import figures
 from crackcam.training import resume
+from crackcam.training.loop import FineTuning
 
 ARGUMENTS = [*TINY_TRAINING, "--epochs", "3"]
-CSV = Path("outputs/training.csv")
+CSV, STATE = Path("outputs/training.csv"), Path("weights/model.resume")
 
 
 class Killed(SystemExit):
-    """Raised where a kill would come; nothing of ours catches it."""
+    """Raised where a kill would come; the library does not catch it."""
 
 
 def weights_of(name):
@@ -49,6 +53,19 @@ def die(*_, **__):
     raise Killed(9)
 
 
+def killed(number, config, monkeypatch):
+    """A training that is killed in an epoch."""
+    train_epoch = FineTuning.train_epoch
+
+    def run_or_die(tuning, epoch):
+        return die() if epoch == number else train_epoch(tuning, epoch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FineTuning, "train_epoch", run_or_die)
+        with pytest.raises(Killed):
+            crackcam.train(config)
+
+
 def test_kills_between_two_files_lose_and_double_nothing(fresh, monkeypatch):
     """Three in one run: before a state is written, while it is, and after the calibrated network was."""
     assert train.main([*ARGUMENTS, "--output", "weights/whole.safetensors"]) == 0
@@ -57,7 +74,7 @@ def test_kills_between_two_files_lose_and_double_nothing(fresh, monkeypatch):
     with monkeypatch.context() as patched:  # the first epoch's checkpoint is there, its state is not
         patched.setattr(resume.StateFile, "write", die)
         assert train.main(ARGUMENTS) == 9
-    assert not Path("weights/model.resume").exists()
+    assert not STATE.exists()
 
     with monkeypatch.context() as patched:  # the old state has become the previous one; the new one is not there yet
         replace = Path.replace
@@ -69,8 +86,8 @@ def test_kills_between_two_files_lose_and_double_nothing(fresh, monkeypatch):
 
         patched.setattr(Path, "replace", replace_and_die)
         assert train.main([*ARGUMENTS, "--resume"]) == 9
-    assert not Path("weights/model.resume").exists()
-    assert len(resume.read_state(Path("weights/model.resume"))["history"]) == 1
+    assert not STATE.exists()
+    assert len(resume.read_state(STATE)["history"]) == 1
 
     with monkeypatch.context() as patched:
         patched.setattr(figures, "training_curves", die)
@@ -79,7 +96,54 @@ def test_kills_between_two_files_lose_and_double_nothing(fresh, monkeypatch):
     assert_equal_runs(curve)
 
 
-def test_a_damaged_state_gives_way_to_the_previous_one(tmp_path, capsys):
+@pytest.mark.parametrize("head", ["linear", "multiscale"])
+def test_a_resumed_run_ends_with_the_same_weights_as_an_uninterrupted_one(fresh, monkeypatch, caplog, head):
+    caplog.set_level(logging.INFO, "crackcam")
+    settings = {"arch": "squeezenet1_1", "epochs": 4, "head": head}
+    whole = crackcam.train(tiny_config(**settings, output="weights/whole.safetensors"))
+    killed(3, tiny_config(**settings), monkeypatch)
+    assert len(resume.read_state(STATE)["history"]) == 2
+    caplog.clear()
+    resumed = crackcam.train(tiny_config(**settings, resume=True, workers=1))
+    assert [text.split(":")[0] for text in caplog.messages if text.startswith("epoch")] == ["epoch 3/4", "epoch 4/4"]
+    assert not STATE.exists()
+    assert resumed.history == whole.history
+    assert resumed.metrics == whole.metrics
+    assert resumed.classifier.card.thresholds == whole.classifier.card.thresholds
+    assert resumed.origin == whole.origin
+    before, after = weights_of("whole"), weights_of("model")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_run_with_nothing_to_resume_starts_from_the_beginning(fresh, caplog):
+    caplog.set_level(logging.INFO, "crackcam")
+    assert len(crackcam.train(tiny_config(arch="squeezenet1_1", epochs=1, resume=True)).history) == 1
+    assert "nothing to resume at weights/model.resume; starting from the beginning" in caplog.messages
+
+
+def test_resuming_with_other_settings_is_refused(fresh, monkeypatch):
+    """Before anything is decoded or built; those that change no result may differ."""
+    killed(2, tiny_config(arch="squeezenet1_1"), monkeypatch)
+    monkeypatch.setattr("crackcam.training.trainer.build_model", die)
+    for setting, value, before in (("lr", 0.5, None), ("pretrained", "auto", "none"), ("epochs", 3, 2)):
+        message = f"belongs to a run with {setting} {before}, not {value}: give the same arguments"
+        with pytest.raises(UserError, match=message):
+            crackcam.train(tiny_config(**{"arch": "squeezenet1_1", "resume": True, setting: value}))
+    with pytest.raises(Killed):
+        crackcam.train(tiny_config(arch="squeezenet1_1", resume=True, workers=2, device="cpu", export="onnx"))
+
+
+def test_a_damaged_state_is_refused(fresh):
+    STATE.parent.mkdir()
+    STATE.write_bytes(b"PK\x03\x04 truncated")
+    with pytest.raises(UserError, match="is damaged: train without --resume"):
+        crackcam.train(tiny_config(resume=True))
+
+
+# -- the file ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_state_gives_way_to_the_previous_one(tmp_path, caplog):
     path = tmp_path / "model.resume"
     state = resume.StateFile(path, {})
     parts = {"model": torch.nn.Linear(1, 1), "optimizer": torch.nn.Linear(1, 1), "schedule": torch.nn.Linear(1, 1)}
@@ -88,7 +152,7 @@ def test_a_damaged_state_gives_way_to_the_previous_one(tmp_path, capsys):
     assert resume.read_state(path)["history"] == [{"epoch": 2}]
     path.write_bytes(path.read_bytes()[:1000])
     assert resume.read_state(path)["history"] == [{"epoch": 1}]
-    assert f"the state in {path} is damaged" in capsys.readouterr().err
+    assert caplog.messages == [f"the state in {path} is damaged"]
     state.previous.write_bytes(b"")
     with pytest.raises(UserError, match="is damaged: train without --resume"):
         resume.read_state(path)
@@ -111,20 +175,60 @@ def test_what_kills_left_half_written_goes_and_nothing_else(tmp_path):
     assert {file.name for file in tmp_path.iterdir()} == {*others, now.name}
 
 
-def test_other_files_are_refused(fresh, monkeypatch, capsys):
-    state = resume.StateFile(Path("state"), {"files": resume.fingerprint(splits.plan_splits(Path("data"), 0.15, 0))})
-    same = {"run": dict(state.run)}
-    state.check(same)
+def test_settings_that_a_state_does_not_know_had_their_defaults(tmp_path):
+    state = resume.StateFile(tmp_path / "state", {"mask_weight": 8.0, "lr": None, "batch_size": 8})
+    state.check({"run": {"batch_size": 8}})
+    state.check({"run": {"batch_size": 8, "mask_weight": 8, "lr": None, "old": 1}})
+    with pytest.raises(UserError, match=r"belongs to a run with mask_weight 4.0, not 8.0"):
+        state.check({"run": {"batch_size": 8, "mask_weight": 4.0}})
+
+
+@pytest.mark.parametrize(
+    ("document", "kind"),
+    [
+        ({"run": {"weights": "random weights: asked for", "pretrained": "none"}}, "random"),
+        ({"run": {"weights": "random weights: ImageNet's could not be had (x)", "pretrained": "auto"}}, "random"),
+        ({"run": {"weights": "ImageNet weights of torchvision", "pretrained": "auto"}}, "imagenet"),
+        ({"run": {"weights": "weights of w.pth", "pretrained": "w.pth"}}, "file"),
+        ({"run": {"weights": "random walk", "pretrained": "w.pth"}, "origin": "file"}, "file"),
+        ({"run": {"weights": "whatever", "pretrained": "auto"}, "origin": "imagenet"}, "imagenet"),
+        ({"run": {"weights": "whatever", "pretrained": "auto"}, "origin": "of a stranger"}, "imagenet"),
+    ],
+)
+def test_origin_of_the_weights_also_of_older_states(document, kind):
+    assert resume.read_origin(document) == WeightsOrigin(kind, document["run"]["weights"])
+
+
+def test_other_files_are_refused(fresh):
+    state = resume.StateFile(STATE, {"files": resume.fingerprint(splits.plan_splits(Path("data"), 0.15, 0))})
+    state.check({"run": dict(state.run)})
     changed = Path("data/train/Positive/00003.jpg")
     changed.write_bytes(changed.read_bytes() + b" ")
     other = resume.fingerprint(splits.plan_splits(Path("data"), 0.15, 0))
     with pytest.raises(UserError, match="belongs to a run with files 36 files, .*: give the same arguments"):
-        resume.StateFile(Path("state"), {"files": other}).check(same)
+        resume.StateFile(STATE, {"files": other}).check({"run": state.run})
+
+
+# -- real kills --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.torture
+def test_kill_at_any_moment_leaves_whole_files(fresh):
+    command = [sys.executable, str(ROOT / "train.py"), *TINY_TRAINING, "--epochs", "500"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("epoch 3/"):
+            break
+    time.sleep(0.37)
+    process.kill()
+    process.communicate(timeout=60)
+    assert len(resume.read_state(STATE)["history"]) >= 2  # the third is logged before it is written
+    checkpoint.load(Path("weights/model.safetensors"), torch.device("cpu"))
 
 
 @pytest.mark.torture
 def test_twenty_kills_at_random_moments(fresh):
-    """kill -9, from the start of the process to past its end; a run that ends before is begun anew."""
+    """kill -9, from the start of the process to past its end; a run that ends before is started again."""
     assert train.main([*ARGUMENTS, "--output", "weights/whole.safetensors"]) == 0
     curve = list(csv.reader(CSV.open()))
     command = [sys.executable, str(ROOT / "train.py"), *ARGUMENTS, "--resume"]
@@ -142,7 +246,7 @@ def test_twenty_kills_at_random_moments(fresh):
             process.kill()
             assert process.wait() == -signal.SIGKILL
             kills += 1
-            state = resume.read_state(Path("weights/model.resume"))
+            state = resume.read_state(STATE)
             after.add(len(state["history"]) if state else 0)
             continue
         assert code == 0

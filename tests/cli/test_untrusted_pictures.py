@@ -1,4 +1,4 @@
-"""Whatever lies under a picture's name: it is read, or said to be unreadable, and the rest goes on."""
+"""Untrusted image files: each is read, or reported with a reason, and the rest continues."""
 
 import csv
 import functools
@@ -21,7 +21,7 @@ from PIL import Image
 
 import inference
 import xai
-from crackcam import classifier
+from crackcam.cli import predict
 from crackcam.data import images
 from crackcam.models import checkpoint, pretrained
 from crackcam.preprocessing import Preprocessing
@@ -44,7 +44,7 @@ def fuzz(folder, first, count):
     found = json.loads(done.stdout.splitlines()[-1])
     reasons = dict(found["reasons"])
     assert found["read"] == count == sum(reasons.values())
-    assert count / 10 < reasons["picture"] < count / 2
+    assert count / 10 < reasons["image"] < count / 2
     assert reasons["truncated"] > count / 100
     return found
 
@@ -62,7 +62,7 @@ def test_a_hundred_thousand_mutated_files(tmp_path, first):
 @pytest.mark.parametrize("name", sorted(seeds()))
 def test_whole_files_of_all_kinds(tmp_path, name):
     """Progressive, CMYK with a profile, 16 bits, floats, alpha, palettes, animated, several pages: the first one."""
-    path = tmp_path / "picture.txt"
+    path = tmp_path / "image.txt"
     path.write_bytes(seeds()[name])
     pixels = images.read_image(path)
     upright = images.read_size(path)
@@ -143,13 +143,13 @@ def test_long_rows_are_refused(tmp_path):
 @pytest.mark.parametrize("shape", [(1, 60000), (60000, 1), (7, 300)])
 def test_strips_are_not_scaled_as_a_whole(shape):
     """Of one row, 256 pixels high, a strip would be 15 million wide: 12 GB."""
-    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    square = Preprocessing(224, 256).apply(picture)
+    square = Preprocessing(224, 256).apply(pixels)
     assert square.shape == (224, 224, 3)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
     if shape == (7, 300):
-        whole = Image.fromarray(picture).resize((256 * 300 // 7, 256), Image.Resampling.BILINEAR)
+        whole = Image.fromarray(pixels).resize((256 * 300 // 7, 256), Image.Resampling.BILINEAR)
         left = round((whole.width - 224) / 2)
         expected = np.asarray(whole.crop((left, 16, left + 224, 240))).astype(int)
         assert np.abs(square - expected).max() <= 1
@@ -169,7 +169,7 @@ def test_an_eps_file_is_not_run(tmp_path, monkeypatch):
     (tmp_path / "crack.jpg").write_bytes(
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n0 0 moveto\n%%EOF\n"
     )
-    with pytest.raises(images.ImageError, match="not a picture"):
+    with pytest.raises(images.ImageError, match="not an image"):
         images.read_image(tmp_path / "crack.jpg")
     assert not (tmp_path / "run").exists()
     with Image.open(tmp_path / "crack.jpg") as image, pytest.raises(OSError, match=r".*"):
@@ -267,13 +267,13 @@ def network(tmp_path_factory):
 
 @pytest.fixture
 def flight(tmp_path, monkeypatch):
-    """in/: a picture under each of those names, a strip, and what is no picture; the working directory is beside it."""
+    """in/: a picture under each of those names, a strip, and what is no image; the working directory is beside it."""
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
     rng = np.random.default_rng(0)
     for name in NAMES:
-        Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8)).save("in/picture.jpg")
-        Path("in/picture.jpg").rename(os.fsdecode(b"in/" + name))
+        Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8)).save("in/image.jpg")
+        Path("in/image.jpg").rename(os.fsdecode(b"in/" + name))
     Image.new("RGB", (5000, 1)).save("in/strip.png")
     Path("in/broken.jpg").symlink_to("nowhere.jpg")
     Path("in/torn.png").write_bytes(seeds()["png"][:500])
@@ -316,7 +316,7 @@ def test_names_that_are_no_text_in_tables(flight, network, capsys, script):
     for suffix in (".csv", ".jsonl"):
         code = script.main(["--weights", network, "--image", "in", "--all", *method, "--output", f"table{suffix}"])
         assert code == 0
-        assert "8 pictures, 3 files not readable" in capsys.readouterr().out
+        assert "8 images, 3 files not readable" in capsys.readouterr().out
     with Path("table.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
     lines = [json.loads(line) for line in Path("table.jsonl").read_text().splitlines()]
@@ -326,7 +326,7 @@ def test_names_that_are_no_text_in_tables(flight, network, capsys, script):
 
 
 def test_files_that_go_or_change_after_they_were_listed(flight, network, capsys, monkeypatch):
-    real = classifier.select
+    real = predict.select
 
     def select(*given, **options):
         found = real(*given, **options)
@@ -336,20 +336,20 @@ def test_files_that_go_or_change_after_they_were_listed(flight, network, capsys,
         Path("in/$x^{$.jpg").mkdir()
         return found
 
-    monkeypatch.setattr(classifier, "select", select)
+    monkeypatch.setattr(predict, "select", select)
     assert inference.main(["--weights", network, "--image", "in", "--all", "--output", "table.csv"]) == 0
     with Path("table.csv").open(newline="", errors="surrogateescape") as file:
         errors = {row["file"]: row["error"] for row in csv.DictReader(file) if row["error"]}
     assert errors == BROKEN | {
         "in/a,b.jpg": "no such file or directory",
-        "in/strip.png": "not a picture",
+        "in/strip.png": "not an image",
         "in/$x^{$.jpg": "is a directory",
     }
 
 
 def test_paths_that_lead_nowhere(flight, network, capsys):
     os.mkfifo("pipe.jpg")
-    for path, says in (("x/" * 2047 + "xx", "ile name too long|no picture"), ("n" * 300, "ile name too long|no picture"),
+    for path, says in (("x/" * 2047 + "xx", "ile name too long|no image"), ("n" * 300, "ile name too long|no image"),
                        ("pipe.jpg", "none of 1 file"), ("in/broken.jpg", "none of 1 file")):  # fmt: skip
         assert inference.main(["--weights", network, "--image", path]) == 2
         last = capsys.readouterr().err.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""Weights from strangers: nothing of them is run, little memory is taken, and one line says what is wrong."""
+"""Untrusted weights: nothing of them is run, memory is bounded, and one line says what is wrong."""
 
 import json
 import os
@@ -14,15 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY_TRAINING, run_code
-from mutating import ESCAPE, mutated, parts_of, put_together, with_card
+from mutating import ESCAPE, join_file, mutated, split_file, with_card
 from PIL import Image
-from safetensors.torch import save_file
 
 import inference
 import train
 import xai
 from crackcam.errors import UserError
-from crackcam.models import checkpoint, checks, pretrained, stages
+from crackcam.models import checkpoint, pretrained, stages
 from crackcam.text import visible
 from crackcam.training import resume
 from crackcam.training.resume import StateFile
@@ -34,7 +33,7 @@ UNPRINTABLE = re.compile(r"[^\x20-\x7e\n\u00a1-\u02ff]")
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    """A whole checkpoint of a small network."""
+    """An undamaged checkpoint of a small model."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "sound.safetensors"
     card = ModelCard("squeezenet1_1", ["a", "b", "c"], 64, split={"val": ["train/b/1.jpg"]})
@@ -44,15 +43,15 @@ def sound(tmp_path_factory):
 
 @pytest.fixture
 def there(tmp_path, monkeypatch):
-    """A folder with a picture, the working directory."""
+    """A folder with an image, the working directory."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    Image.new("RGB", (32, 24), "grey").save("picture.png")
+    Image.new("RGB", (32, 24), "grey").save("image.png")
 
 
 def look(weights, *flags):
-    """inference.py over the one picture."""
-    return inference.main(["--image", "picture.png", "--all", "--weights", str(weights), "--output", "o.csv", *flags])
+    """inference.py over the one image."""
+    return inference.main(["--image", "image.png", "--all", "--weights", str(weights), "--output", "o.csv", *flags])
 
 
 def refused(capsys, code, message=""):
@@ -79,7 +78,7 @@ def try_mutations(sound, count, seed, capsys):
         assert sum(line.startswith("error: ") for line in err.splitlines()) == (codes[-1] == 2), (number, err)
         assert not UNPRINTABLE.search(out + err), (number, out, err)
         files = {path.name for path in Path().iterdir()}
-        assert files <= {"picture.png", "m.safetensors", "o.csv", "o.json"}, (number, files)
+        assert files <= {"image.png", "m.safetensors", "o.csv", "o.json"}, (number, files)
         assert [path.name for path in Path("..").iterdir()] == ["here"]
     return codes
 
@@ -97,38 +96,39 @@ def test_many_mutations_end_well(sound, there, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_size": 10**9}, "damaged .its image_size"),
-        ({"image_size": -64}, "damaged .its image_size"),
-        ({"image_size": True}, "damaged .its image_size"),
-        ({"image_size": 8}, "does not run on pictures of 8 px"),
-        ({"classes": ["a", "b", f"c{ESCAPE}"]}, "damaged .its classes"),
-        ({"classes": ["a", "b", "c\nerror: all is well"]}, "damaged .its classes"),
-        ({"classes": [str(i) for i in range(10**6)]}, "damaged .its classes"),
-        ({"classes": [str(i) for i in range(90_000)]}, "does not fit squeezenet1_1 with 90000 classes"),
-        ({"classes": "abc"}, "damaged .its classes"),
-        ({"classes": []}, "damaged .its classes"),
-        ({"mean": [0, 0, float("nan")]}, "damaged .its mean"),
-        ({"std": [1, 1, 0]}, "damaged .its std"),
-        ({"resize": "large"}, "damaged .its resize"),
-        ({"interpolation": "../x"}, "damaged .its interpolation"),
-        ({"max_scale": -1}, "damaged .its max_scale"),
-        ({"head": "hydra"}, "damaged .its head"),
+        ({"image_size": 10**9}, "damaged .invalid image_size"),
+        ({"image_size": -64}, "damaged .invalid image_size"),
+        ({"image_size": True}, "damaged .invalid image_size"),
+        ({"image_size": 8}, "does not run on 8 px inputs"),
+        ({"classes": ["a", "b", f"c{ESCAPE}"]}, "damaged .invalid classes"),
+        ({"classes": ["a", "b", "c\nerror: all is well"]}, "damaged .invalid classes"),
+        ({"classes": [str(i) for i in range(10**6)]}, "damaged .invalid classes"),
+        ({"classes": [str(i) for i in range(90_000)]}, "does not fit squeezenet1_1 with 90,000 classes"),
+        ({"classes": "abc"}, "damaged .invalid classes"),
+        ({"classes": []}, "damaged .invalid classes"),
+        ({"mean": [0, 0, float("nan")]}, "damaged .invalid mean"),
+        ({"std": [1, 1, 0]}, "damaged .invalid std"),
+        ({"resize": "large"}, "damaged .invalid resize"),
+        ({"interpolation": "../x"}, "damaged .invalid interpolation"),
+        ({"max_scale": -1}, "damaged .invalid max_scale"),
+        ({"head": "hydra"}, "damaged .invalid head"),
         ({"head": "multiscale"}, "damaged .no stages"),
         ({"head": "multiscale", "stages": {"features.99": 64}}, "damaged .*has no attribute"),
-        ({"head": "multiscale", "stages": {"features.2": 10**12}}, "damaged .its stages"),
+        ({"head": "multiscale", "stages": {"features.2": 10**12}}, "damaged .invalid stages"),
         ({"head": "multiscale", "stages": {"features.2": 64}}, "does not fit squeezenet1_1"),
-        ({"split": {"val": ["train/b/../../../secret.jpg"]}}, "damaged .its split"),
-        ({"split": {"val": ["/etc/secret.jpg"]}}, "damaged .its split"),
-        ({"split": {ESCAPE: []}}, "damaged .its split"),
-        ({"thresholds": {"evidence": {"a": "high"}}}, "damaged .its thresholds"),
-        ({"thresholds": {"evidence": {"a": 10**400}}}, "damaged .its thresholds"),
-        ({"thresholds": {"evidence": {"a": float("inf")}}}, "damaged .its thresholds"),
+        ({"split": {"val": ["train/b/../../../secret.jpg"]}}, "damaged .invalid split"),
+        ({"split": {"val": ["/etc/secret.jpg"]}}, "damaged .invalid split"),
+        ({"split": {ESCAPE: []}}, "damaged .invalid split"),
+        ({"thresholds": {"evidence": {"a": "high"}}}, "damaged .invalid thresholds"),
+        ({"thresholds": {"evidence": {"a": 10**400}}}, "damaged .invalid thresholds"),
+        ({"thresholds": {"evidence": {"a": float("inf")}}}, "damaged .invalid thresholds"),
         ({"arch": "fasterrcnn_resnet50_fpn"}, "is a detector"),
         ({"arch": "timm/hf_hub:timm/resnet18"}, "no architecture 'timm/hf_hub:timm/resnet18' in timm"),
         ({"arch": "timm/local-dir:/tmp"}, "no architecture 'timm/local-dir:/tmp' in timm"),
         ({"arch": "timm/resnet18.nonsense"}, "no architecture 'timm/resnet18.nonsense' in timm"),
         ({"arch": f"resnet18{ESCAPE}"}, "no architecture"),
-        ({"schema": ESCAPE}, "is of schema"),
+        ({"schema": ESCAPE}, "damaged .invalid schema"),
+        ({"schema": 7}, "has schema 7, this version reads 1"),
     ],
 )  # fmt: skip
 def test_cards_that_lie(sound, there, capsys, no_network, change, message):
@@ -141,21 +141,21 @@ def test_cards_that_lie(sound, there, capsys, no_network, change, message):
     "text", ["[" * 100_000, "{", "[]", "7", '{"schema": 1}', '{"schema": 1' + "0" * 5000 + "}", ""]
 )
 def test_cards_that_are_none(text):
-    with pytest.raises(UserError, match="the card in w is damaged"):
-        checkpoint.card_of(text, Path("w"))
+    with pytest.raises(UserError, match="the model card in w is damaged"):
+        checkpoint.parse_card(text, Path("w"))
 
 
-def test_a_network_that_stages_do_not_belong_to(sound, there, capsys):
-    """Its tensors fit; only a run shows that a layer puts out no grid."""
+def test_stages_that_do_not_belong_to_the_model(sound, there, capsys):
+    """Its tensors fit; only a forward pass shows that a layer has no grid."""
     model = stages.with_maps(pretrained.build_classifier("squeezenet1_1", 3), {"features.0": 64, "classifier.1": 3}, 3)
     wrong = stages.with_maps(pretrained.build_classifier("squeezenet1_1", 3), {"features.0": 64, "features.1": 17}, 3)
     for network in (model, wrong):
         card = ModelCard("squeezenet1_1", ["a", "b", "c"], 64, head="multiscale", stages=network.stages)
         checkpoint.save(Path("w.safetensors"), network, card)
-        refused(capsys, look("w.safetensors"), "does not run on pictures of 64 px")
+        refused(capsys, look("w.safetensors"), "does not run on 64 px inputs")
 
 
-def test_numbers_that_are_none(sound, there, capsys):
+def test_nan_and_infinite_values(sound, there, capsys):
     Path("w.safetensors").write_bytes(sound)
     tensors = checkpoint.read_tensors(Path("w.safetensors"))
     for value in (float("nan"), float("inf")):
@@ -163,12 +163,12 @@ def test_numbers_that_are_none(sound, there, capsys):
         bad["features.0.weight"][0, 0, 0, 0] = value
         torch.save(bad, "w.pth")
         given = ["--arch", "squeezenet1_1", "--classes", "a,b,c"]
-        refused(capsys, look("w.pth", *given), "NaN or infinite. in features.0.weight")
-        with pytest.raises(UserError, match="NaN or infinite"):
+        refused(capsys, look("w.pth", *given), "contains NaN or infinite values in features.0.weight")
+        with pytest.raises(UserError, match="NaN or infinite values"):
             pretrained.load_backbone(pretrained.build_classifier("squeezenet1_1", 3), Path("w.pth"))
-    large = {name: tensor * 1e30 for name, tensor in tensors.items()}  # numbers, whose sums are none
+    large = {name: tensor * 1e30 for name, tensor in tensors.items()}  # finite, but their sums are not
     torch.save(large, "w.pth")
-    refused(capsys, look("w.pth", *given), "does not put out a finite number for each of its 3 classes")
+    refused(capsys, look("w.pth", *given), "does not return a finite logit for each of its 3 classes")
 
 
 def test_wrong_kinds_of_tensors(sound, there, capsys):
@@ -177,11 +177,11 @@ def test_wrong_kinds_of_tensors(sound, there, capsys):
     weight = tensors["features.0.weight"]
     given = ["--arch", "squeezenet1_1", "--classes", "a,b,c"]
     for other, message in (
-        (weight.long(), "features.0.weight is of torch.int64"),
-        (weight.to(torch.complex64), "no tensor of weights .torch.complex64"),
-        (weight.to(torch.float8_e4m3fn), "no tensor of weights .torch.float8"),
-        (weight.to_sparse(), "no tensor of weights"),
-        (weight.to("meta"), "no tensor of weights"),
+        (weight.long(), "features.0.weight is torch.int64, not torch.float32"),
+        (weight.to(torch.complex64), "is not a weight tensor .torch.complex64"),
+        (weight.to(torch.float8_e4m3fn), "is not a weight tensor .torch.float8"),
+        (weight.to_sparse(), "is not a weight tensor"),
+        (weight.to("meta"), "is not a weight tensor"),
         (weight[:1], "size mismatch for features.0.weight"),
         (torch.zeros(1).expand(10**6, 10**6), "size mismatch for features.0.weight"),
     ):
@@ -207,44 +207,45 @@ def test_no_pickle_is_run_wherever_it_lies(there, capsys):
         lambda: torch.save({"weight": Evil()}, "w.pth", _use_new_zipfile_serialization=False),
     ):
         write()
-        refused(capsys, look("w.pth", "--arch", "resnet18", "--classes", "a,b"), "holds more than tensors")
+        refused(capsys, look("w.pth", "--arch", "resnet18", "--classes", "a,b"), "contains more than tensors")
         Path("w.resume").write_bytes(Path("w.pth").read_bytes())
         with pytest.raises(UserError, match="is damaged"):
             resume.read_state(Path("w.resume"))
     assert not Path("was-here").exists()
 
 
-def test_a_packed_file_is_not_unpacked(there, capsys):
+def test_a_compressed_file_is_not_decompressed(there, capsys):
     torch.save({"weight": torch.zeros(5_000_000)}, "whole.pth")
     with zipfile.ZipFile("whole.pth") as whole, zipfile.ZipFile("w.pth", "w", zipfile.ZIP_DEFLATED) as packed:
         for member in whole.infolist():
             packed.writestr(member.filename, whole.read(member))
     assert Path("w.pth").stat().st_size < 100_000
-    refused(capsys, look("w.pth", "--arch", "resnet18", "--classes", "a,b"), "damaged, or holds more than tensors")
+    refused(capsys, look("w.pth", "--arch", "resnet18", "--classes", "a,b"), "damaged or contains more than tensors")
 
 
 BOMBS = """
 import resource, sys
 import inference
-from crackcam import checkpoint, predicting, folders
+from crackcam.batch import folders
+from crackcam.models import checkpoint
 taken = 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1])
 resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30,) * 2)
 for name in sys.argv[1:]:
-    assert inference.main(["--image", "picture.png", "--all", "--weights", name, "--output", "o.csv"]) == 2, name
+    assert inference.main(["--image", "image.png", "--all", "--weights", name, "--output", "o.csv"]) == 2, name
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory by Linux's means")
 def test_memory_is_bounded(sound, there):
     """A gigabyte more than the libraries is enough to refuse what asks for thousands."""
-    header, tensors = parts_of(sound)
+    header, tensors = split_file(sound)
     first = next(name for name in header if name != "__metadata__")
     shape = {**header, first: {**header[first], "shape": [2**30, 2**20]}}
     beyond = {**header, first: {**header[first], "data_offsets": [0, 2**50]}}
     files = {
         "length": struct.pack("<Q", 2**60) + sound[8:],
-        "shape": put_together(shape, tensors),
-        "beyond": put_together(beyond, tensors),
+        "shape": join_file(shape, tensors),
+        "beyond": join_file(beyond, tensors),
         "classes": with_card(sound, classes=[str(i) for i in range(100_000)], arch="vgg16"),
         "large": with_card(sound, arch="vit_h_14"),
         "side": with_card(sound, image_size=10**9),
@@ -287,22 +288,8 @@ def test_states_that_lie(place, capsys):
         refused(capsys, code, "model.resume is damaged|belongs to a run")
 
 
-def test_features_that_lie_are_computed_anew(tmp_path, capsys):
-    from test_features import MACHINE, split
-
-    from crackcam.training import features
-
-    network = checks.place(pretrained.build_classifier("squeezenet1_1", 2), CPU)
-    splits, file = {"train": split(4, 0)}, tmp_path / "model.features"
-    true = features.kept_features(network, MACHINE, splits, 4, file)["train"]
-    key = features.key_of(network, MACHINE, splits)
-    for lie in (true[:2], true[:, :5], true * float("nan"), true.long(), true[None], torch.zeros(4, 0, 3)):
-        save_file({"train": lie.contiguous()}, file, metadata={"key": key})
-        assert torch.equal(features.kept_features(network, MACHINE, splits, 4, file)["train"], true)
-
-
 def onnx_file(path, nodes, initializers=(), outputs=("logits", ["n", 3]), card=None):
-    """An ONNX file that says it is a network of ours."""
+    """An ONNX file with a model card of ours."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     h = onnx.helper
@@ -318,7 +305,7 @@ def onnx_file(path, nodes, initializers=(), outputs=("logits", ["n", 3]), card=N
 
 
 def external(onnx, where):
-    """A tensor whose numbers lie in another file."""
+    """A tensor whose values are in another file."""
     tensor = onnx.TensorProto(name="w", data_type=1, dims=[1, 3], data_location=onnx.TensorProto.EXTERNAL)
     for key, value in (("location", where), ("offset", "0"), ("length", "12")):
         tensor.external_data.add(key=key, value=value)
@@ -331,7 +318,7 @@ def test_onnx_files_that_lie(there, capsys):
         for secret in (Path("secret.bin"), Path("../secret.bin")):
             secret.write_bytes(struct.pack("<3f", 1, 2, 3))
         onnx_file("w.onnx", [("Identity", ["w"], ["logits"], {})], [external(onnx, where)])
-        refused(capsys, look("w.onnx"), "is no whole ONNX file")
+        refused(capsys, look("w.onnx"), "is truncated or not an ONNX file")
     shape = onnx.numpy_helper.from_array(torch.tensor([10**6, 10**6]).numpy(), "shape")
     one = onnx.numpy_helper.from_array(torch.tensor([[1.0, 2.0, 3.0]]).numpy(), "one")
     bad = onnx.numpy_helper.from_array(torch.tensor([[1.0, float("nan"), 3.0]]).numpy(), "bad")
@@ -348,7 +335,7 @@ def test_onnx_files_that_lie(there, capsys):
         refused(capsys, look("w.onnx"))
     Path("w.onnx").write_bytes(b"\x08")
     refused(capsys, look("w.onnx"))
-    refused(capsys, xai.main(["--weights", "w.onnx", "--image", "picture.png"]), "has no layers to look into")
+    refused(capsys, xai.main(["--weights", "w.onnx", "--image", "image.png"]), "has no layers to read")
 
 
 def test_what_a_terminal_would_obey_is_spelt_out():

@@ -1,6 +1,8 @@
-"""The checkpoint file: what it refuses, and that reading it runs no code."""
+"""The checkpoint file: what it refuses, that reading it runs no code, and what is kept of an earlier one."""
 
 import json
+import logging
+import os
 import pickle
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from crackcam import files
 from crackcam.errors import UserError
 from crackcam.models import checkpoint
 from crackcam.models.pretrained import build_classifier
@@ -46,27 +49,27 @@ def test_round_trip(file):
     assert torch.equal(model(x), other(x))
 
 
-def test_buffers_that_no_file_holds(tmp_path):
-    """The masks of Swin's shifted windows: made with the network, or its answers are wrong."""
+def test_buffers_that_no_file_contains(tmp_path):
+    """The indices of LeViT's attention biases: created with the model, or its predictions are wrong."""
     pytest.importorskip("timm")
-    arch, path = "timm/swin_tiny_patch4_window7_224", tmp_path / "model.safetensors"
+    arch, path = "timm/levit_128s", tmp_path / "model.safetensors"
     network = build_classifier(arch, 2)
     assert set(dict(network.named_buffers())) - set(network.state_dict())
     checkpoint.save(path, network, ModelCard(arch, ["a", "b"], 224))
     model, _ = checkpoint.load(path, CPU)
     for name, buffer in network.named_buffers():
         assert torch.equal(model.get_buffer(name), buffer), name
-    picture = torch.randn(1, 3, 224, 224)
+    image = torch.randn(1, 3, 224, 224)
     with torch.inference_mode():
-        assert torch.allclose(model(picture), network.eval()(picture), atol=1e-5)
+        assert torch.allclose(model(image), network.eval()(image), atol=1e-5)
 
 
-def test_a_regnet_which_cannot_be_had_without_memory(tmp_path):
+def test_a_regnet_which_cannot_be_built_on_the_meta_device(tmp_path):
     path, network = tmp_path / "model.safetensors", build_classifier("regnet_y_400mf", 2)
     checkpoint.save(path, network, ModelCard("regnet_y_400mf", ["a", "b"], 64))
     model, _ = checkpoint.load(path, CPU)
-    picture = torch.randn(1, 3, 64, 64)
-    assert torch.allclose(model(picture), network.eval()(picture), atol=1e-5)
+    image = torch.randn(1, 3, 64, 64)
+    assert torch.allclose(model(image), network.eval()(image), atol=1e-5)
     with_card(path, {"arch": "regnet_y_400mf"})
     with pytest.raises(UserError, match="does not fit regnet_y_400mf with 3 classes"):
         checkpoint.load(path, CPU)
@@ -80,14 +83,15 @@ def test_a_card_from_before_thresholds(file):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 7}, "is of schema 7, this version reads 1: train again"),
+        ({"schema": 7}, "has schema 7, this version reads 1: train again"),
         ({"arch": "resnet18"}, "does not fit resnet18 with 3 classes"),
         ({"arch": "resnet19"}, "no architecture 'resnet19'"),
         ({"classes": ["a", "b"]}, "does not fit squeezenet1_1 with 2 classes"),
-        ({"classes": ["a", "b", "b"]}, "is damaged"),
-        ({"classes": [1, 2, 3]}, "is damaged"),
-        ({"image_size": "large"}, "is damaged"),
-        ({"surprise": 1}, "is damaged"),
+        ({"schema": "new"}, "is damaged .invalid schema"),
+        ({"classes": ["a", "b", "b"]}, "is damaged .invalid classes"),
+        ({"classes": [1, 2, 3]}, "is damaged .invalid classes"),
+        ({"image_size": "large"}, "is damaged .invalid image_size"),
+        ({"surprise": 1}, "is damaged .*surprise"),
     ],
 )
 def test_cards_that_are_refused(file, change, message):
@@ -96,11 +100,11 @@ def test_cards_that_are_refused(file, change, message):
         checkpoint.load(file, CPU)
 
 
-@pytest.mark.parametrize("share", [0, 0.0001, 0.5, 0.99])
-def test_truncated(file, share):
+@pytest.mark.parametrize("fraction", [0, 0.0001, 0.5, 0.99])
+def test_truncated(file, fraction):
     content = file.read_bytes()
-    file.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(UserError, match="is truncated or no safetensors file"):
+    file.write_bytes(content[: int(len(content) * fraction)])
+    with pytest.raises(UserError, match="is truncated or not a safetensors file"):
         checkpoint.load(file, CPU)
 
 
@@ -135,6 +139,91 @@ def test_names_left_by_compile_and_data_parallel(file, tmp_path):
     assert all(torch.equal(tensors[name], t) for name, t in model.state_dict().items())
 
 
-def test_what_describes_itself_takes_no_description(file):
-    with pytest.raises(UserError, match="leave --arch and --classes out"):
+def test_a_checkpoint_stores_its_architecture(file):
+    with pytest.raises(UserError, match="already stores its architecture and classes; drop --arch and --classes"):
         checkpoint.load(file, CPU, "squeezenet1_1", ["a", "b", "c"])
+
+
+def test_the_bundled_model():
+    model, card = checkpoint.load(checkpoint.BUNDLED, CPU)
+    assert card.classes == ["Negative", "Positive"]
+    assert card.head == "multiscale"
+    assert "speaking" in model.state_dict()  # a name in files
+    assert model.class_mask.tolist() == [0, 1]
+
+
+def test_a_file_of_an_earlier_version_is_written_as_it_was(tmp_path):
+    """Same metadata, same tensors, so that earlier versions read what this one writes."""
+    model, card = checkpoint.load(checkpoint.BUNDLED, CPU)
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(path, model, card, half=True)
+    assert path.read_bytes() == checkpoint.BUNDLED.read_bytes()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_files_have_the_permissions_of_ordinary_files(file, umask):
+    before = os.umask(umask)
+    try:
+        model, card = checkpoint.load(file, CPU)
+        checkpoint.save(file, model, card)
+        files.write_json(file.with_name("a.json"), {})
+        files.write_csv(file.with_name("a.csv"), [{"a": 1}])
+    finally:
+        os.umask(before)
+    for path in (file, file.with_name("a.json"), file.with_name("a.csv")):
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask, path
+    assert {path.name for path in file.parent.iterdir()} == {"model.safetensors", "a.json", "a.csv"}
+
+
+CARD = ModelCard("squeezenet1_1", ["b", "ä ö", "10"], 64, training={"data": "data"})
+
+
+@pytest.fixture
+def trained(file):
+    """Weights of a training on the folder data."""
+    model, _ = checkpoint.load(file, CPU)
+    checkpoint.save(file, model, CARD)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("arch", "classes", "data", "kept"),
+    [
+        ("squeezenet1_1", CARD.classes, "data", False),
+        ("resnet18", CARD.classes, "data", False),
+        ("squeezenet1_1", CARD.classes, str(Path("data").absolute()), False),
+        ("squeezenet1_1", CARD.classes, "other", True),
+        ("squeezenet1_1", ["b", "ä ö"], "data", True),
+        ("squeezenet1_1", CARD.classes[::-1], "data", True),
+    ],
+)
+def test_weights_of_other_classes_or_data_are_kept(trained, caplog, arch, classes, data, kept):
+    content, previous = trained.read_bytes(), trained.with_name("model.previous.safetensors")
+    card = ModelCard(arch, classes, 64, training={"data": data})
+    with caplog.at_level(logging.INFO):
+        assert checkpoint.keep_previous(trained, card) == (previous if kept else None)
+    assert trained.read_bytes() == content
+    assert previous.exists() == kept
+    if kept:
+        assert previous.read_bytes() == content
+        (record,) = caplog.records
+        assert record.levelno == logging.WARNING
+        assert record.getMessage() == f"{trained} was trained on other classes or data: keeping it as {previous}"
+
+
+@pytest.mark.parametrize("content", [b"", b"notes", None])
+def test_a_foreign_file_in_the_place_of_weights_is_kept(tmp_path, content):
+    path, previous = tmp_path / "model.safetensors", tmp_path / "model.previous.safetensors"
+    if content is None:  # tensors without a card
+        save_file({"weight": torch.zeros(2)}, path)
+    else:
+        path.write_bytes(content)
+    before = path.read_bytes()
+    previous.write_text("of a training before that")
+    assert checkpoint.keep_previous(path, CARD) == previous
+    assert previous.read_bytes() == before
+
+
+def test_nothing_to_keep(tmp_path):
+    assert checkpoint.keep_previous(tmp_path / "model.safetensors", CARD) is None
+    assert not list(tmp_path.iterdir())

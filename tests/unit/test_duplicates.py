@@ -1,6 +1,7 @@
 """Near-duplicates of the train split in others: copies that must be found, look-alikes that must not."""
 
 import io
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -18,25 +19,23 @@ SIZE = 96
 
 
 def drawn(count, seed=0):
-    """Generated concrete, every other picture plain, (227, 227, 3) uint8."""
+    """Generated concrete, every other image plain, (227, 227, 3) uint8."""
     return [sample.generate_image(np.random.default_rng([seed, i]), cracked=i % 2 == 0)[0] for i in range(count)]
 
 
-def pixels_of(pictures, prefix="", size=SIZE):
-    stacked = np.stack([squash(np.asarray(p), size) for p in pictures])
-    paths = [Path(f"{prefix}{i}.jpg") for i in range(len(pictures))]
-    return PixelSplit(
-        torch.from_numpy(stacked).permute(0, 3, 1, 2), torch.zeros(len(pictures), dtype=torch.int64), paths
-    )
+def pixels_of(images, prefix="", size=SIZE):
+    stacked = np.stack([squash(np.asarray(p), size) for p in images])
+    paths = [Path(f"{prefix}{i}.jpg") for i in range(len(images))]
+    return PixelSplit(torch.from_numpy(stacked).permute(0, 3, 1, 2), torch.zeros(len(images), dtype=torch.int64), paths)
 
 
 def found(split, train):
     return duplicates.near_duplicates({"train": train, "test": split})["test"]
 
 
-def jpeg(picture, quality):
+def jpeg(image, quality):
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=quality)
+    image.save(file, "JPEG", quality=quality)
     return Image.open(file).convert("RGB")
 
 
@@ -63,7 +62,7 @@ def test_copies_are_found_and_paired_with_their_original(concrete, change):
     assert [(p.path.name, p.other.name) for p in pairs] == [(f"copy{i}.jpg", f"{23 - i}.jpg") for i in range(24)]
 
 
-def test_distinct_pictures_are_not(concrete):
+def test_distinct_images_are_not(concrete):
     others = drawn(60, seed=1)
     assert found(pixels_of(others), pixels_of(concrete)) == []
     mixed = [*others[:5], concrete[7], *others[5:9]]
@@ -80,11 +79,11 @@ def test_correlation_is_pearsons_of_the_thumbnails(concrete):
         return pixels.numpy().astype(float).reshape(3, 32, 3, 32, 3).mean(axis=(0, 2, 4)).ravel()
 
     for i, pair in enumerate(found(other, one)):
-        wanted = np.corrcoef(thumbnail(one.pixels[i]), thumbnail(other.pixels[i]))[0, 1]
-        assert pair.correlation == pytest.approx(wanted, abs=1e-5)
+        expected = np.corrcoef(thumbnail(one.pixels[i]), thumbnail(other.pixels[i]))[0, 1]
+        assert pair.correlation == pytest.approx(expected, abs=1e-5)
 
 
-def test_blank_pictures_are_all_alike_and_no_duplicates_but_where_they_are_equal():
+def test_of_blank_images_only_identical_ones_are_duplicates():
     grey, other = ([np.full((64, 64, 3), tone, np.uint8) for tone in tones] for tones in ((0, 120, 255), (1, 120, 254)))
     assert [pair[1:] for pair in found(pixels_of(grey), pixels_of(other))] == [(pixels_of(grey).paths[1], 1.0)]
 
@@ -103,18 +102,19 @@ def test_an_empty_split_has_none(concrete):
     assert found(empty, pixels_of(concrete)) == []
 
 
-def test_the_warning_counts_and_names_the_first_pair(concrete, capsys):
+def test_the_warning_counts_and_names_the_first_pair(concrete, caplog):
     splits = {
         "train": pixels_of(concrete, "train/"),
         "val": pixels_of(drawn(4, seed=3), "val/"),
         "test": pixels_of([*drawn(3, seed=4), concrete[5], concrete[9]], "test/"),
     }
     assert duplicates.warn_of_duplicates(splits) == {"val": 0, "test": 2}
-    err = capsys.readouterr().err.splitlines()
-    assert err == [
-        "warning: near-duplicates of training pictures in the test split: 2, the first test/3.jpg of train/5.jpg; "
-        "they flatter its scores"
-    ]
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        "near-duplicates of training images in the test split: 2, the first test/3.jpg of train/5.jpg; "
+        "they inflate its scores"
+    )
 
 
 @pytest.mark.torture

@@ -72,7 +72,7 @@ def test_usage_example(model, input_tensor, rgb_img):
 )
 def test_usage_example_with_every_class_it_imports(cam_class, model, input_tensor):
     """With both kinds of smoothing, and the batch size set as documented."""
-    with cam_class(model=model, target_layers=[model.layer2[-1]]) as cam:
+    with cam_class(model=model, target_layers=[model.layer1[-1]]) as cam:
         cam.batch_size = 64
         found = cam(input_tensor=input_tensor, targets=[ClassifierOutputTarget(281)])
         assert found.shape == (1, 96, 96)

@@ -82,7 +82,7 @@ def test_faster_rcnn(cam_class, detector, rgb_img):
     targets = [FasterRCNNBoxScoreTarget(labels=labels, bounding_boxes=boxes)]
     settings = {}
     if cam_class is AblationCAM:
-        settings = {"ablation_layer": AblationLayerFasterRCNN(), "ratio_channels_to_ablate": 0.2}
+        settings = {"ablation_layer": AblationLayerFasterRCNN(), "ratio_channels_to_ablate": 0.1}
     cam = cam_class(detector, target_layers, reshape_transform=fasterrcnn_reshape_transform, **settings)
     grayscale_cam = cam(tensor, targets=targets)
     grayscale_cam = grayscale_cam[0, :]

@@ -140,7 +140,7 @@ def test_invalid_arguments_are_errors(images, model):
         CamMultImageConfidenceChange()(images, cams * np.nan, TARGETS, model)
     with pytest.raises(ValueError, match="from 0 to 100"):
         ROADMostRelevantFirst(120)
-    with pytest.raises(ValueError, match=r"map of \(10, 20\) for an image of \(20, 20\)"):
+    with pytest.raises(ValueError, match=r"map of shape \(10, 20\) for an image of shape \(20, 20\)"):
         ROADMostRelevantFirst()(images, cams[:, :10], TARGETS, model)
     with pytest.raises(ValueError, match="no chain of neighbours"):
         ROADMostRelevantFirst(0)(images, cams, TARGETS, model)

@@ -68,7 +68,7 @@ def test_segmentation_target_accepts_any_mask(form, given, theirs):
     assert target(torch.stack([given["dense"], 2 * given["dense"]])).tolist() == pytest.approx(
         [found.item(), 2 * found.item()], rel=1e-5
     )
-    with pytest.raises(ValueError, match=r"mask is \(6, 7\), but the model's output \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"mask has size \(6, 7\), the model's output \(3, 4\)"):
         target(torch.zeros(4, 3, 4))
 
 

@@ -12,14 +12,14 @@ from crackcam.preprocessing import GREY, Preprocessing, squash
 
 @pytest.fixture
 def rgb():
-    picture = np.zeros((20, 30, 3), np.uint8)
-    picture[:10, :15] = [200, 40, 10]
-    picture[10:, 15:] = [10, 60, 220]
-    return picture
+    image = np.zeros((20, 30, 3), np.uint8)
+    image[:10, :15] = [200, 40, 10]
+    image[10:, 15:] = [10, 60, 220]
+    return image
 
 
-def saved(path, picture, mode="RGB", **options):
-    Image.fromarray(picture).convert(mode).save(path, **options)
+def saved(path, image, mode="RGB", **options):
+    Image.fromarray(image).convert(mode).save(path, **options)
     return path
 
 
@@ -50,10 +50,10 @@ def test_transparency_is_over_white(tmp_path, rgb):
     alpha = np.full((20, 30, 1), 255, np.uint8)
     alpha[0, 0], alpha[0, 1] = 0, 128
     Image.fromarray(np.concatenate([rgb, alpha], axis=2)).save(tmp_path / "rgba.png")
-    picture = images.read_image(tmp_path / "rgba.png")
-    assert picture[0, 0].tolist() == [255, 255, 255]
-    assert np.allclose(picture[0, 1], rgb[0, 1] * (128 / 255) + 127, atol=2)
-    assert np.array_equal(picture[5:], rgb[5:])
+    image = images.read_image(tmp_path / "rgba.png")
+    assert image[0, 0].tolist() == [255, 255, 255]
+    assert np.allclose(image[0, 1], rgb[0, 1] * (128 / 255) + 127, atol=2)
+    assert np.array_equal(image[5:], rgb[5:])
 
 
 def test_sixteen_bit_and_float(tmp_path):
@@ -65,31 +65,31 @@ def test_sixteen_bit_and_float(tmp_path):
 
 
 def test_cmyk(tmp_path, rgb):
-    picture = images.read_image(saved(tmp_path / "cmyk.jpg", rgb, "CMYK", quality=95))
-    assert picture.shape == (20, 30, 3)
-    assert picture[2, 2, 0] > 150
-    assert picture[15, 25, 2] > 150
+    image = images.read_image(saved(tmp_path / "cmyk.jpg", rgb, "CMYK", quality=95))
+    assert image.shape == (20, 30, 3)
+    assert image[2, 2, 0] > 150
+    assert image[15, 25, 2] > 150
 
 
 def test_exif_rotation_is_applied(tmp_path, rgb):
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to view
-    saved(tmp_path / "turned.png", rgb, exif=exif)
-    assert np.array_equal(images.read_image(tmp_path / "turned.png"), np.rot90(rgb, -1))
+    exif[0x0112] = 6  # the camera was rotated: rotate by 90 degrees clockwise to view
+    saved(tmp_path / "rotated.png", rgb, exif=exif)
+    assert np.array_equal(images.read_image(tmp_path / "rotated.png"), np.rot90(rgb, -1))
 
 
 def test_one_pixel(tmp_path):
     saved(tmp_path / "dot.png", np.full((1, 1, 3), 77, np.uint8))
-    picture = images.read_image(tmp_path / "dot.png")
-    assert (squash(picture, 64) == 77).all()
+    image = images.read_image(tmp_path / "dot.png")
+    assert (squash(image, 64) == 77).all()
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"", "empty file"),
-        (b"hello", "not a picture"),
-        (b"\x89PNG\r\n\x1a\n", "not a picture"),
+        (b"hello", "not an image"),
+        (b"\x89PNG\r\n\x1a\n", "not an image"),
         (b"\xff\xd8\xff\xe0 nothing", "truncated"),
     ],
 )
@@ -138,7 +138,7 @@ def test_files_below_in_natural_order(tmp_path):
     assert names == ["9.jpg", "10.jpg", "a1b2.jpg", "a1b10.jpg", "b/1.jpg"]
 
 
-def test_fit_squashes_the_whole_picture(rgb):
+def test_squash_keeps_the_whole_image(rgb):
     fitted = squash(rgb, 10)
     assert fitted.shape == (10, 10, 3)
     assert fitted[0, 0].tolist() == [200, 40, 10]
@@ -149,43 +149,43 @@ def test_fit_squashes_the_whole_picture(rgb):
 def test_sample_leaves_out_what_cannot_be_read(tmp_path, rgb):
     paths = [saved(tmp_path / f"{i}.png", rgb) for i in range(6)]
     paths[2].write_bytes(b"")
-    pictures, unreadable = images.sample_images(paths, 9, seed=0)
-    assert {p.path for p in pictures} == {*paths} - {paths[2]}
+    decoded, unreadable = images.sample_images(paths, 9, seed=0)
+    assert {p.path for p in decoded} == {*paths} - {paths[2]}
     assert [(u.path, u.reason) for u in unreadable] == [(Path(paths[2]), "empty file")]
 
 
-def test_small_pictures_are_not_enlarged_but_framed():
-    picture = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
+def test_small_images_are_not_enlarged_but_padded():
+    image = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
     preprocessing = Preprocessing(64, max_scale=1.0)
-    square = preprocessing.apply(picture)
+    square = preprocessing.apply(image)
     rows, columns = preprocessing.inside(30, 50)
     assert square.shape == (64, 64, 3)
     assert (rows, columns) == (slice(17, 47), slice(7, 57))
-    assert (square[rows, columns] == picture).all()
+    assert (square[rows, columns] == image).all()
     square[rows, columns] = GREY
     assert (square == GREY).all()
 
 
-def test_large_pictures_keep_their_proportions():
-    picture = np.zeros((100, 400, 3), np.uint8)
+def test_large_images_keep_their_proportions():
+    image = np.zeros((100, 400, 3), np.uint8)
     preprocessing = Preprocessing(64, max_scale=1.0)
     assert preprocessing.inside(100, 400) == (slice(24, 40), slice(0, 64))
-    assert preprocessing.apply(picture).shape == (64, 64, 3)
+    assert preprocessing.apply(image).shape == (64, 64, 3)
     assert preprocessing.seen(100, 400) == (slice(0, 100), slice(0, 400))
 
 
 def test_twice_the_size_enlarges_twice():
-    preprocessing = Preprocessing(64, max_scale=1.0).times(2)
+    preprocessing = Preprocessing(64, max_scale=1.0).at_scale(2)
     assert preprocessing.inside(30, 50) == (slice(34, 94), slice(14, 114))
     square = preprocessing.apply(np.full((30, 50, 3), 7, np.uint8))
     assert (square == 7).all(axis=2).sum() == 60 * 100
 
 
 @pytest.mark.parametrize(("largest", "side"), [((40, 90), 96), ((300, 20), 128), ((30, 20), 64)])
-def test_training_goes_by_the_largest_picture(tmp_path, largest, side):
+def test_training_goes_by_the_largest_image(tmp_path, largest, side):
     for index, size in enumerate(((20, 20), largest)):
         Image.fromarray(np.zeros((*size, 3), np.uint8)).save(tmp_path / f"{index}.png")
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"no image")
     files = {"a": sorted(tmp_path.iterdir())}
     preprocessing = Preprocessing(128, max_scale=1.0)
     assert pixels.training_preprocessing(files, preprocessing, 64) == Preprocessing(side, max_scale=1.0)

@@ -203,4 +203,4 @@ def test_masks_that_do_not_fit(labelled, tmp_path):
     refused("c.bmp and .*c.png are both masks of c.jpg: keep one in")
     del images[:2]
     (folder / "c.bmp").unlink()
-    refused(r"of these 1 image are empty or full: nothing to locate; masks must be white \(255\)")
+    refused(r"the masks of 1 image are empty or full: nothing to locate; masks must be white \(255\)")

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import http.server
-import json
+import logging
 import socket
 import threading
 import time
@@ -12,9 +12,9 @@ import pytest
 import torch
 import torchvision
 
-import train
 from crackcam.errors import UserError
-from crackcam.models import checkpoint, heads, pretrained, target_layers
+from crackcam.models import checks, heads, multiscale, pretrained, registry, stages, target_layers
+from crackcam.models.pretrained import WeightsOrigin
 
 # Name of the default target layer, its channels and the side of its grid at 128 pixels.
 TARGETS = {
@@ -91,8 +91,89 @@ def test_target_strides_are_the_same_at_another_size():
 
 
 def test_unknown_layer_is_listed():
-    with pytest.raises(UserError, match="no layer 'nope' with a grid; there are: conv1, bn1"):
+    with pytest.raises(UserError, match="no layer 'nope' with a grid; available: conv1, bn1"):
         target_layers.find_target_layers(pretrained.build_classifier("resnet18", 2), 64, ["nope"])
+
+
+def test_sizes_that_a_model_does_not_accept():
+    model = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=3)
+    assert checks.accepts_size(model, 32)
+    assert not checks.accepts_size(model, 64)
+    assert model.training
+    with pytest.raises(UserError, match="this model does not accept 64 px inputs: "):
+        target_layers.grid_layers(model, 64)
+
+
+class Refusing(torch.nn.Sequential):
+    """Raises a UserError, which is a ValueError."""
+
+    def forward(self, x):
+        raise UserError("as it is")
+
+
+def test_a_users_error_within_a_model_is_raised_as_it_is():
+    model = Refusing(torch.nn.Linear(3, 2))
+    for run in (checks.accepts_size, target_layers.grid_layers):
+        with pytest.raises(UserError, match="^as it is$"):
+            run(model, 32)
+    with pytest.raises(UserError, match="^as it is$"):
+        checks.check_runs(model, 2, 32, "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ("resnet19", "no architecture 'resnet19' in torchvision; did you mean resnet1"),
+        ("#", "no architecture '#' in torchvision; there are, among others: alexnet, "),
+        ("fasterrcnn_resnet50_fpn", "is a detector: it can be used and explained, but not trained here"),
+    ],
+)
+def test_architectures_that_are_none(arch, message):
+    with pytest.raises(UserError, match=message):
+        registry.pretrained_config(arch)
+
+
+def test_detectors_are_known_by_their_name():
+    assert registry.is_detector("fasterrcnn_resnet50_fpn")
+    assert not registry.is_detector("resnet18")
+    assert not registry.is_detector(None)
+
+
+def test_what_imagenet_weights_expect():
+    config = registry.pretrained_config("resnet18")
+    assert config.source == "ResNet18_Weights.IMAGENET1K_V1 of torchvision"
+    assert (config.preprocessing.size, config.preprocessing.resize) == (224, 256)
+    assert config.classes[1] == "goldfish"
+
+
+def test_a_class_that_is_masked_out_has_no_evidence():
+    torch.manual_seed(0)
+    model = stages.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 64).eval()
+    model.mask_out_class(0)
+    assert model.class_mask.tolist() == [0, 1]
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        evidence, logits = model.evidence(x), model(x)
+        contributions = model.contributions(evidence)
+    assert not evidence[:, 0].any()
+    assert evidence[:, 1].all()
+    assert (logits[:, 0] == model.bias[0]).all()
+    assert torch.allclose(contributions.sum((2, 3)) + model.bias, logits)
+
+
+def test_a_multiscale_head_is_taken_from_a_checkpoint_of_the_same_shapes(tmp_path):
+    def model(classes):
+        return stages.add_multiscale_head(pretrained.build_classifier("resnet18", classes), classes, 64)
+
+    one, other, path = model(2), model(2), tmp_path / "w.pth"
+    torch.nn.init.normal_(one.maps[0][1].weight)
+    torch.save(one.state_dict(), path)
+    assert pretrained.load_maps(other, path)
+    assert torch.equal(one.maps[0][1].weight, other.maps[0][1].weight)
+    assert not pretrained.load_maps(model(3), path)
+    torch.save(one.backbone.state_dict(), path)
+    assert not pretrained.load_maps(other, path)
+    assert isinstance(other, multiscale.Multiscale)
 
 
 # -- ImageNet weights --------------------------------------------------------------------------------------------------
@@ -130,11 +211,11 @@ def server(tmp_path, monkeypatch):
 def test_weights_are_downloaded_once_and_used(server):
     serve, state, folder, name, cache = server
     serve()
-    model = pretrained.build_classifier("squeezenet1_1", 2, imagenet=True)
+    model = pretrained.imagenet_classifier("squeezenet1_1", 2, may_download=True)
     assert all(torch.equal(state[k], v) for k, v in model.state_dict().items() if not k.startswith("classifier."))
     assert (cache / "hub/checkpoints" / name).is_file()
     (folder / name).unlink()
-    pretrained.build_classifier("squeezenet1_1", 2, imagenet=True)
+    pretrained.imagenet_classifier("squeezenet1_1", 2, may_download=True)
 
 
 def test_damaged_download_is_refused_and_not_kept(server):
@@ -142,7 +223,7 @@ def test_damaged_download_is_refused_and_not_kept(server):
     serve()
     (folder / name).write_bytes((folder / name).read_bytes()[:5000])
     with pytest.raises(pretrained.WeightsUnavailableError, match="hash"):
-        pretrained.build_classifier("squeezenet1_1", 2, imagenet=True)
+        pretrained.imagenet_classifier("squeezenet1_1", 2, may_download=True)
     assert not (cache / "hub/checkpoints" / name).exists()
 
 
@@ -154,14 +235,14 @@ def test_weights_that_lack_tensors(server):
     (folder / "x.pth").rename(folder / f"lacking-{digest}.pth")
     serve(f"lacking-{digest}.pth")
     with pytest.raises(pretrained.WeightsUnavailableError, match="lacks features.0.weight"):
-        pretrained.build_classifier("squeezenet1_1", 2, imagenet=True)
+        pretrained.imagenet_classifier("squeezenet1_1", 2, may_download=True)
 
 
 def test_missing_on_the_server(server):
     serve, *_ = server
     serve("gone-12345678.pth")
     with pytest.raises(pretrained.WeightsUnavailableError, match="404"):
-        pretrained.build_classifier("squeezenet1_1", 2, imagenet=True)
+        pretrained.imagenet_classifier("squeezenet1_1", 2, may_download=True)
 
 
 def test_silent_network_is_noticed_in_seconds(server, monkeypatch):
@@ -172,35 +253,41 @@ def test_silent_network_is_noticed_in_seconds(server, monkeypatch):
         serve("silent-12345678.pth", f"http://127.0.0.1:{silent.getsockname()[1]}")
         start = time.perf_counter()
         with pytest.raises(pretrained.WeightsUnavailableError, match="timed out"):
-            pretrained.build_classifier("squeezenet1_1", 2, imagenet=True)
+            pretrained.imagenet_classifier("squeezenet1_1", 2, may_download=True)
         assert time.perf_counter() - start < 5
     assert socket.getdefaulttimeout() is None
     assert pretrained.NETWORK_TIMEOUT <= 10
 
 
-TINY = ["--arch", "squeezenet1_1", "--image-size", "64", "--workers", "0"]
-
-
-def test_auto_falls_back_and_says_so(fresh, server, capsys):
+def test_auto_falls_back_to_random_weights_and_warns(server, caplog, capsys):
     serve, *_ = server
     serve("gone-12345678.pth")
-    assert train.main([*TINY, "--epochs", "1", "--json"]) == 0
-    out, err = capsys.readouterr()
-    assert json.loads(out)["pretrained"].startswith("random weights")  # torch's own messages are not in between
-    assert "warning: no ImageNet weights for squeezenet1_1 (HTTP Error 404" in err
-    _, card = checkpoint.load(fresh.root / "weights/model.safetensors", torch.device("cpu"))
-    assert card.pretrained.startswith("random weights: ImageNet's could not be had (HTTP Error 404")
-    assert train.main([*TINY, "--epochs", "1", "--pretrained", "imagenet"]) == 2
-    assert "error: no ImageNet weights for squeezenet1_1: HTTP Error 404" in capsys.readouterr().err
+    with caplog.at_level(logging.INFO):
+        _, origin = pretrained.initial_weights("squeezenet1_1", "auto", 2, may_download=True)
+    assert origin.kind == "random"
+    assert origin.random
+    assert origin.label == "random weights"
+    assert origin.description.startswith("random weights: ImageNet weights are not available (HTTP Error 404")
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage().startswith("no ImageNet weights for squeezenet1_1 (HTTP Error 404")
+    assert record.getMessage().endswith("falling back to random initialisation, which trains longer")
+    assert capsys.readouterr().out == ""  # torch reports a download there
+    with pytest.raises(UserError, match="^no ImageNet weights for squeezenet1_1: HTTP Error 404"):
+        pretrained.initial_weights("squeezenet1_1", "imagenet", 2, may_download=True)
 
 
-def test_auto_takes_imagenet_weights_probes_and_tunes(fresh, server, capsys):
+def test_origins_of_weights(server, tmp_path):
     server[0]()
-    assert train.main([*TINY]) == 0
-    err = capsys.readouterr().err
-    assert "ImageNet weights of torchvision" in err
-    assert "linear probe: val loss" in err
-    assert "epoch 2/2" in err
-    rows = (fresh.root / "outputs/training.csv").read_text().splitlines()
-    assert rows[1].startswith("0,,,")
-    assert len(rows) == 1 + 1 + 2
+    model, origin = pretrained.initial_weights("squeezenet1_1", "auto", 2, may_download=True)
+    assert origin == WeightsOrigin("imagenet", "ImageNet weights of torchvision")
+    assert not origin.random
+    assert pretrained.initial_weights("squeezenet1_1", "none", 2, False)[1].description == "random weights: requested"
+    path = tmp_path / "own.pth"
+    torch.save(model.state_dict(), path)
+    other, origin = pretrained.initial_weights("squeezenet1_1", str(path), 3, may_download=False)
+    assert origin == WeightsOrigin("file", f"weights of {path}")
+    assert origin.label == f"weights of {path}"
+    assert torch.equal(other.features[0].weight, model.features[0].weight)
+    with pytest.raises(UserError, match="has another architecture: bn1.bias is missing or of another shape"):
+        pretrained.initial_weights("resnet18", str(path), 2, may_download=False)

@@ -156,4 +156,5 @@ def _draw_weights(axes: Axes, weights: np.ndarray, named: list[int]) -> None:
         color, height = INCORRECT if weights[channel] > 0 else CORRECT, top * (0.9 - 0.13 * (rank % 5))
         axes.plot([weights[channel]] * 2, [0, height], color=color, linewidth=0.8)
         side = "right" if weights[channel] > 0 else "left"
-        axes.text(weights[channel], height, f" {channel} ", fontsize=6.5, color=color, ha=side)
+        legible = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}  # over the line of its neighbor
+        axes.text(weights[channel], height, f" {channel} ", fontsize=6.5, color=color, ha=side, bbox=legible)
