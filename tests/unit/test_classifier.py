@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -223,15 +224,17 @@ def test_settings_of_the_heatmap(model):
 # -- as the scripts do ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def bundled():
-    return crackcam.load(device="cpu")
+@pytest.fixture
+def loaded(tiny_checkpoint):
+    return crackcam.load(tiny_checkpoint, device="cpu")
 
 
 @pytest.fixture
-def walls(tiny_data, tmp_path, monkeypatch):
-    """walls/ with three images of other sizes: the working directory."""
+def walls(tiny_data, tiny_checkpoint, tmp_path, monkeypatch):
+    """walls/ with three images of other sizes, and weights/model.safetensors: the working directory."""
     monkeypatch.chdir(tmp_path)
+    Path("weights").mkdir()
+    shutil.copy(tiny_checkpoint, "weights/model.safetensors")
     Path("walls").mkdir()
     for number, path in enumerate(sorted((tiny_data / "test/Positive").iterdir())[:3]):
         image = Image.open(path)
@@ -239,24 +242,23 @@ def walls(tiny_data, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_predictions_equal_those_of_the_script(bundled, walls, capsys):
+def test_predictions_equal_those_of_the_script(loaded, walls, capsys):
     assert inference.main(["--image", "walls", "--num", "3", "--precision", "fp32", "--device", "cpu"]) == 0
-    assert inference.main(["--image", "walls", "--all", "--precision", "fp32", "--device", "cpu"]) == 0
     rows = json.loads(Path("outputs/inference_images.json").read_text())["pictures"]
     script = {row["file"]: row for row in rows}
-    found = list(bundled.predict("walls"))
+    found = list(loaded.predict("walls"))
     assert len(script) == len(found) == 3
     for prediction in found:
         assert script[str(prediction.path)] == prediction.to_dict()
 
 
 @pytest.mark.parametrize("method", ["best", "gradcam"])
-def test_explanations_equal_those_of_the_script(bundled, walls, capsys, method):
+def test_explanations_equal_those_of_the_script(loaded, walls, capsys, method):
     flags = ["--image", "walls", "--num", "3", "--save-maps", "maps", "--device", "cpu", "--style", "mask"]
     assert xai.main([*flags, "--method", method, "--threshold", "1e-5"]) == 0
     document = json.loads(Path(f"outputs/xai_images_{method}.json").read_text())
     rows = {row["file"]: row for row in document["pictures"]}
-    for found in bundled.explain("walls", method, threshold=1e-5):
+    for found in loaded.explain("walls", method, threshold=1e-5):
         row = rows[str(found.path)]
         entry = row["maps"][found.method]
         assert document["methods"] == {found.method: found.layers}
@@ -270,14 +272,14 @@ def test_explanations_equal_those_of_the_script(bundled, walls, capsys, method):
 # -- files ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_saved_model_is_loaded_again(bundled, tmp_path):
-    path = bundled.save(tmp_path / "copy.safetensors")
+def test_a_saved_model_is_loaded_again(loaded, tmp_path):
+    path = loaded.save(tmp_path / "copy.safetensors")
     again = crackcam.load(path, device="cpu")
     image = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)
-    assert again.predict(image) == bundled.predict(image)
+    assert again.predict(image) == loaded.predict(image)
     assert again.classes == ["Negative", "Positive"]
-    half = bundled.save(str(tmp_path / "half.safetensors"), half=True)
-    assert half.stat().st_size < 0.6 * max(path.stat().st_size, 4 * sum(t.numel() for t in bundled.model.parameters()))
+    half = loaded.save(str(tmp_path / "half.safetensors"), half=True)
+    assert half.stat().st_size < 0.6 * max(path.stat().st_size, 4 * sum(t.numel() for t in loaded.model.parameters()))
 
 
 @pytest.mark.parametrize(
@@ -307,7 +309,13 @@ def test_an_architecture_with_random_weights():
     assert torch.isfinite(model.explain(RED, "gradcam").map).all()
 
 
-def test_nothing_is_printed(bundled, capsys):
-    bundled.predict(RED)
-    bundled.explain(RED).regions()
+def test_the_default_is_the_bundled_crack_network(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = crackcam.load()
+    assert (model.classes, model.path.name) == (["Negative", "Positive"], "crack_resnet18.safetensors")
+
+
+def test_nothing_is_printed(loaded, capsys):
+    loaded.predict(RED)
+    loaded.explain(RED).regions()
     assert capsys.readouterr() == ("", "")
