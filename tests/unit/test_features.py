@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from crackcam.data.pixels import PixelSplit
 from crackcam.models import checks, heads, pretrained
@@ -90,3 +91,12 @@ def test_large_ones_are_not_cached(loaded, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "MAX_CACHE", 4 * 512 * 4 - 1)
     features.cached_features(loaded, {"train": split(4, 0)}, 2, tmp_path / "model.features")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_with_impossible_features_is_not_used(loaded, tmp_path):
+    splits, file = {"train": split(4, 0)}, tmp_path / "model.features"
+    true = features.cached_features(loaded, splits, 4, file)["train"]
+    key = features.cache_key(loaded, splits)
+    for false in (true[:2], true[:, :5], true * float("nan"), true.long(), true[None], torch.zeros(4, 0, 3)):
+        save_file({"train": false.contiguous()}, file, metadata={"key": key})
+        assert torch.equal(features.cached_features(loaded, splits, 4, file)["train"], true)
