@@ -6,17 +6,17 @@
 
 Each run is a process of its own, from its start on. In each round, in a new order:
 
-bare        one forward pass over the pictures that the probe sees (train and val), decoded and on hand, in the
-            precision that ours takes: the unit. Mean of a pass before the probe and one after it
+bare        one forward pass over the images of the probe (train and val), decoded into memory, in the precision
+            that ours uses: the unit. Mean of a pass before the probe and one after it
 reading     decoding them, in the same process
 probe       the linear probe on them, in the same process: features and logistic regression
-said        `train.py --epochs 0`, from the start of the process to the line that says what the probe reached
-said again  the same once more: its features are kept
+probed      `train.py --epochs 0`, from the start of the process to the line with the scores of the probe
+again       the same once more: its features are cached
 ours        `train.py --epochs 0`: the whole process, test split and figures included
-tutorial    ImageFolder, frozen backbone that is computed anew in each epoch, Adam on the head, fp32
+tutorial    ImageFolder, frozen backbone that is computed again in each epoch, Adam on the head, fp32
 fastai      vision_learner, frozen, one cycle an epoch, fp32
 
-A contender that trains in epochs is scored on the test split after each, while its clock stands still; its time is that
+A contender that trains in epochs is scored on the test split after each, while its clock is stopped; its time is that
 of the first epoch that reaches --target. Shown: medians, in brackets the lowest and the highest, over the bare forward
 pass of the same round. ultralytics is not among them: its networks have weights of their own, which it downloads.
 
@@ -44,7 +44,7 @@ def worker(python, kind, settings):
 
 
 def ours(settings, folder):
-    """Seconds until the probe was said, and in all; the accuracy on the test split."""
+    """Seconds until the scores of the probe were logged, and in all; the accuracy on the test split."""
     command = [sys.executable, str(ROOT / "train.py"), "--data", settings["data"], "--arch", settings["arch"]]
     command += ["--epochs", "0", "--batch-size", str(settings["batch_size"]), "--pretrained", "imagenet", "--json"]
     start = time.perf_counter()
@@ -68,7 +68,7 @@ def round_of(settings, fastai, order):
             with tempfile.TemporaryDirectory() as folder:
                 probe, whole, right = ours(settings, folder)
                 again, _, _ = ours(settings, folder)
-            found |= {"said": (probe, None), "said again": (again, None), "ours": (whole, right)}
+            found |= {"probed": (probe, None), "again": (again, None), "ours": (whole, right)}
         elif name == "bare":
             found |= {key: (seconds, None) for key, seconds in worker(sys.executable, name, settings).items()}
         else:
@@ -114,8 +114,8 @@ def main():
         ratios = [found[name][0] / found["bare"][0] for found in rounds if found.get(name)]
         right = [cell[1] for cell in cells if cell[1] is not None]
         missed = f", missed in {len(rounds) - len(cells)}" if len(cells) < len(rounds) else ""
-        said = f"{statistics.median(right):.4f}{missed}" if right else ""
-        print(f"| {name} | {spread(ratios)} | {statistics.median(cell[0] for cell in cells):.1f} | {said} |")
+        accuracy = f"{statistics.median(right):.4f}{missed}" if right else ""
+        print(f"| {name} | {spread(ratios)} | {statistics.median(cell[0] for cell in cells):.1f} | {accuracy} |")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/training_worker.py bare|tutorial|fastai SETTINGS
 
-SETTINGS is JSON: data, arch, epochs, batch_size, target. The clock starts where the process does; what is scored on the
-test split, after each epoch, is scored while it stands still.
+SETTINGS is JSON: data, arch, epochs, batch_size, target. The clock starts where the process does; it is stopped
+while the test split is scored after each epoch.
 """
 
 import json
@@ -47,10 +47,12 @@ def loaders(settings):
     return {
         split: torch.utils.data.DataLoader(
             datasets.ImageFolder(Path(settings["data"], split), look),
-            settings["batch_size"], shuffle=split == "train", num_workers=settings["workers"],
+            settings["batch_size"],
+            shuffle=split == "train",
+            num_workers=settings["workers"],
         )
         for split in ("train", "val", "test")
-    }  # fmt: skip
+    }
 
 
 def network(settings):
@@ -74,41 +76,41 @@ def accuracy(model, loader):
 
 
 def bare(settings):
-    """A forward pass over training and validation pictures, before and after the probe on them; seconds of each."""
+    """Seconds of a forward pass over training and validation images (mean of two), of decoding, and of the probe."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from crackcam import runtime
+    from crackcam import TrainConfig
     from crackcam.cli import console
     from crackcam.data import pixels, splits
-    from crackcam.models import checks, pretrained
-    from crackcam.preprocessing import Preprocessing
-    from crackcam.training import trainer
+    from crackcam.runtime import Runtime
+    from crackcam.training.initial import build_model
+    from crackcam.training.probe import linear_probe
 
     console.keep_freed_memory()  # as train.py
-    device = torch.device("cpu")
-    machine = runtime.Runtime(device, runtime.choose_precision("auto", device)[0])
-    model = checks.place(pretrained.from_weights(settings["arch"], "imagenet", 2)[0], device).eval()
+    config = TrainConfig(data=settings["data"], arch=settings["arch"], pretrained="imagenet", device="cpu")
+    plan = splits.plan_splits(config.data, config.val_fraction, config.seed)
+    loaded = build_model(config, plan, Runtime.of(config)).loaded
+    loaded.model.eval()
     begin = time.perf_counter()
-    plan = splits.plan_splits(Path(settings["data"]), 0.15, 0)
-    train, val = pixels.load_splits(plan, Preprocessing(224), 2, ("train", "val")).values()
+    train, val = pixels.load_splits(plan, loaded.preprocessing, 2, ("train", "val")).values()
     reading = time.perf_counter() - begin
 
-    def passed():
+    def forward_pass():
         seconds = 0.0
         for batch in torch.cat([train.pixels, val.pixels]).split(settings["batch_size"]):
-            x = machine.input(batch)
+            x = loaded.to_inputs(batch)
             begin = time.perf_counter()
-            with torch.inference_mode(), machine.autocast():
-                model(x)
+            with torch.inference_mode(), loaded.runtime.autocast():
+                loaded.model(x)
             seconds += time.perf_counter() - begin
         return seconds
 
-    with torch.inference_mode(), machine.autocast():
-        model(machine.input(train.pixels[: settings["batch_size"]]))
-    before = passed()
+    with torch.inference_mode(), loaded.runtime.autocast():
+        loaded.model(loaded.to_inputs(train.pixels[: settings["batch_size"]]))
+    before = forward_pass()
     begin = time.perf_counter()
-    trainer.linear_probe(model, machine, train, val, settings["batch_size"])
+    linear_probe(loaded, train, val, settings["batch_size"])
     probe = time.perf_counter() - begin
-    return {"bare": (before + passed()) / 2, "reading": reading, "probe": probe}
+    return {"bare": (before + forward_pass()) / 2, "reading": reading, "probe": probe}
 
 
 def tutorial(settings):
@@ -135,14 +137,18 @@ def fastai(settings):
     """Fastai's vision_learner, head only, one cycle; with the same weights out of torch's cache."""
     import torchvision
     from fastai.vision.all import ImageDataLoaders, Resize, vision_learner
-    from fastai.vision.all import accuracy as share
+    from fastai.vision.all import accuracy as fraction_correct
 
     clock = Clock()
     data = ImageDataLoaders.from_folder(
-        settings["data"], train="train", valid="val", item_tfms=Resize(224, method="squish"),
-        bs=settings["batch_size"], num_workers=settings["workers"],
-    )  # fmt: skip
-    learner = vision_learner(data, getattr(torchvision.models, settings["arch"]), metrics=share)
+        settings["data"],
+        train="train",
+        valid="val",
+        item_tfms=Resize(224, method="squish"),
+        bs=settings["batch_size"],
+        num_workers=settings["workers"],
+    )
+    learner = vision_learner(data, getattr(torchvision.models, settings["arch"]), metrics=fraction_correct)
     rows = []
     files = sorted(Path(settings["data"], "test").rglob("*.jpg"))
     test = data.test_dl(files, with_labels=True)

@@ -16,7 +16,7 @@ import train
 from crackcam.data import duplicates, images, pixels, splits
 from crackcam.models import checkpoint
 from crackcam.preprocessing import Preprocessing
-from crackcam.training import trainer
+from crackcam.training import loop, trainer
 
 QUICK = [*TINY_TRAINING, "--arch", "squeezenet1_1", "--epochs", "1"]
 
@@ -121,25 +121,27 @@ def test_equal_files_across_splits_and_classes_are_counted(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("spoilt", ["training", "validation"])
-def test_a_loss_that_is_no_number_keeps_the_last_good_weights(fresh, monkeypatch, capsys, spoilt):
-    """In the second epoch; the weights may be spoilt by the very last step, which no loss of training shows."""
-    losses, evaluate = [], trainer.evaluate
+def test_a_loss_of_nan_keeps_the_last_good_weights(fresh, monkeypatch, capsys, spoilt):
+    """In the second epoch; the weights may be spoilt by the very last step, which no training loss shows."""
+    validated, evaluate, train_epoch = [], loop.evaluate, loop.FineTuning.train_epoch
 
-    def evaluated(model, *others):
-        losses.append(1)
-        if len(losses) == 2:
+    def spoil_and_evaluate(loaded, *others):
+        validated.append(1)
+        if len(validated) == 2:
             with torch.no_grad():
-                next(model.parameters()).fill_(math.nan)
-        return evaluate(model, *others)
+                next(loaded.model.parameters()).fill_(math.nan)
+        return evaluate(loaded, *others)
 
-    real = trainer._train_epoch
+    def train_or_spoil(tuning, number):
+        return (math.nan, 0.5) if number == 2 else train_epoch(tuning, number)
+
     if spoilt == "validation":
-        monkeypatch.setattr(trainer, "evaluate", evaluated)
+        monkeypatch.setattr(loop, "evaluate", spoil_and_evaluate)
     else:
-        monkeypatch.setattr(trainer, "_train_epoch", lambda *given: (math.nan, 0.5) if given[-2] == 2 else real(*given))
+        monkeypatch.setattr(loop.FineTuning, "train_epoch", train_or_spoil)
     assert train.main([*QUICK, "--epochs", "2"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "error: the loss is no longer a number in epoch 2: try a lower --lr than 0.001, or --precision fp32"
+    assert last == "error: the loss is NaN or infinite in epoch 2: try a lower --lr than 0.001, or --precision fp32"
     network, card = checkpoint.load(Path("weights/model.safetensors"), torch.device("cpu"))
     assert card.metrics["best_epoch"] == 1
     assert all(torch.isfinite(tensor).all() for tensor in network.state_dict().values())
@@ -155,7 +157,7 @@ def test_files_that_go_after_they_were_listed(fresh, monkeypatch, capsys):
         return found
 
     Path("data/train/Negative/link.jpg").symlink_to("nowhere.jpg")
-    monkeypatch.setattr(splits, "plan_splits", planned)
+    monkeypatch.setattr(trainer, "plan_splits", planned)
     assert train.main(QUICK) == 0
     err = capsys.readouterr().err
     assert err.count(": no such file or directory") == 2

@@ -1,9 +1,10 @@
-"""Full disks, signals, memory that lacks, killed workers: earlier results stay, no half file, the right exit code."""
+"""Full disks, signals, lack of memory, killed workers: earlier results stay, no partial file, the right exit code."""
 
 import csv
 import errno
 import itertools
 import json
+import logging
 import os
 import random
 import resource
@@ -26,11 +27,11 @@ from PIL import Image
 import inference
 import train
 import xai
-from crackcam import classifier, files, runtime
+from crackcam import files
 from crackcam.cli import console
 from crackcam.data import pixels
 from crackcam.models import checkpoint, pretrained
-from crackcam.render import figures
+from crackcam.models.loaded import LoadedModel
 from crackcam.training import resume
 from crackcam.types import ModelCard
 
@@ -48,7 +49,7 @@ def network(tmp_path_factory):
 
 @pytest.fixture
 def flight(tmp_path, monkeypatch, network):
-    """in/ with five pictures, and weights/; the working directory."""
+    """in/ with five images, and weights/; the working directory."""
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
     Path("weights").mkdir()
@@ -67,7 +68,7 @@ def contents(*folders):
 
 @contextmanager
 def files_of_at_most(size):
-    """What a full disk does: no file grows beyond so many bytes."""
+    """As on a full disk: no file grows beyond so many bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -86,10 +87,6 @@ def save_state(path):
     resume.StateFile(path, {}).write({"model": part, "optimizer": part, "schedule": part}, [], {})
 
 
-def save_figure(path):
-    figures.training_curves(path.with_suffix(".png"), [], "nothing")
-
-
 @pytest.mark.parametrize(
     ("save", "suffix"),
     [
@@ -99,11 +96,11 @@ def save_figure(path):
         (lambda path: files.write_csv(path, [{"a": "b" * 9000}]), ".csv"),
     ],
 )
-def test_a_full_disk_is_an_error_of_the_system_and_leaves_what_was_there(tmp_path, save, suffix):
-    """Safetensors and torch.save have errors of their own for it."""
+def test_a_full_disk_is_an_error_of_the_system_and_earlier_files_stay(tmp_path, save, suffix):
+    """Safetensors and torch.save raise errors of their own for it."""
     path = tmp_path / f"result{suffix}"
     path.write_bytes(b"earlier")
-    with files_of_at_most(4000), pytest.raises(OSError, match=r".*") as raised:
+    with files_of_at_most(4000), pytest.raises(OSError, match="File too large") as raised:
         save(path)
     assert raised.value.errno == errno.EFBIG
     assert contents(tmp_path) == {str(path): b"earlier"}
@@ -124,8 +121,8 @@ def test_a_full_disk_through_the_scripts(flight, capsys, script):
     assert script.main([*flags, "--all"]) == 0
 
 
-def test_pixels_find_no_room_before_they_are_written(monkeypatch):
-    """A temporary file with holes would end the process where the disk is full when one is filled."""
+def test_room_for_pixels_is_reserved_before_they_are_written(monkeypatch):
+    """A sparse temporary file would end the process by a signal where the disk fills up later."""
     monkeypatch.setattr(pixels, "IN_MEMORY", 0)
     with files_of_at_most(10_000), pytest.raises(OSError, match="File too large"):
         pixels._pixel_array(100, 64)
@@ -209,7 +206,7 @@ def test_an_import_comes_to_its_end(tmp_path, number, code):
         "import signal, sys, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"sys.path[:0] = [{str(ROOT)!r}, {str(tmp_path)!r}]\n"
-        "from crackcam import console\n"
+        "from crackcam.cli import console\n"
         "@console.command\n"
         "def main(argv=None):\n"
         "    import imported\n"
@@ -242,9 +239,12 @@ def test_signals_at_random_moments(flight, tiny_data, script):
     heeds = {signal.SIGTERM: {143, -15}, signal.SIGINT: {130, -2, 1}, signal.SIGKILL: {-9}}
     for kind in itertools.islice(itertools.cycle(heeds), 30):
         process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )  # fmt: skip
+        )
         time.sleep(takes * chance.uniform(0.2, 1))
         process.send_signal(kind)
         _, err = process.communicate(timeout=300)
@@ -271,59 +271,58 @@ def test_signals_at_random_moments(flight, tiny_data, script):
 
 
 class Small(torch.nn.Module):
-    """Takes so many pictures at a time; the GPU has no memory for more."""
+    """Accepts so many images at a time; the GPU has no memory for more."""
 
     def __init__(self, most):
         super().__init__()
-        self.most, self.asked = most, []
+        self.most, self.batches = most, []
 
     def forward(self, x):
-        self.asked.append(len(x))
+        self.batches.append(len(x))
         if len(x) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         return x.mean(dim=(2, 3))[:, :2]
 
 
-def test_a_batch_that_a_gpu_cannot_hold_is_halved_and_stays_so(capsys):
-    machine = runtime.Runtime(CPU, torch.float32)
+def test_a_batch_that_a_gpu_cannot_hold_is_halved_and_stays_so(caplog):
+    caplog.set_level(logging.INFO, "crackcam")
     card = ModelCard("small", ["a", "b"], 8)
     pixels = torch.randint(0, 256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    large, small = (classifier.LoadedModel(Small(most), card, machine, None) for most in (99, 6))
-    expected = classifier.predict(large, pixels, 20)
-    assert large.model.asked == [20, 20]
-    assert np.array_equal(classifier.predict(small, pixels, 20), expected)
-    assert small.model.asked == [20, 10, 5, 5, 5, 5, 5, 5, 5, 5]
-    assert capsys.readouterr().err.splitlines() == [
-        "note: out of memory: going on with 10 pictures at a time",
-        "note: out of memory: going on with 5 pictures at a time",
-    ]
+    large, small = (LoadedModel(Small(most), card) for most in (99, 6))
+    expected = large.all_probabilities(pixels, 20)
+    assert large.model.batches == [20, 20]
+    assert np.array_equal(small.all_probabilities(pixels, 20), expected)
+    assert small.model.batches == [20, 10, 5, 5, 5, 5, 5, 5, 5, 5]
+    assert caplog.messages == [f"out of memory: continuing with {number} images at a time" for number in (10, 5)]
     with pytest.raises(torch.OutOfMemoryError):
-        classifier.predict(classifier.LoadedModel(Small(0), card, machine, None), pixels, 4)
+        LoadedModel(Small(0), card).all_probabilities(pixels, 4)
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "advice"),
     [
         (torch.OutOfMemoryError("CUDA out of memory."), "out of memory on the GPU: try a smaller --batch-size"),
-        (MemoryError(), "out of memory: try a smaller --batch-size, or smaller pictures"),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"),
-         "out of memory: try a smaller --batch-size"),
+        (MemoryError(), "out of memory: try a smaller --batch-size, or smaller images"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+            "out of memory: try a smaller --batch-size",
+        ),
     ],
-)  # fmt: skip
-def test_lack_of_memory_is_one_line(capsys, error, says):
+)
+def test_lack_of_memory_is_one_line(capsys, error, advice):
     @console.command
     def main(argv=None):
         raise error
 
     assert main([]) == 2
-    assert capsys.readouterr().err == f"error: {says}\n"
+    assert capsys.readouterr().err == f"error: {advice}\n"
 
 
 @pytest.mark.torture
 def test_lack_of_memory_for_real(flight):
     code = (
         "import resource, sys, inference\n"
-        "from crackcam import predicting, folders, figures\n"
+        "import crackcam.cli.predict, crackcam.batch.folders, crackcam.classifier\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 400 * 2**20,) * 2)\n"
         "sys.exit(inference.main(sys.argv[1:]))"
@@ -333,7 +332,7 @@ def test_lack_of_memory_for_real(flight):
     run_code(code, *flags)
     with Path("outputs/predictions_images.csv").open() as file:
         errors = {row["file"]: row["error"] for row in csv.DictReader(file)}
-    assert errors == {**{f"in/{i}.png": "" for i in range(5)}, "in/large.png": "not enough memory for it"}
+    assert errors == {**{f"in/{i}.png": "" for i in range(5)}, "in/large.png": "not enough memory"}
 
 
 def die(*_):
@@ -346,7 +345,7 @@ def test_a_worker_that_is_killed_is_one_line(fresh, monkeypatch, capsys):
     monkeypatch.setattr(pixels.AugmentedSplit, "__getitem__", die)
     assert train.main([*QUICK, "--workers", "1"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: a process that augments was killed")
+    assert last.startswith("error: a worker process was killed")
     assert contents("weights") == {"weights/model.safetensors": b"earlier"}
 
 

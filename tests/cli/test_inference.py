@@ -13,7 +13,6 @@ from PIL import Image
 import inference
 from crackcam.data import images
 from crackcam.preprocessing import Preprocessing
-from crackcam.render import figures
 
 
 def run(capsys, *flags):
@@ -69,28 +68,6 @@ def test_wrong_pictures_are_marked(place, capsys):
     wrong = [row["file"] for row in rows if row["predicted"] != "Negative"]
     assert [line.split()[0] for line in out.splitlines() if line.endswith("<- wrong")] == wrong
     assert f"{6 - len(wrong)} of 6 pictures right" in out
-
-
-def test_a_wrong_tile_has_a_red_frame(tmp_path):
-    def reds(true):
-        tile = figures.Tile(np.full((60, 60, 3), 128, np.uint8), "a.jpg", {"cat": 0.8, "dog": 0.2}, true)
-        figures.prediction_grid(tmp_path / "grid.png", "title", [tile])
-        pixels = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB")).astype(int)
-        return int(((pixels[..., 0] > 150) & (pixels[..., 1] < 90)).sum())
-
-    assert reds("cat") == 0
-    assert reds("dog") > 1000
-    assert reds(None) == 0
-
-
-@pytest.mark.parametrize(
-    ("count", "rows", "columns"), [(1, 1, 1), (2, 1, 2), (4, 2, 2), (5, 2, 3), (9, 3, 3), (12, 3, 4)]
-)
-def test_grid_shape(tmp_path, count, rows, columns):
-    figure, cells = figures._grid(count, "title", 0.4)
-    lefts = {round(image.get_position().x0, 4) for image, _ in cells}
-    tops = {round(image.get_position().y0, 4) for image, _ in cells}
-    assert (len(tops), len(lefts), len(cells)) == (rows, columns, count)
 
 
 def test_all_pictures_of_a_class_as_a_table(place, capsys):

@@ -53,15 +53,17 @@ def die(*_, **__):
     raise Killed(9)
 
 
-def die_in_epoch(number, monkeypatch):
+def killed(number, config, monkeypatch):
+    """A training that is killed in an epoch."""
     train_epoch = FineTuning.train_epoch
 
     def run_or_die(tuning, epoch):
-        if epoch == number:
-            raise Killed(9)
-        return train_epoch(tuning, epoch)
+        return die() if epoch == number else train_epoch(tuning, epoch)
 
-    monkeypatch.setattr(FineTuning, "train_epoch", run_or_die)
+    with monkeypatch.context() as patched:
+        patched.setattr(FineTuning, "train_epoch", run_or_die)
+        with pytest.raises(Killed):
+            crackcam.train(config)
 
 
 def test_kills_between_two_files_lose_and_double_nothing(fresh, monkeypatch):
@@ -99,9 +101,7 @@ def test_a_resumed_run_ends_with_the_same_weights_as_an_uninterrupted_one(fresh,
     caplog.set_level(logging.INFO, "crackcam")
     settings = {"arch": "squeezenet1_1", "epochs": 4, "head": head}
     whole = crackcam.train(tiny_config(**settings, output="weights/whole.safetensors"))
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        die_in_epoch(3, patched)
-        crackcam.train(tiny_config(**settings))
+    killed(3, tiny_config(**settings), monkeypatch)
     assert len(resume.read_state(STATE)["history"]) == 2
     caplog.clear()
     resumed = crackcam.train(tiny_config(**settings, resume=True, workers=1))
@@ -109,7 +109,7 @@ def test_a_resumed_run_ends_with_the_same_weights_as_an_uninterrupted_one(fresh,
     assert not STATE.exists()
     assert resumed.history == whole.history
     assert resumed.metrics == whole.metrics
-    assert resumed.model.card.thresholds == whole.model.card.thresholds
+    assert resumed.classifier.card.thresholds == whole.classifier.card.thresholds
     assert resumed.origin == whole.origin
     before, after = weights_of("whole"), weights_of("model")
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -123,9 +123,7 @@ def test_a_run_with_nothing_to_resume_starts_from_the_beginning(fresh, caplog):
 
 def test_resuming_with_other_settings_is_refused(fresh, monkeypatch):
     """Before anything is decoded or built; those that change no result may differ."""
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        die_in_epoch(2, patched)
-        crackcam.train(tiny_config(arch="squeezenet1_1"))
+    killed(2, tiny_config(arch="squeezenet1_1"), monkeypatch)
     monkeypatch.setattr("crackcam.training.trainer.build_model", die)
     for setting, value, before in (("lr", 0.5, None), ("pretrained", "auto", "none"), ("epochs", 3, 2)):
         message = f"belongs to a run with {setting} {before}, not {value}: give the same arguments"

@@ -21,7 +21,7 @@ from PIL import Image
 
 import inference
 import xai
-from crackcam import classifier
+from crackcam.cli import predict
 from crackcam.data import images
 from crackcam.models import checkpoint, pretrained
 from crackcam.preprocessing import Preprocessing
@@ -326,7 +326,7 @@ def test_names_that_are_no_text_in_tables(flight, network, capsys, script):
 
 
 def test_files_that_go_or_change_after_they_were_listed(flight, network, capsys, monkeypatch):
-    real = classifier.select
+    real = predict.select
 
     def select(*given, **options):
         found = real(*given, **options)
@@ -336,7 +336,7 @@ def test_files_that_go_or_change_after_they_were_listed(flight, network, capsys,
         Path("in/$x^{$.jpg").mkdir()
         return found
 
-    monkeypatch.setattr(classifier, "select", select)
+    monkeypatch.setattr(predict, "select", select)
     assert inference.main(["--weights", network, "--image", "in", "--all", "--output", "table.csv"]) == 0
     with Path("table.csv").open(newline="", errors="surrogateescape") as file:
         errors = {row["file"]: row["error"] for row in csv.DictReader(file) if row["error"]}

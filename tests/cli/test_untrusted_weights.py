@@ -16,13 +16,12 @@ import torch
 from conftest import TINY_TRAINING, run_code
 from mutating import ESCAPE, join_file, mutated, split_file, with_card
 from PIL import Image
-from safetensors.torch import save_file
 
 import inference
 import train
 import xai
 from crackcam.errors import UserError
-from crackcam.models import checkpoint, checks, pretrained, stages
+from crackcam.models import checkpoint, pretrained, stages
 from crackcam.text import visible
 from crackcam.training import resume
 from crackcam.training.resume import StateFile
@@ -287,20 +286,6 @@ def test_states_that_lie(place, capsys):
         torch.save({**state, **change}, kept)
         code = train.main([*training, "--resume"])
         refused(capsys, code, "model.resume is damaged|belongs to a run")
-
-
-def test_features_that_lie_are_computed_anew(tmp_path, capsys):
-    from test_features import MACHINE, split
-
-    from crackcam.training import features
-
-    network = checks.to_device(pretrained.build_classifier("squeezenet1_1", 2), CPU)
-    splits, file = {"train": split(4, 0)}, tmp_path / "model.features"
-    true = features.kept_features(network, MACHINE, splits, 4, file)["train"]
-    key = features.key_of(network, MACHINE, splits)
-    for lie in (true[:2], true[:, :5], true * float("nan"), true.long(), true[None], torch.zeros(4, 0, 3)):
-        save_file({"train": lie.contiguous()}, file, metadata={"key": key})
-        assert torch.equal(features.kept_features(network, MACHINE, splits, 4, file)["train"], true)
 
 
 def onnx_file(path, nodes, initializers=(), outputs=("logits", ["n", 3]), card=None):

@@ -66,7 +66,7 @@ def images_of(size, count=2):
     return list(np.random.default_rng(1).integers(0, 256, (count, size, size, 3), np.uint8))
 
 
-SLOW = {"vgg11", "densenet121"}
+SLOW = {"vgg11"}
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,10 @@ def test_convolutional_networks(arch):
         pytest.importorskip("timm")
     torch.manual_seed(0)
     size = SIZES.get(arch, 64)
-    classifier = classifier_of(pretrained.build_classifier(arch, 4), size)
-    for method in METHODS:
+    model = pretrained.build_classifier(arch, 4)
+    classifier = classifier_of(model, size)
+    (layer,) = target_layers.find_target_layers(model, size)
+    for method in METHODS if layer.grid.channels <= 256 else METHODS[:-1]:  # scorecam: one forward pass a channel
         heatmap = classifier.explain(images_of(size, 1)[0], method=method, target="c").heatmap
         assert heatmap.shape == (size, size)
         assert np.isfinite(heatmap).all()

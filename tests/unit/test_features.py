@@ -1,15 +1,20 @@
-"""Features of the linear probe: computed once, kept under a key of all that they depend on."""
+"""Features of the linear probe: computed once, cached under a key of all that they depend on."""
+
+import logging
+from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from crackcam import runtime
 from crackcam.data.pixels import PixelSplit
 from crackcam.models import checks, heads, pretrained
-from crackcam.training import features, trainer
-
-CPU = torch.device("cpu")
-MACHINE = runtime.Runtime(CPU, torch.float32)
+from crackcam.models.loaded import LoadedModel
+from crackcam.runtime import Runtime
+from crackcam.training import features
+from crackcam.training.evaluate import evaluate
+from crackcam.training.probe import linear_probe
+from crackcam.types import ModelCard
 
 
 def split(count, seed):
@@ -19,67 +24,79 @@ def split(count, seed):
 
 
 @pytest.fixture
-def network():
+def loaded():
     torch.manual_seed(0)
-    return checks.place(pretrained.build_classifier("squeezenet1_1", 2), CPU)
+    model = checks.to_device(pretrained.build_classifier("squeezenet1_1", 2), torch.device("cpu"))
+    return LoadedModel(model, ModelCard("squeezenet1_1", ["a", "b"], 64))
 
 
-def test_a_second_probe_runs_no_network_and_ends_alike(network, tmp_path, capsys):
+def test_a_second_probe_does_not_run_the_model_and_ends_alike(loaded, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "crackcam")
     runs = []
-    network.features.register_forward_hook(lambda *_: runs.append(1))
+    loaded.model.features.register_forward_hook(lambda *_: runs.append(1))
     file = tmp_path / "model.features"
-    first = trainer.linear_probe(network, MACHINE, split(20, 0), split(8, 1), 8, file)
+    first = linear_probe(loaded, split(20, 0), split(8, 1), 8, file)
     assert len(runs) == 3 + 1  # batches
-    head = [tensor.clone() for tensor in network.classifier[1].parameters()]
-    heads.set_linear_head(network, torch.zeros(2, 512), torch.zeros(2))
-    second = trainer.linear_probe(network, MACHINE, split(20, 0), split(8, 1), 8, file)
+    assert not caplog.messages
+    head = [tensor.clone() for tensor in loaded.model.classifier[1].parameters()]
+    heads.set_linear_head(loaded.model, torch.zeros(2, 512), torch.zeros(2))
+    second = linear_probe(loaded, split(20, 0), split(8, 1), 8, file)
     assert second.val_loss == pytest.approx(first.val_loss, rel=1e-6)
     assert len(runs) == 4
-    assert f"features: those of the last run, in {file}" in capsys.readouterr().err
-    torch.testing.assert_close(list(network.classifier[1].parameters()), head)
+    assert caplog.messages == [f"features: reused from {file}"]
+    torch.testing.assert_close(list(loaded.model.classifier[1].parameters()), head)
     assert [path.name for path in tmp_path.iterdir()] == ["model.features"]
 
 
-def test_the_probe_scores_what_the_network_does(network):
-    found = trainer.linear_probe(network, MACHINE, split(20, 0), split(8, 1), 8)
-    scores = trainer.evaluate(network, MACHINE, split(8, 1), 8)
+def test_the_probe_scores_what_the_model_does(loaded):
+    found = linear_probe(loaded, split(20, 0), split(8, 1), 8)
+    scores = evaluate(loaded, split(8, 1), 8)
     assert found.val_loss == pytest.approx(scores.loss, rel=1e-4)
     assert found.val_accuracy == scores.accuracy
 
 
-def test_the_key_is_of_all_that_features_depend_on(network):
-    def key(model=network, machine=MACHINE, **splits):
-        return features.key_of(model, machine, {"train": split(4, 0), **splits})
+def test_the_key_is_of_all_that_features_depend_on(loaded):
+    def key(model=loaded, **splits):
+        return features.cache_key(model, {"train": split(4, 0), **splits})
 
     own = key()
     assert key() == own
-    heads.set_linear_head(network, torch.ones(2, 512), torch.ones(2))
+    heads.set_linear_head(loaded.model, torch.ones(2, 512), torch.ones(2))
     assert key() == own  # the head is not among them
     changed = split(4, 0)
     changed.pixels[3, 2, 63, 63] ^= 1
     assert key(train=changed) != own
     assert key(val=split(1, 0)) != own
-    assert key(machine=runtime.Runtime(CPU, torch.bfloat16)) != own
-    assert key(machine=runtime.Runtime(CPU, torch.float32, (0.5, 0.5, 0.5))) != own
+    assert key(LoadedModel(loaded.model, loaded.card, Runtime(dtype=torch.bfloat16))) != own
+    assert key(LoadedModel(loaded.model, replace(loaded.card, mean=[0.5, 0.5, 0.5]))) != own
     with torch.no_grad():
-        network.features[0].bias[0] += 1e-3
+        loaded.model.features[0].bias[0] += 1e-3
     assert key() != own
 
 
-def test_a_file_of_another_key_or_a_damaged_one_is_none(network, tmp_path):
+def test_a_file_of_another_key_or_a_damaged_one_is_none(loaded, tmp_path):
     file = tmp_path / "model.features"
     splits = {"train": split(4, 0)}
-    wanted = features.kept_features(network, MACHINE, splits, 2, file)["train"]
-    key = features.key_of(network, MACHINE, splits)
-    assert torch.equal(features.read(file, key)["train"], wanted)
-    assert features.read(file, "other") is None
+    computed = features.cached_features(loaded, splits, 2, file)["train"]
+    key = features.cache_key(loaded, splits)
+    assert torch.equal(features.read_cache(file, key)["train"], computed)
+    assert features.read_cache(file, "other") is None
     file.write_bytes(file.read_bytes()[:100])
-    assert features.read(file, key) is None
-    assert torch.equal(features.kept_features(network, MACHINE, splits, 2, file)["train"], wanted)
-    assert torch.equal(features.read(file, key)["train"], wanted)
+    assert features.read_cache(file, key) is None
+    assert torch.equal(features.cached_features(loaded, splits, 2, file)["train"], computed)
+    assert torch.equal(features.read_cache(file, key)["train"], computed)
 
 
-def test_large_ones_are_not_kept(network, tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "LARGEST", 4 * 512 * 4 - 1)
-    features.kept_features(network, MACHINE, {"train": split(4, 0)}, 2, tmp_path / "model.features")
+def test_large_ones_are_not_cached(loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "MAX_CACHE", 4 * 512 * 4 - 1)
+    features.cached_features(loaded, {"train": split(4, 0)}, 2, tmp_path / "model.features")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_with_impossible_features_is_not_used(loaded, tmp_path):
+    splits, file = {"train": split(4, 0)}, tmp_path / "model.features"
+    true = features.cached_features(loaded, splits, 4, file)["train"]
+    key = features.cache_key(loaded, splits)
+    for false in (true[:2], true[:, :5], true * float("nan"), true.long(), true[None], torch.zeros(4, 0, 3)):
+        save_file({"train": false.contiguous()}, file, metadata={"key": key})
+        assert torch.equal(features.cached_features(loaded, splits, 4, file)["train"], true)

@@ -14,7 +14,7 @@ from crackcam.data.synthetic.examples import COVERED, UNKNOWN
 from crackcam.data.synthetic.noise import SIDE
 from crackcam.data.synthetic.sample import CLASSES, CRACK_FREE, CRACKED, generate_image
 from crackcam.errors import UserError
-from crackcam.training import trainer
+from crackcam.training.losses import POSITIVE_WEIGHT, mask_loss
 
 LABELS_OF_SEED_11 = [1, 1, 0, 0, 1, 1, 1, 0, 0, 0, 1, 0]
 MEANS_OF_SEED_11 = [207.52, 127.93, 199.67, 211.75, 158.75, 110.68, 147.96, 217.42, 139.25, 79.9, 135.43, 110.18]
@@ -184,7 +184,7 @@ def test_mask_loss_by_hand():
     masks[0, 2:, 2:] = torch.tensor([[UNKNOWN, 0], [0, 0]])  # not counted
     evidence = torch.tensor([[[0.3, 2.0], [-1.0, 9.0]]])
     expected = binary_cross_entropy_with_logits(
-        torch.tensor([0.3, 2.0, -1.0]), torch.tensor([0.5, 1, 0]), pos_weight=torch.tensor(trainer.CRACKS_ARE_RARE)
+        torch.tensor([0.3, 2.0, -1.0]), torch.tensor([0.5, 1, 0]), pos_weight=torch.tensor(POSITIVE_WEIGHT)
     )
-    torch.testing.assert_close(trainer.mask_loss(evidence, masks), expected)
-    assert trainer.mask_loss(evidence, torch.full_like(masks, UNKNOWN)) == 0
+    torch.testing.assert_close(mask_loss(evidence, masks), expected)
+    assert mask_loss(evidence, torch.full_like(masks, UNKNOWN)) == 0

@@ -63,7 +63,7 @@ def test_result_of_a_training(fresh, capsys):
     assert result.confusion.sum() == result.reliability.count.sum() == len(result.splits["test"]) == 12
     assert "precision" in result.report
     pixels = result.splits["test"].pixels
-    assert torch.equal(loaded.probabilities(pixels), result.model.probabilities(pixels))
+    assert torch.equal(loaded.probabilities(pixels), result.classifier.probabilities(pixels))
     torch.testing.assert_close(loaded.probabilities(pixels), torch.from_numpy(result.probabilities))
     assert result.metrics["test"]["accuracy"] == pytest.approx(result.confusion.trace() / 12)
 
@@ -79,7 +79,7 @@ def test_the_kept_epoch_is_the_best_one_on_validation(fresh):
     result = crackcam.train(tiny_config(arch="squeezenet1_1", epochs=3))
     best = max(result.history, key=lambda epoch: (epoch.val_balanced_accuracy, -epoch.val_loss))
     assert result.metrics["best_epoch"] == best.epoch
-    logits = features.compute_logits(result.model, result.splits["val"], 8, "")
+    logits = features.compute_logits(result.classifier, result.splits["val"], 8, "")
     loss = evaluate.score(logits * result.metrics["temperature"], result.splits["val"].labels).loss
     assert loss == pytest.approx(best.val_loss, rel=1e-3)
 
