@@ -21,7 +21,7 @@ import inference
 import train
 import xai
 from crackcam.errors import UserError
-from crackcam.models import checkpoint, checks, pretrained, stages
+from crackcam.models import checkpoint, pretrained, stages
 from crackcam.text import visible
 from crackcam.training import resume
 from crackcam.training.resume import StateFile
