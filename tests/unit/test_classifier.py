@@ -185,7 +185,7 @@ def test_a_target_by_hand(model):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "magic"}, "--method: 'magic' contains no known method: 'magic'; available: best, all, gradcam"),
+        ({"method": "magic"}, "--method: 'magic' is not a method; available: best, all, gradcam"),
         ({"method": "gradcam,cam"}, "one method at a time, not gradcam, cam"),
         ({"method": "all"}, "one method at a time, not gradcam, "),
         ({"target": "Maybe"}, "no class 'Maybe' to explain; available: predicted, dark, bright"),
