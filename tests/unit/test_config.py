@@ -298,7 +298,7 @@ def test_methods():
         ("magic", "is not a method"),
         ("gradcam,best", "contains 'best', which is not a method"),
         ("gradcam,all", "contains 'all', which is not a method"),
-        ([], "is not a method"),
+        ([], "contains '', which is not a method"),
     ):
         message = refusal(ExplainConfig, method=value)
         assert f"{subject}; available: best, all, gradcam, scorecam, " in message
