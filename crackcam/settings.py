@@ -102,7 +102,10 @@ def _names(value: Any) -> tuple[str, ...]:
 
 
 def _paths(value: Any) -> tuple[Path, ...]:
-    return tuple(map(_path, value if isinstance(value, list | tuple) else [value]))
+    found = tuple(map(_path, value if isinstance(value, list | tuple) else [value]))
+    if not found:
+        raise ValueError("names nothing")
+    return found
 
 
 def _pattern(value: Any) -> str:

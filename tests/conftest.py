@@ -12,7 +12,10 @@ import torch
 
 import train
 from crackcam import TrainConfig
+from crackcam.data import images
 from crackcam.data.synthetic import write_sample
+from crackcam.models import checkpoint, heads, pretrained
+from crackcam.types import ModelCard
 
 ROOT = Path(__file__).parents[1]
 TINY_TRAINING = ["--pretrained", "none", "--image-size", "64", "--epochs", "2", "--batch-size", "8", "--workers", "0"]
@@ -54,7 +57,7 @@ class Workplace:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
-    """data/ with 12 + 12 training pictures and 6 + 6 for testing."""
+    """data/ with 12 + 12 training images and 6 + 6 for testing."""
     root = tmp_path_factory.mktemp("tiny") / "data"
     write_sample(root, counts={"train": 12, "test": 6})
     return root
@@ -90,16 +93,34 @@ def fresh(tiny_data, tmp_path, monkeypatch):
     return Workplace(tmp_path / "fresh")
 
 
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_data, tmp_path_factory):
+    """A checkpoint of a random SqueezeNet, 64 px, that predicts one class for half of the images of tiny_data/train."""
+    torch.manual_seed(3)
+    model = pretrained.build_classifier("squeezenet1_1", 2).eval()
+    head = model.get_submodule(heads.head_name(model))
+    torch.nn.init.normal_(head.weight, std=0.2)
+    card = ModelCard("squeezenet1_1", ["Negative", "Positive"], 64)
+    arrays = [images.read_image(path) for path in sorted((tiny_data / "train").rglob("*.jpg"))]
+    pixels = torch.stack([torch.tensor(card.preprocessing.apply(array)).permute(2, 0, 1) for array in arrays])
+    with torch.no_grad():
+        logits = model(card.preprocessing.normalize(pixels, torch.device("cpu")))
+        head.bias[1] -= (logits[:, 1] - logits[:, 0]).median() + 1e-3
+    path = tmp_path_factory.mktemp("tiny_checkpoint") / "model.safetensors"
+    checkpoint.save(path, model, card)
+    return path
+
+
 def _folder_of(variable):
     return Path(os.environ[variable]) if variable in os.environ else None
 
 
 @pytest.fixture(scope="session")
 def real_data():
-    """The folder of real pictures."""
+    """The folder of real images."""
     folder = _folder_of("CRACKCAM_DATA")
     if folder is None:
-        pytest.skip("CRACKCAM_DATA names no folder of real pictures")
+        pytest.skip("CRACKCAM_DATA names no folder of real images")
     return folder
 
 

@@ -188,13 +188,13 @@ class Explanation(Result):
 
     def to_dict(self) -> dict:
         """Prediction, target, method, layers, maximum of the heatmap, threshold and regions, as JSON has them."""
-        measured = self.measure()
+        heatmap = self.heatmap
         return {
             **self.prediction.to_dict(),
             "target": self.target,
             "method": self.method,
             "layers": list(self.layers),
-            "max": float(self.map.max()),
+            "max": self.peak(heatmap),
             "threshold": None if math.isnan(self.threshold) else self.threshold,
-            "regions": [region.to_dict() for region in measured.regions],
+            "regions": [region.to_dict() for region in self.measure(heatmap=heatmap).regions],
         }

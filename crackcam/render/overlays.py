@@ -12,6 +12,7 @@ from matplotlib.colors import Colormap
 from PIL import Image
 
 from crackcam.errors import UserError
+from crackcam.methods import STYLES
 
 if TYPE_CHECKING:
     from crackcam.evaluation.regions import Measurement
@@ -46,8 +47,10 @@ def choose_style(name: str, colormap: str | None) -> Style:
     """The style by its name, with its own colormap unless another one is asked for.
 
     Raises:
-        UserError: matplotlib has no such colormap; those with similar names are listed.
+        UserError: there is no such style; or matplotlib has no such colormap, those with similar names are listed.
     """
+    if name not in STYLES:
+        raise UserError(f"no style {name!r}; available: {', '.join(STYLES)}")
     colormap = colormap or {"edges": "coolwarm"}.get(name, "inferno")
     if colormap not in colormaps:
         close = difflib.get_close_matches(colormap, list(colormaps), n=5, cutoff=0.4)

@@ -51,7 +51,7 @@ def test_what_is_taken(kind, value, found):
         (PATH, "", "is not a possible file name"), (PATH, "a\0b", "is not a possible file name"), (PATH, "\ud800", "is not a possible file name"),
         (PATH, 5, "is not a possible file name"), (PATHS, ["a", ""], "is not a possible file name"), (PATHS, 5, "is not a possible file name"),
         (HTML_PATH, "a.htm", "must end in .html"), (HTML_PATH, 5, "must end in .html"), (HTML_PATH, "\0.html", "is not a possible file name"),
-        (NAMES, ",", "names nothing"), (NAMES, [], "names nothing"), (NAMES, [5], "is not text"), (NAMES, 5, "is not text"),
+        (NAMES, ",", "names nothing"), (NAMES, [], "names nothing"), (PATHS, [], "names nothing"), (NAMES, [5], "is not text"), (NAMES, 5, "is not text"),
         (PATTERN, "(", "is not a regular expression: "), (PATTERN, "a{99999999999}", "is not a regular expression: "),
         (PATTERN, "(" * 5000, "is not a regular expression: "), (PATTERN, 5, "is not a regular expression: "),
         (SWITCH, 1, "is not True or False"), (SWITCH, "yes", "is not True or False"), (SWITCH, None, "is not True or False"),
@@ -70,7 +70,7 @@ class Example(Settings):
 
     count: int = setting(1, WHOLE, "how many")
     scale: float | None = setting(None, REAL, "how large", affects_result=False)
-    folder: Path | None = setting(None, PATH, "where")
+    folder: Path | None = setting(None, PATH, "where")  # noqa: RUF009
     name_list: tuple = setting(("a",), NAMES, "which")
     note: str = ""
 

@@ -1,7 +1,7 @@
 """Every figure that is written to disk: grids of images, the course of a training, Grad-CAM step by step."""
 
-from crackcam.render.figures.anatomy import AnatomySteps, anatomy
-from crackcam.render.figures.comparison import ComparisonRow, comparison
+from crackcam.render.figures.comparison_table import ComparisonRow, comparison
+from crackcam.render.figures.gradcam_steps import AnatomySteps, anatomy
 from crackcam.render.figures.grids import (
     Box,
     Tile,

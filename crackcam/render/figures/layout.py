@@ -18,7 +18,7 @@ INK, PALE, GRID, GREY = "#222222", "#777777", "#e8e8e8", "#b9b9b9"
 CORRECT, INCORRECT = "#2b6ca3", "#c22f2f"  # also: evidence against a class, and for it
 DPI = 120
 MARGIN = 0.15  # inches around a grid
-CHARACTERS = 11  # of a heading, to the inch
+CHARACTERS = 10.5  # of a heading, to the inch
 
 
 def model_label(arch: str, checkpoint: Path | str | None = None) -> str:

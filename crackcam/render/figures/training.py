@@ -24,6 +24,7 @@ from crackcam.text import percent, shorten
 TRAIN, VALIDATION = "#8a8a8a", CORRECT
 CELL, ON_CELL = "#1f5f99", "#ffffff"  # of a confusion matrix: its darkest color, and text on it
 OVER, UNDER = "#f6dcdc", "#dce8f3"  # confidence above and below accuracy
+MANY = 10  # classes; above, empty cells of a confusion matrix have no numbers
 LEGIBLE = 30  # classes, up to which a confusion matrix has numbers in its cells
 LARGEST = 16.0  # inches of a confusion matrix
 
@@ -88,32 +89,40 @@ def draw_confusion(axes: Axes, counts: np.ndarray, classes: Sequence[str]) -> No
     count = len(classes)
     fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     cells = ListedColormap([CELL])
-    line = 1.5 if count <= LEGIBLE else 0
-    axes.pcolormesh(np.zeros(counts.shape), cmap=cells, alpha=fractions, edgecolors="white", linewidth=line)
     axes.set(xlim=(0, count), ylim=(count, 0), aspect="equal")
-    if count <= LEGIBLE:
-        for (row, column), number in np.ndenumerate(counts):
-            fraction = float(fractions[row, column])
-            for text, size, above in ((f"{number:,}", 11, 4), (percent(fraction), 7, -9)):
-                axes.annotate(
-                    text,
-                    (column + 0.5, row + 0.5),
-                    xytext=(0, above),
-                    textcoords="offset points",
-                    ha="center",
-                    va="center",
-                    fontsize=size,
-                    color=ON_CELL if fraction > 0.7 else INK,
-                )
+    if count > LEGIBLE:
+        axes.imshow(
+            np.zeros(counts.shape), cells, alpha=fractions, extent=(0, count, count, 0), interpolation="nearest"
+        )
+    else:
+        axes.pcolormesh(np.zeros(counts.shape), cmap=cells, alpha=fractions, edgecolors="white", linewidth=1.5)
+        for row, column in np.argwhere(counts >= (1 if count > MANY else 0)).tolist():
+            _label_cell(axes, (row, column), int(counts[row, column]), float(fractions[row, column]))
     shown = range(0, count, math.ceil(count / (2 * LEGIBLE)))  # names that do not run into each other
     names, places = [shorten(classes[i], 16) for i in shown], [i + 0.5 for i in shown]
     few = count < 5
-    axes.set_xticks(places, names, fontsize=8.5, rotation=0 if few else 90 if count > LEGIBLE else 45)
+    turned = {"rotation": 0} if few else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(places, names, fontsize=8.5, **(turned if count <= LEGIBLE else {"rotation": 90}))
     axes.set_yticks(places, names, fontsize=8.5, rotation=90 if few else 0, va="center")
     axes.set_xlabel("predicted class", fontsize=9, color=INK)
     axes.set_ylabel("true class", fontsize=9, color=INK)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelcolor=INK)
+
+
+def _label_cell(axes: Axes, cell: tuple[int, int], number: int, fraction: float) -> None:
+    for text, size, above in ((f"{number:,}", 11, 4), (percent(fraction), 7, -9)):
+        label = axes.annotate(
+            text,
+            (cell[1] + 0.5, cell[0] + 0.5),
+            xytext=(0, above),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=size,
+            color=ON_CELL if fraction > 0.7 else INK,
+        )
+        label.set_in_layout(False)  # measuring hundreds of texts takes seconds, and they lie inside
 
 
 def reliability(path: Path, bins: Bins, classes: int, title: str, model: str = "") -> None:

@@ -32,16 +32,25 @@ VARIABLES = {  # colors of the figures, and variables of the style sheet
     "#cccccc": "rule",
     "#000000": "pale",  # axes
 }
+WIDEST = 5.0  # inches of a figure that fits a card
+PIXELS = 90  # of the page, to the inch of a wide figure
 DROPPED = {"metadata", "style"}  # elements
 UNUSED = {"font", "font-family", "stroke-dashoffset", "stroke-linejoin", "stroke-miterlimit"}  # properties
 _DECIMALS = re.compile(r"-?\d+\.\d+")
 
 
 class InlineFigure(NamedTuple):
-    """A figure of a page: its title, and an ``svg`` element with a description for screen readers."""
+    """A figure of a page.
+
+    Attributes:
+        title: above it.
+        svg: an element with a description for screen readers.
+        wide: it keeps its size and is scrolled; others fit their card.
+    """
 
     title: str
     svg: Markup
+    wide: bool
 
 
 def inline(figure: Figure, title: str, description: str) -> InlineFigure:
@@ -61,7 +70,10 @@ def inline(figure: Figure, title: str, description: str) -> InlineFigure:
     root = ElementTree.fromstring(file.getvalue())  # noqa: S314 - written above
     _simplify(root, title.split()[0].lower())
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": visible(description)}
-    return InlineFigure(title, Markup(ElementTree.tostring(root, "unicode")))  # noqa: S704 - escaped by ElementTree
+    width = figure.get_figwidth()
+    if wide := width > WIDEST:
+        root.attrib["width"] = f"{width * PIXELS:.0f}"
+    return InlineFigure(title, Markup(ElementTree.tostring(root, "unicode")), wide)  # noqa: S704 - escaped by ElementTree
 
 
 def _simplify(element: ElementTree.Element, prefix: str) -> None:

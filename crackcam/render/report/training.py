@@ -11,7 +11,7 @@ from crackcam.render.report.svg import InlineFigure, inline
 from crackcam.text import counted, percent
 
 WIDTH, HEIGHT = 3.6, 2.8  # inches; the page enlarges them, so that text of 8 pt is legible on a phone
-MATRIX = 30  # classes; above, the most frequent confusions are listed only
+MATRIX = 20  # classes; above, the most frequent confusions are listed only
 DESCRIBED = 10  # classes of a matrix that are described in words
 
 
@@ -29,12 +29,13 @@ def training_key_figures(document: dict) -> list[tuple[str, str, str]]:
 
 
 def training_figures(document: dict) -> list[InlineFigure]:
-    """Loss and accuracy over the epochs, confusion matrix, reliability diagram."""
+    """Loss and accuracy over the epochs, reliability diagram, confusion matrix."""
     curves = ("loss", "accuracy") if len(document["history"]) > 1 else ()  # a linear probe alone makes no curve
     found = [_curve(document["history"], measure) for measure in curves]
-    if len(document["classes"]) <= MATRIX:
+    found.append(_reliability(document))
+    if len(document["classes"]) <= MATRIX:  # last: it may be wide
         found.append(_confusion(np.array(document["confusion"]), document["classes"]))
-    return [*found, _reliability(document)]
+    return found
 
 
 def _curve(history: list[dict], measure: str) -> InlineFigure:

@@ -1,0 +1,149 @@
+"""The head whose logits are sums of maps."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from crackcam import Classifier
+from crackcam.errors import UserError
+from crackcam.models import checkpoint, pretrained, stages, target_layers
+from crackcam.models.multiscale import Multiscale
+from crackcam.runtime import Runtime
+from crackcam.types import ModelCard
+
+CPU = torch.device("cpu")
+
+
+class TwoStages(nn.Module):
+    """Passes its three colours on, then halves the grid."""
+
+    def __init__(self):
+        super().__init__()
+        self.fine, self.coarse = nn.Identity(), nn.AvgPool2d(2)
+
+    def forward(self, images):
+        return self.coarse(self.fine(images))
+
+
+def untouched(model):
+    """Without normalisation, so that values can be computed by hand."""
+    for stage in model.maps:
+        stage[0] = nn.Identity()
+    return model.eval()
+
+
+def test_evidence_and_logits_by_hand():
+    model = untouched(Multiscale(TwoStages(), {"fine": 3, "coarse": 3}, classes=1))
+    with torch.no_grad():
+        model.maps[0][1].weight.copy_(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1))
+        model.maps[1][1].weight.copy_(torch.tensor([0, 2.0, 0]).view(1, 3, 1, 1))
+        for stage in model.maps:
+            stage[1].bias.zero_()
+        model.scale.fill_(3)
+        model.bias.fill_(0.5)
+        image = torch.zeros(1, 3, 2, 2)
+        image[0, 0] = torch.tensor([[0.0, 1], [0, 0]])  # of the fine stage: as it is
+        image[0, 1] = torch.tensor([[4.0, 0], [0, 0]])  # of the coarse one: its mean, 1, twice, everywhere
+        evidence = model.evidence(image)
+        torch.testing.assert_close(evidence, torch.tensor([[[[2.0, 3], [2, 2]]]]))
+        weights = (2 * torch.tensor([2.0, 3, 2, 2])).softmax(0)
+        expected = 3 * (weights * torch.tensor([2.0, 3, 2, 2])).sum() + 0.5
+        torch.testing.assert_close(model(image), expected.view(1, 1))
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "squeezenet1_0", "mobilenet_v3_small"])
+def test_map_sums_to_the_logit(arch):
+    torch.manual_seed(0)
+    model = stages.add_multiscale_head(pretrained.build_classifier(arch, 3), 3, 64).eval()
+    with torch.no_grad():
+        for stage in model.maps:
+            stage[1].weight.normal_()
+            stage[1].bias.normal_()
+        model.scale.uniform_(1, 5)
+        model.bias.normal_()
+        images = torch.randn(2, 3, 64, 64)
+        evidence = model.evidence(images)
+        summed = model.contributions(evidence).double().sum(dim=(2, 3)) + model.bias
+    assert evidence.shape[2] == 64 // 4 or arch == "squeezenet1_0"  # whose pools round otherwise
+    torch.testing.assert_close(summed.float(), model(images), rtol=1e-5, atol=1e-5)
+
+
+def test_stages_of_resnet18():
+    model = stages.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 224)
+    assert model.stages == {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
+    assert target_layers.grid_layers(model.eval(), 224)[1] == "backbone.layer4"
+    (layer,) = target_layers.find_target_layers(model, 224, ["layer3"])  # by the name that the architecture gives it
+    assert layer.module is model.backbone.layer3
+
+
+def test_a_small_confident_region_counts_more_than_a_large_doubtful_one():
+    model = Multiscale(TwoStages(), {"fine": 3}, classes=1)
+    spot, haze = torch.zeros(1, 1, 16, 16), torch.full((1, 1, 16, 16), 0.5)
+    spot[0, 0, 3, 3] = 10
+    assert model.pool(spot) > 9 * model.pool(haze)
+
+
+def test_models_of_tokens_are_refused():
+    with pytest.raises(UserError, match="grids of several sizes"):
+        stages.add_multiscale_head(pretrained.build_classifier("vit_b_32", 2), 2, 224)
+
+
+def test_absence_has_no_map():
+    model = Multiscale(TwoStages(), {"fine": 3, "coarse": 3}, classes=2).eval()
+    model.mask_out_class(0)
+    with torch.no_grad():
+        model.bias.copy_(torch.tensor([0.25, 0.0]))
+        images = torch.randn(2, 3, 4, 4)
+        evidence, logits = model.evidence(images), model(images)
+    assert model.class_mask.tolist() == [0, 1]
+    assert not evidence[:, 0].any()
+    assert evidence[:, 1].any()
+    assert (logits[:, 0] == 0.25).all()
+
+
+def test_a_layer_that_is_not_there():
+    with pytest.raises(AttributeError, match="nowhere"):
+        Multiscale(TwoStages(), {"nowhere": 3}, classes=2)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_checkpoint_round_trip(tmp_path, half):
+    torch.manual_seed(0)
+    model = stages.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 64).eval()
+    card = ModelCard("resnet18", ["a", "b"], 64, head="multiscale", stages=model.stages)
+    checkpoint.save(tmp_path / "m.safetensors", model, card, half=half)
+    again, read = checkpoint.load(tmp_path / "m.safetensors", CPU)
+    assert read.head == "multiscale"
+    assert read.stages == model.stages
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(again(images), model(images), rtol=0, atol=1e-2 if half else 1e-5)
+    size = (tmp_path / "m.safetensors").stat().st_size
+    assert size < (23e6 if half else 45e6)
+
+
+def test_a_card_that_names_no_layer(tmp_path):
+    model = stages.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 64)
+    card = ModelCard("resnet18", ["a", "b"], 64, head="multiscale", stages={"layer9": 64})
+    checkpoint.save(tmp_path / "m.safetensors", model, card)
+    with pytest.raises(UserError, match="damaged"):
+        checkpoint.load(tmp_path / "m.safetensors", CPU)
+
+
+def test_the_heatmap_of_a_small_image_lies_on_it():
+    """The evidence is in one corner of the image, not of the padding around it."""
+    model = untouched(Multiscale(TwoStages(), {"fine": 3, "coarse": 3}, classes=1))
+    with torch.no_grad():
+        model.maps[0][1].weight.copy_(torch.tensor([9.0, 0, 0]).view(1, 3, 1, 1))
+        model.maps[1][1].weight.zero_()
+    card = ModelCard("resnet18", ["a"], 64, [0.0] * 3, [1.0] * 3, max_scale=1.0, head="multiscale")
+    classifier = Classifier.of(model, card, Runtime())
+    image = np.zeros((30, 50, 3), np.uint8)
+    image[:10, 40:] = 255
+    for scales in ([1], [1, 2.0], ["own"], [1, "own"]):
+        heatmap = classifier.explain(image, method="evidence", target="a", scales=scales).heatmap
+        assert heatmap.shape == (30, 50)
+        assert heatmap[:8, 42:].min() > 0.9
+        assert heatmap[13:].max() < 0.1
+        assert heatmap[:, :37].max() < 0.1
