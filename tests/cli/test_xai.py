@@ -178,7 +178,7 @@ def test_a_method_that_cannot_explain_the_network(place, run, monkeypatch):
     monkeypatch.setattr(checkpoint, "load", lambda *a, **k: (model, card))
     code, _, err = run("--method", "cam")
     assert code == 2
-    assert "error: cam cannot explain this: CAM needs nothing but global average pooling" in err
+    assert "error: cam cannot explain this: CAM needs exactly global average pooling" in err
     code, _, err = run("--method", "cam,gradcam")
     assert code == 0
     assert "warning: left out cam cannot explain this" in err
