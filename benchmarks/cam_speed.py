@@ -1,14 +1,14 @@
-"""What a map costs: every method, ours, grad-cam, torchcam and captum side by side, in plain forward passes.
+"""What a heatmap costs: every method, ours, grad-cam, torchcam and captum side by side, in plain forward passes.
 
     python benchmarks/cam_speed.py                                   resnet18 and resnet50, batch 1 and 9: hours
     python benchmarks/cam_speed.py --arch resnet18 --batch 9 --methods gradcam eigencam                  minutes
     python benchmarks/cam_speed.py --device cpu cuda                 both: the default where there is a GPU
 
-Random weights, random pictures of 224 x 224, class 1 at the last block of the network; model and pictures are
+Random weights, random images of 224 x 224, class 1 at the last block of the network; model and images are
 channels-last (``--contiguous``: the other format). All deliver the same: (N, 224, 224) in [0, 1] as a numpy array.
 sess takes minutes and rise is in no other package: both are left out unless ``--methods`` names them.
 
-Each package works in a process of its own (cam_worker.py), with the same weights and pictures; one computes at a time.
+Each package runs in a process of its own (cam_worker.py), with the same weights and images; one computes at a time.
 
 1. Memory. Each method runs once in a fresh process: the peak of resident memory (GPU: of allocated memory), and how
    far it lies above the peak of the plain forward pass that went before.
@@ -41,8 +41,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from crackcam import messages
-from crackcam.cli import console
+from crackcam.config import POSITIVE_INT
 from crackcam.methods import METHODS
 
 # This process imports no torch: a child's peak of memory starts from its parent's.
@@ -118,7 +117,7 @@ def take_turns(cells: Cells, workers: dict[str, Worker]) -> float:
     """Fills the cells with ratios; returns the median seconds of all plain forward passes."""
     order, forwards = random.Random(0), []
     for turn in range(-1, max(cell.rounds for cell in cells.values())):  # turn -1 warms up
-        messages.note(f"time: round {turn + 1}")
+        print(f"time: round {turn + 1}", file=sys.stderr)
         for package in order.sample(sorted(workers), len(workers)):
             due = [key for key, cell in cells.items() if COLUMNS[key[0]][0] == package and turn < cell.rounds]
             due = [key for key in due if turn >= 0 or cells[key].rounds > 1]
@@ -151,7 +150,7 @@ def measure(args: argparse.Namespace, setting: list[str]) -> None:
         for column, (package, _) in COLUMNS.items():
             offers = about.get(package, {}).get("offers", [])
             for name in [CONTROL] * bool(offers) + [n for n in args.methods if METHODS[n].class_name in offers]:
-                messages.note(f"memory: {column}, {name}")
+                print(f"memory: {column}, {name}", file=sys.stderr)
                 found = run_fresh(column, name, setting, folder, args.repeats)
                 if isinstance(found, Cell):
                     cells[column, name] = found
@@ -222,11 +221,11 @@ def compare(cells: Cells, names: list[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", nargs="+", default=["resnet18", "resnet50"], metavar="NAME")
-    parser.add_argument("--batch", nargs="+", type=console.positive_int, default=[1, 9], metavar="N")
+    parser.add_argument("--batch", nargs="+", type=POSITIVE_INT.parse, default=[1, 9], metavar="N")
     usual = [name for name in METHODS if name not in ("sess", "rise")]
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=usual, metavar="NAME")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS, metavar="NAME", help="none: ours alone")
-    parser.add_argument("--repeats", type=console.positive_int, default=51, metavar="N")
+    parser.add_argument("--repeats", type=POSITIVE_INT.parse, default=51, metavar="N")
     parser.add_argument("--device", nargs="+", default=["cpu", "cuda"] if shutil.which("nvidia-smi") else ["cpu"])
     parser.add_argument("--contiguous", action="store_true")
     args = parser.parse_args(argv)

@@ -32,7 +32,7 @@ import torchvision
 Run = Callable[[str, Any, torch.Tensor], np.ndarray]
 
 TARGET = 1
-AT_ONCE = 32  # pictures at a time where a peer has no default of its own: ours
+AT_ONCE = 32  # images at a time where a peer has no default of its own: ours
 # As many steps and copies as ours, where a peer's default is another.
 STEPS, COPIES, GRADIENT_COPIES, WINDOW = 32, 8, 25, 32
 
@@ -63,45 +63,45 @@ def layers_of(model: Any, name: str) -> list[Any]:
     return [model.layer2[-1], model.layer3[-1], model.layer4[-1]] if name == "RefineCAM" else [model.layer4[-1]]
 
 
-def run_pytorch_grad_cam(name: str, model: Any, pictures: torch.Tensor) -> np.ndarray:
+def run_pytorch_grad_cam(name: str, model: Any, images: torch.Tensor) -> np.ndarray:
     """Ours and grad-cam: the same calls."""
     import pytorch_grad_cam
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     method = getattr(pytorch_grad_cam, name)
     if name == "GuidedBackpropReLUModel":
-        return method(model)(pictures, TARGET)
+        return method(model)(images, TARGET)
     # Finer-CAM chooses the classes to compare with only where it is given no targets.
-    targets = None if name == "FinerCAM" else [ClassifierOutputTarget(TARGET)] * len(pictures)
-    return method(model=model, target_layers=layers_of(model, name))(pictures, targets=targets)
+    targets = None if name == "FinerCAM" else [ClassifierOutputTarget(TARGET)] * len(images)
+    return method(model=model, target_layers=layers_of(model, name))(images, targets=targets)
 
 
-def run_torchcam(name: str, model: Any, pictures: torch.Tensor) -> np.ndarray:
+def run_torchcam(name: str, model: Any, images: torch.Tensor) -> np.ndarray:
     from torchcam import methods
 
     layers, options = layers_of(model, name), TORCHCAM_OPTIONS.get(name, {})
     extractor = getattr(methods, name.replace(LONG, SHORT))(model, layers if len(layers) > 1 else layers[0], **options)
     with extractor, torch.set_grad_enabled(name not in ("CAM", "ScoreCAM")):
-        scores = model(pictures)
-        classes = scores.argmax(dim=1).tolist() if name == "FinerCAM" else [TARGET] * len(pictures)
-        return finished(extractor(classes, scores)[0][:, None], pictures)
+        scores = model(images)
+        classes = scores.argmax(dim=1).tolist() if name == "FinerCAM" else [TARGET] * len(images)
+        return finished(extractor(classes, scores)[0][:, None], images)
 
 
-def run_captum(name: str, model: Any, pictures: torch.Tensor) -> np.ndarray:
+def run_captum(name: str, model: Any, images: torch.Tensor) -> np.ndarray:
     from captum import attr
 
-    found = CAPTUM[name](attr, model, pictures, max(1, AT_ONCE // len(pictures))).detach()
+    found = CAPTUM[name](attr, model, images, max(1, AT_ONCE // len(images))).detach()
     if name.startswith("Guided"):
         return found.movedim(1, -1).cpu().numpy()
-    return finished(found.abs() if name == "SmoothGrad" else found, pictures)
+    return finished(found.abs() if name == "SmoothGrad" else found, images)
 
 
-def finished(channels: torch.Tensor, pictures: torch.Tensor) -> np.ndarray:
-    """What ours and grad-cam deliver: no negative values, stretched to [0, 1], as large as the picture, an array."""
+def finished(channels: torch.Tensor, images: torch.Tensor) -> np.ndarray:
+    """What ours and grad-cam deliver: no negative values, stretched to [0, 1], as large as the image, an array."""
     maps = channels.sum(dim=1, keepdim=True).relu()
     low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
     maps = (maps - low) / (high - low + 1e-8)
-    return F.interpolate(maps, pictures.shape[2:], mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
+    return F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
 
 
 def load(package: str) -> tuple[list[str], str, Run]:
@@ -115,20 +115,20 @@ def load(package: str) -> tuple[list[str], str, Run]:
         return [name.replace(SHORT, LONG) for name in dir(module.methods)], version, run_torchcam
     if package == "captum":
         return list(CAPTUM), version, run_captum
-    # grad-cam's guided backpropagation takes one picture, and gives back a model whose ReLUs are no longer in place.
+    # grad-cam's guided backpropagation takes one image, and gives back a model whose ReLUs are no longer in place.
     offers = [name for name in dir(module) if package == "ours" or not name.startswith("Guided")]
     return offers, version, run_pytorch_grad_cam
 
 
 class Bench:
-    """The network, the pictures and the package."""
+    """The network, the images and the package."""
 
     def __init__(self, package: str, run: Run, arch: str, batch: str, device: str, layout: str) -> None:
-        torch.manual_seed(0)  # all packages: the same weights, the same pictures
+        torch.manual_seed(0)  # all packages: the same weights, the same images
         form = getattr(torch, layout)
         self.package, self.run, self.device = package, run, torch.device(device)
         self.model = torchvision.models.get_model(arch).eval().to(self.device, memory_format=form)
-        self.pictures = torch.randn(int(batch), 3, 224, 224).to(self.device, memory_format=form)
+        self.images = torch.randn(int(batch), 3, 224, 224).to(self.device, memory_format=form)
 
     def work_through(self, jobs: list[list[str]]) -> dict[str, Any]:
         answer: dict[str, Any] = {"forwards": [self.forward()], "seconds": [], "before": self.peak()}
@@ -146,7 +146,7 @@ class Bench:
                 return self.forward()
         with bf16, contextlib.redirect_stderr(io.StringIO()):  # progress bars
             start = self.now()
-            maps = self.run(name, self.model, self.pictures)
+            maps = self.run(name, self.model, self.images)
             elapsed = self.now() - start
         path = Path(f"{self.package}-{name}-{precision}.npy")
         if not path.exists():
@@ -156,7 +156,7 @@ class Bench:
     def forward(self) -> float:
         start = self.now()
         with torch.no_grad():
-            self.model(self.pictures)
+            self.model(self.images)
         return self.now() - start
 
     def now(self) -> float:

@@ -2,11 +2,11 @@
 
     python benchmarks/long_run.py --minutes 60
 
-Each round calls the three scripts' main() on tiny generated data, in this one process, the way that code of one's own
-would: training with a worker process, predictions as a picture and as a table, maps by methods with gradients, without,
-and by all stages, a report, and a call that ends in an error. A line a round: resident memory in MB, open files,
-threads, child processes, hooks on networks still alive, files in the temporary folder. Exit 1 where the last quarter of
-the rounds has more of any than the second quarter (memory: by more than 5 %). Linux.
+Each round calls the three scripts' main() on tiny generated data, in this one process, as a user's own code would:
+training with a worker process, predictions as a figure and as a table, heatmaps by methods with gradients, without, and
+by all stages, a report, and a call that ends in an error. A line a round: resident memory in MB, open files, threads,
+child processes, hooks on models still alive, files in the temporary folder. Exit 1 where the last quarter of the rounds
+has more of any than the second quarter (memory: by more than 5 %). Linux.
 """
 
 import argparse
@@ -69,11 +69,11 @@ def measured():
 def one_round():
     """Every command once."""
     for script, arguments, code in COMMANDS:
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             found = script.main(arguments)
         if found != code:
-            sys.exit(f"{script.__name__} {' '.join(arguments)} ended with {found}:\n{said.getvalue()}")
+            sys.exit(f"{script.__name__} {' '.join(arguments)} ended with {found}:\n{output.getvalue()}")
 
 
 def leaks(rounds):
@@ -104,8 +104,8 @@ def main(argv=None):
             while len(rounds) < args.rounds if args.rounds else time.monotonic() - begun < 60 * args.minutes:
                 one_round()
                 rounds.append(measured())
-                said = ", ".join(f"{value:.0f} {name}" for name, value in rounds[-1].items())
-                print(f"round {len(rounds)}, {(time.monotonic() - begun) / 60:.1f} min: {said}", flush=True)
+                output = ", ".join(f"{value:.0f} {name}" for name, value in rounds[-1].items())
+                print(f"round {len(rounds)}, {(time.monotonic() - begun) / 60:.1f} min: {output}", flush=True)
         finally:
             os.chdir(before)
     found = leaks(rounds)

@@ -1,6 +1,6 @@
-"""Does bf16 predict as fp32 does: share of pictures of the same class, and how far probabilities are apart.
+"""Does bf16 predict as fp32 does: fraction of images of the same class, and the largest difference of a probability.
 
-    python benchmarks/precision.py --data DIR --weights FILE        all pictures of the test split
+    python benchmarks/precision.py --data DIR --weights FILE        all images of the test split
 
 The flags are those of inference.py --all.
 """
@@ -18,7 +18,7 @@ import inference
 
 
 def compare(one: list[dict[str, str]], other: list[dict[str, str]]) -> tuple[int, int, float]:
-    """Pictures, those of the same class, and the largest difference of a probability."""
+    """Images, those of the same class, and the largest difference of a probability."""
     both = [(a, b) for a, b in zip(one, other, strict=True) if not a["error"]]
     alike = sum(a["predicted"] == b["predicted"] for a, b in both)
     apart = max(abs(float(a[name]) - float(b[name])) for a, b in both for name in a if name.startswith("p_"))
@@ -37,8 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             with path.open(newline="", encoding="utf-8") as file:
                 tables[precision] = list(csv.DictReader(file))
     count, alike, apart = compare(tables["fp32"], tables["bf16"])
-    print(f"bf16 and fp32: same class for {alike:,} of {count:,} pictures, {100 * alike / count:.2f} %; "
-          f"probabilities differ by {apart:.4f} at most")  # fmt: skip
+    print(
+        f"bf16 and fp32: same class for {alike:,} of {count:,} images, {100 * alike / count:.2f} %; "
+        f"largest difference of a probability: {apart:.4f}"
+    )
     return 0
 
 

@@ -1,8 +1,8 @@
-"""Whole folders: pictures a second beside the bare forward pass, memory, and what starting costs.
+"""Whole folders: images per second compared with the bare forward pass, memory, and start-up time.
 
-    python benchmarks/throughput.py                        5,000 generated pictures, resnet18, fp32: half an hour
+    python benchmarks/throughput.py                        5,000 generated images, resnet18, fp32: half an hour
     python benchmarks/throughput.py --precision bf16
-    python benchmarks/throughput.py --pictures 200 --rounds 1 --memory 100 200        to try it
+    python benchmarks/throughput.py --images 200 --rounds 1 --memory 100 200        to try it
 
 Contenders take turns, each in a process of its own: ``bare``, the network alone on a batch that lies ready, with the
 scripts' layout and memory settings; inference.py --all; xai.py --all --method gradcam, overlays written; and
@@ -28,11 +28,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-from crackcam import runtime
 from crackcam.cli import console
-from crackcam.types import ModelCard
+from crackcam.config import POSITIVE_INT
 
-SIDE, DISTINCT = 224, 1000  # more pictures are links to these
+SIDE, DISTINCT = 224, 1000  # more images are links to these
 START = {
     "import torch, torchvision": "import torch, torchvision",
     "+ weights, one forward pass": """
@@ -46,23 +45,21 @@ with torch.inference_mode():
 }
 
 
-# -- in a process of its own, in the workplace -------------------------------------------------------------------------
+# -- in a process of its own, in the working folder --------------------------------------------------------------------
 
 
 def bare(args: argparse.Namespace) -> None:
     import torch
 
-    from crackcam.models import checkpoint
+    import crackcam
 
     console.keep_freed_memory()
-    device = runtime.choose_device("auto")
-    network, card = checkpoint.load(Path("weights/model.safetensors"), device)
-    machine = runtime.Runtime(device, runtime.choose_precision(args.precision, device)[0], card.mean, card.std)
-    ready = machine.input(torch.zeros(args.batch_size, 3, SIDE, SIDE, dtype=torch.uint8))
-    with torch.inference_mode(), machine.autocast():
-        for _ in range(args.pictures // args.batch_size):
-            network(ready)
-        if device.type == "cuda":
+    network = crackcam.load("weights/model.safetensors", precision=args.precision)
+    ready = network.to_inputs(torch.zeros(args.batch_size, 3, SIDE, SIDE, dtype=torch.uint8))
+    with torch.inference_mode(), network.runtime.autocast():
+        for _ in range(args.images // args.batch_size):
+            network.model(ready)
+        if network.runtime.device.type == "cuda":
             torch.cuda.synchronize()
 
 
@@ -71,7 +68,7 @@ def ours(args: argparse.Namespace) -> None:
     import xai
 
     script, more = (inference, []) if args.worker == "inference" else (xai, ["--method", "gradcam"])
-    flags = ["--image", f"flight{args.pictures}", "--all", "--batch-size", str(args.batch_size)]
+    flags = ["--image", f"flight{args.images}", "--all", "--batch-size", str(args.batch_size)]
     if script.main([*flags, *more, "--precision", args.precision]):
         raise SystemExit(f"{args.worker} failed")
 
@@ -85,7 +82,7 @@ def plain(args: argparse.Namespace) -> None:
 
     class Flight(Dataset):
         def __init__(self):
-            self.files = sorted(Path(f"flight{args.pictures}").iterdir())
+            self.files = sorted(Path(f"flight{args.images}").iterdir())
             normalise = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
             self.transform = transforms.Compose([transforms.Resize((SIDE, SIDE)), transforms.ToTensor(), normalise])
 
@@ -105,8 +102,11 @@ def plain(args: argparse.Namespace) -> None:
 
 
 WORKERS: dict[str, Callable[[argparse.Namespace], None]] = {
-    "bare": bare, "inference": ours, "xai": ours, "plain": plain,
-}  # fmt: skip
+    "bare": bare,
+    "inference": ours,
+    "xai": ours,
+    "plain": plain,
+}
 
 
 def work(args: argparse.Namespace) -> None:
@@ -119,7 +119,7 @@ def work(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     WORKERS[args.worker](args)
     seconds = time.perf_counter() - start
-    print(json.dumps({"rate": args.pictures / seconds, "peak": peak_memory()}))
+    print(json.dumps({"rate": args.images / seconds, "peak": peak_memory()}))
 
 
 def peak_memory() -> float:
@@ -134,16 +134,17 @@ def peak_memory() -> float:
 
 
 def prepare(args: argparse.Namespace, place: Path) -> None:
-    """Pictures, and weights at random."""
+    """Images, and weights at random."""
     import torch
 
     from crackcam.data.synthetic import write_sample
     from crackcam.models import checkpoint, pretrained
+    from crackcam.types import ModelCard
 
-    distinct = min(DISTINCT, max(args.pictures, *args.memory, 18))
+    distinct = min(DISTINCT, max(args.images, *args.memory, 18))
     write_sample(place / "data", counts={"test": (distinct + 1) // 2})
     made = sorted((place / "data/test").rglob("*.jpg"))
-    for count in {args.pictures, *args.memory}:
+    for count in {args.images, *args.memory}:
         folder = place / f"flight{count}"
         folder.mkdir()
         for i in range(count):
@@ -153,16 +154,14 @@ def prepare(args: argparse.Namespace, place: Path) -> None:
     checkpoint.save(place / "weights/model.safetensors", network, ModelCard(args.arch, ["Negative", "Positive"], SIDE))
 
 
-def called(args: argparse.Namespace, place: Path, worker: str, pictures: int) -> dict:
-    flags = ["--worker", worker, "--pictures", str(pictures), "--batch-size", str(args.batch_size), "--arch", args.arch]
+def measure(args: argparse.Namespace, place: Path, worker: str, images: int) -> dict:
+    flags = ["--worker", worker, "--images", str(images), "--batch-size", str(args.batch_size), "--arch", args.arch]
     command = [sys.executable, str(Path(__file__).resolve()), *flags, "--precision", args.precision]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{worker}: {done.stderr}")
     measured = json.loads(done.stdout.splitlines()[-1])
-    print(
-        f"{worker}, {pictures:,} pictures: {measured['rate']:.1f} a second, {measured['peak']:.0f} MB", file=sys.stderr
-    )
+    print(f"{worker}, {images:,} images: {measured['rate']:.1f} per second, {measured['peak']:.0f} MB", file=sys.stderr)
     return measured
 
 
@@ -173,11 +172,11 @@ def spread(values: list[float], form: str = ".1f") -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="resnet18")
-    parser.add_argument("--pictures", type=console.positive_int, default=5000, metavar="N")
-    parser.add_argument("--batch-size", type=console.positive_int, default=32, metavar="N")
+    parser.add_argument("--images", type=POSITIVE_INT.parse, default=5000, metavar="N")
+    parser.add_argument("--batch-size", type=POSITIVE_INT.parse, default=32, metavar="N")
     parser.add_argument("--precision", choices=("fp32", "bf16", "auto"), default="fp32")
-    parser.add_argument("--rounds", type=console.positive_int, default=5, metavar="N")
-    parser.add_argument("--memory", type=console.positive_int, nargs=2, default=[2000, 20000], metavar="N")
+    parser.add_argument("--rounds", type=POSITIVE_INT.parse, default=5, metavar="N")
+    parser.add_argument("--memory", type=POSITIVE_INT.parse, nargs=2, default=[2000, 20000], metavar="N")
     parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.worker:
@@ -205,12 +204,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                     starts[name].append(seconds)
         for _ in range(args.rounds):
             for name, rate in rates.items():
-                rate.append(called(args, place, name, args.pictures)["rate"])
+                rate.append(measure(args, place, name, args.images)["rate"])
         peaks = {
-            name: [called(args, place, name, count)["peak"] for count in args.memory] for name in ("inference", "xai")
+            name: [measure(args, place, name, count)["peak"] for count in args.memory] for name in ("inference", "xai")
         }
-    print(f"{args.pictures:,} pictures, {args.arch}, {args.precision}, batches of {args.batch_size}\n")
-    print("| contender | of the bare forward pass | pictures a second |\n|---|---|---|")
+    print(f"{args.images:,} images, {args.arch}, {args.precision}, batches of {args.batch_size}\n")
+    print("| contender | of the bare forward pass | images per second |\n|---|---|---|")
     for name, rate in rates.items():
         ratio = [100 * mine / alone for mine, alone in zip(rate, rates["bare"], strict=True)]
         print(f"| {name} | {spread(ratio, '.0f')} % | {spread(rate)} |")
@@ -222,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f" {spread(seconds, '.2f')} |"
         )
     few, many = args.memory
-    print(f"\n| peak memory | {many:,} of {few:,} pictures | MB |\n|---|---|---|")
+    print(f"\n| peak memory | {many:,} of {few:,} images | MB |\n|---|---|---|")
     for name, (small, large) in peaks.items():
         print(f"| {name} | {large / small:.3f} | {small:.0f}, {large:.0f} |")
 

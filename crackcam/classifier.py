@@ -21,12 +21,18 @@ from crackcam.explain.explanation import Explanation
 from crackcam.models import checkpoint, onnx
 from crackcam.models.checks import check_runs, to_device
 from crackcam.models.loaded import LoadedModel
-from crackcam.models.registry import is_detector
+from crackcam.models.registry import check_arch, is_detector
 from crackcam.preprocessing import Preprocessing
 from crackcam.runtime import Runtime
+from crackcam.settings import settings_of
 from crackcam.types import ModelCard, Prediction
 
 logger = logging.getLogger(__name__)
+
+OVERLAY_SETTINGS = ("style", "colormap")  # of ExplainConfig, which Explanation.overlay takes
+EXPLAIN_SETTINGS = [
+    each.name for each in settings_of(ExplainConfig) if each.name not in ("method", "target", *OVERLAY_SETTINGS)
+]
 
 Path_ = str | PathLike
 
@@ -88,6 +94,10 @@ class Classifier(LoadedModel):
         LoadedModel.__init__(made, model, card, runtime, path)
         return made
 
+    def __repr__(self) -> str:
+        size, source = self.card.image_size, self.path or self.card.pretrained
+        return f"Classifier({self.card.arch}, {self.card.class_summary}, {size} px, {self.runtime}, from {source})"
+
     @property
     def classes(self) -> list[str]:
         """Names in index order."""
@@ -112,7 +122,7 @@ class Classifier(LoadedModel):
         def predict(batch: list[SourceImage]) -> Iterator[Prediction]:
             pixels = self.to_pixels([image.pixels for image in batch])
             for image, row in zip(batch, self.probabilities(pixels).tolist(), strict=True):
-                yield Prediction.of(self.classes, row, image.path)
+                yield Prediction.of(self.classes, row, image.path, self._folder_class(image.path))
 
         return map_source(images, predict, batch_size)
 
@@ -141,9 +151,10 @@ class Classifier(LoadedModel):
         Raises:
             UserError: as :meth:`predict`; an unknown setting or class; or the method cannot explain this model.
         """
-        unknown = sorted(settings.keys() - ExplainConfig.__dataclass_fields__.keys())
+        unknown = [name for name in settings if name not in EXPLAIN_SETTINGS]
         if unknown:
-            raise UserError(f"no setting {unknown[0]!r}; available: {', '.join(ExplainConfig.__dataclass_fields__)}")
+            hint = "; pass it to overlay()" if unknown[0] in OVERLAY_SETTINGS else ""
+            raise UserError(f"no setting {unknown[0]!r} of explain(){hint}; available: {', '.join(EXPLAIN_SETTINGS)}")
         named = None if target is None else str(target)
         config = ExplainConfig(method=method, target=named, **settings)  # type: ignore[arg-type]
         if config.several:
@@ -155,17 +166,25 @@ class Classifier(LoadedModel):
             arrays = [image.pixels for image in batch]
             found = explainer.predict_and_explain(self.to_pixels(arrays), arrays, index)
             for image, row, explained, heatmap in zip(batch, *found, strict=True):
-                prediction = Prediction.of(self.classes, row.tolist(), image.path)
+                prediction = Prediction.of(self.classes, row.tolist(), image.path, self._folder_class(image.path))
                 yield explainer.explanation(image.pixels, prediction, explained, heatmap)
 
         return map_source(images, explain, batch_size)
 
+    def _folder_class(self, path: Path | None) -> str | None:
+        """The class whose folder an image lies in, directly or further down; None where there is none."""
+        folders = reversed(path.parent.parts) if path else ()
+        return next((name for name in folders if name in self.classes), None)
+
     def save(self, path: Path_, half: bool = False) -> Path:
         """Write a checkpoint, ``.safetensors``, in half precision if asked; returns its path.
 
-        A model of an architecture that torchvision or timm has can be loaded again by :func:`crackcam.load`.
+        Raises:
+            UserError: the model was passed from Python, so that :func:`crackcam.load` could not build it again.
         """
         path = Path(path)
+        if self.path is None and not self.card.training:
+            check_arch(self.card.arch)
         checkpoint.save(path, self.model, self.card, half)
         return path
 

@@ -6,6 +6,7 @@ torch: classes are named, and looked up in ``pytorch_grad_cam`` when one is used
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -194,7 +195,10 @@ def parse_methods(value: str | Sequence[str]) -> tuple[str, ...]:
     names = QUICK if parts == ("all",) else tuple(dict.fromkeys(parts))
     for name in names or ("",):
         if name not in NAMED and names != (BEST,):
-            raise ValueError(f"contains no known method: {name!r}; available: best, all, {', '.join(NAMED)}")
+            subject = "is not a method" if len(names) == 1 else f"contains {name!r}, which is not a method"
+            close = difflib.get_close_matches(name, NAMED, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise ValueError(f"{subject}; available: best, all, {', '.join(NAMED)}{hint}")
     return names
 
 

@@ -1,67 +1,88 @@
 """Fill the generated tables of the reference pages from the code that they describe: make tables.
 
-A test fails if a page is out of date. Tables: the methods, from crackcam/methods.py; the flags, from the parsers of the
-scripts.
+A test fails where a page is out of date. The methods come from crackcam/methods.py, the flags from crackcam/config.py.
 """
 
-import argparse
 import html
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import Field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import inference  # noqa: E402
-import train  # noqa: E402
-import xai  # noqa: E402
-from crackcam.methods import NAMED, markdown_table  # noqa: E402
+from crackcam.cli.commands import COMMANDS, Command  # noqa: E402
+from crackcam.methods import NAMED  # noqa: E402
+from crackcam.settings import SWITCH, flag_of, settings_of  # noqa: E402
 
-SCRIPTS = {"train.py": train, "inference.py": inference, "xai.py": xai}
+SCRIPTS = {"train.py": COMMANDS["train"], "inference.py": COMMANDS["predict"], "xai.py": COMMANDS["explain"]}
+
+Row = tuple[str, ...]  # the cells of a table
+
+
+def methods() -> str:
+    """The methods, in the order of ``--help``."""
+    rows = (
+        (f"`{name}`", method.description, method.cost_text, "yes" if method.gradients else "no")
+        for name, method in NAMED.items()
+    )
+    return _table(("`--method`", "description", "forward passes", "gradients"), rows)
 
 
 def flags() -> str:
-    """Return a Markdown table of all flags; flags that several scripts share appear once."""
-    parsers = {name: script.build_parser() for name, script in SCRIPTS.items()}
-    users: dict[tuple[str, str], list[str]] = {}
-    for name, parser in parsers.items():
-        for row in _rows(parser):
-            users.setdefault(row, []).append(name)
-    groups: dict[tuple[str, ...], list[tuple[str, str]]] = {}
-    for row, names in users.items():
-        groups.setdefault(tuple(names), []).append(row)
-    lines = ["| flag | what it does |", "|---|---|"]
+    """The flags of all scripts; those that several scripts share appear once."""
+    users: dict[Row, list[str]] = {}
+    for script, command in SCRIPTS.items():
+        for row in _flags_of(command):
+            users.setdefault(row, []).append(script)
+    groups: dict[Row, list[Row]] = {}
+    for row, scripts in users.items():
+        groups.setdefault(tuple(scripts), []).append(row)
+    rows: list[Row] = []
     for names in sorted(groups, key=lambda names: (-len(names), [*SCRIPTS].index(names[0]))):
-        lines += [f"| **{', '.join(names)}** | |", *(f"| {_code(flag)} | {text} |" for flag, text in groups[names])]
-    return "\n".join(lines)
+        rows += [(f"**{', '.join(names)}**", ""), *groups[names]]
+    return _table(("flag", "description"), rows)
+
+
+def _flags_of(command: Command) -> Iterator[Row]:
+    """Each flag of a command with its values, and its help text."""
+    seen = set()
+    for settings in command.groups.values():
+        for each in settings_of(settings):
+            if each.name not in seen:
+                text = each.metadata["help"].replace(f"of these: {', '.join(NAMED)}", "of the [methods](methods.md)")
+                yield _code(f"{flag_of(each.name)} {_values(each)}".strip()), text
+            seen.add(each.name)
+
+
+def _values(each: Field) -> str:
+    """The values of a setting as ``--help`` shows them."""
+    kind, metadata = each.metadata["kind"], each.metadata
+    if kind is SWITCH:
+        return ""
+    text = metadata["metavar"] or "|".join(map(str, kind.choices or [each.name.upper()]))
+    text = f"[{text}]" if metadata["implied"] else text
+    return f"{text} ..." if kind.many else text
 
 
 def _code(text: str) -> str:
-    """Return inline code for a table cell: HTML if it has a ``|``, which GitHub and mkdocs escape differently."""
+    """Inline code for a cell: HTML where it has a ``|``, which GitHub and mkdocs escape differently."""
     return f"<code>{html.escape(text).replace('|', '&#124;')}</code>" if "|" in text else f"`{text}`"
 
 
-def _rows(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
-    """Yield each flag with its values, and its help text."""
-    for action in parser._actions:
-        if isinstance(action, argparse._HelpAction):
-            continue
-        values = (
-            "" if action.nargs == 0 else action.metavar or "|".join(map(str, action.choices or [action.dest.upper()]))
-        )
-        values = {"?": f"[{values}]", "+": f"{values} ..."}.get(str(action.nargs), values)
-        text = (action.help or "").replace(f"of these: {', '.join(NAMED)}", "of the [methods](methods.md)")
-        yield (f"{action.option_strings[0]} {values}".strip(), text)
+def _table(head: Row, rows: Iterable[Row]) -> str:
+    lines = [f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
 
 
-TABLES = {"methods": markdown_table, "flags": flags}
+TABLES = {"methods": methods, "flags": flags}
 PAGES = {name: ROOT / "docs" / "reference" / f"{name}.md" for name in TABLES}
 
 
 def filled(name: str, text: str) -> str:
-    """Return the text of a page with its table replaced by the current one.
+    """The text of a page with its table replaced by the current one.
 
     Args:
         name: key of ``TABLES``.

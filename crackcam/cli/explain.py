@@ -152,12 +152,12 @@ def _explain_some(
 
 
 def _title(compared: Comparison, target: int | None) -> str:
-    """'layer4: evidence for Positive'."""
+    """'evidence for Positive, at layer4'."""
     explainers = list(compared.explainers.values())
     where = ", ".join(sorted({name for each in explainers for name in each.layer_names}))
     where = "all stages" if list(compared.explainers) == [EVIDENCE] else where
     name = "the predicted class" if target is None else explainers[0].network.card.classes[target]
-    return f"{where}: evidence for {name}"
+    return f"evidence for {name}, at {where}"
 
 
 def _score_faithfulness(compared: Comparison, batch_size: int) -> list[ScoredMethod[faithfulness.FaithfulnessScores]]:
@@ -285,7 +285,7 @@ def _explain_boxes(asked: ExplainRun, network: Detector) -> int:
         logger.info("%s: explaining %s by %s", image.path, boxes, ", ".join(config.method))
         explained.append(network.explain_boxes(image, prediction, config, layers))
     sheet = Sheet.of_boxes(asked, network, explained)
-    sheet.draw_boxes(path, f"{', '.join(layers)}: evidence for {config.target or 'the boxes'}")
+    sheet.draw_boxes(path, f"evidence for {config.target or 'the boxes'}, at {', '.join(layers)}")
     with_boxes = [row for row in coco.rows(predictions) if row["detections"]]
     rows = [{**row, "maps": drawn["maps"]} for row, drawn in zip(with_boxes, sheet.rows, strict=True)]
     document = {

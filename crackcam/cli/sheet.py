@@ -190,14 +190,15 @@ class Sheet:
             lines = asked.predict.top_k or (1 if self.network.path else TOP_OF_MANY)
             if NAMED[method].signed_image:
                 style = style._replace(unit="")
-            figures.heatmap_grid(path, f"{method} at {title}", self.tiles, style, lines, self.label)
+            heading = title if method == EVIDENCE else f"{method}: {title}"
+            figures.heatmap_grid(path, heading, self.tiles, style, lines, self.label)
 
     def draw_boxes(self, path: Path, title: str) -> None:
         """The figure of a detector."""
         if self.asked.explain.several:
             self._draw_comparison(path, title)
         else:
-            figures.detection_grid(path, f"{self.methods[0]} at {title}", self.tiles, self.style, self.label)
+            figures.detection_grid(path, f"{self.methods[0]}: {title}", self.tiles, self.style, self.label)
 
     def _draw_comparison(self, path: Path, title: str) -> None:
         rows = [

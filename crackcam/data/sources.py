@@ -61,25 +61,23 @@ def read_source(source: ImageSource) -> Iterator[SourceImage | UnreadableImage]:
         UserError: there is no such file; or something is not an image.
     """
     if _is_path(source):
-        yield from _read_files([source])
-    elif isinstance(source, list | tuple) and all(map(_is_path, source)):
-        yield from _read_files(source)
-    elif isinstance(source, Image.Image):
-        yield SourceImage(None, to_rgb(ImageOps.exif_transpose(source)))
-    elif isinstance(source, np.ndarray):
-        yield from (SourceImage(None, _checked(array)) for array in (source if source.ndim == 4 else [source]))
-    elif isinstance(source, Iterable):
-        for item in source:
-            yield from read_source(item)
-    else:
-        raise UserError(
-            f"not an image: {type(source).__name__}; pass a path, a Pillow image or an array (H, W, 3) uint8"
-        )
+        return _read_files([source])
+    if isinstance(source, list | tuple) and all(map(_is_path, source)):
+        return _read_files(source)
+    if isinstance(source, Image.Image):
+        return iter([SourceImage(None, to_rgb(ImageOps.exif_transpose(source)))])
+    if isinstance(source, np.ndarray):
+        return (SourceImage(None, _checked(array)) for array in (source if source.ndim == 4 else [source]))
+    if isinstance(source, Iterable) and not hasattr(source, "__array__"):  # a tensor is iterable too
+        return (image for item in source for image in read_source(item))
+    raise UserError(
+        f"{type(source).__name__} is not an image: pass a path, a Pillow image or an array (H, W, 3) of uint8"
+    )
 
 
 def _read_files(paths: Iterable[str | os.PathLike]) -> Iterator[SourceImage | UnreadableImage]:
-    for found in read_images([file for path in paths for file in find_files(Path(path))]):
-        yield SourceImage(*found) if isinstance(found, DecodedImage) else found
+    files = [file for path in paths for file in find_files(Path(path))]  # now: what is missing is found at once
+    return (SourceImage(*found) if isinstance(found, DecodedImage) else found for found in read_images(files))
 
 
 def _is_path(source: ImageSource) -> bool:

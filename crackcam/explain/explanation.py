@@ -71,6 +71,11 @@ class Explanation(Result):
     threshold: float = math.nan
     refine: bool = False
 
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        image = self.path or "an image"
+        return f"Explanation({self.method} of {image}, {width} x {height}, evidence for {self.target})"
+
     @property
     def path(self) -> Path | None:
         """The image file; None for an image that was passed as pixels."""
@@ -145,7 +150,8 @@ class Explanation(Result):
         Args:
             style: "overlay", "edges", "sidebyside", "contours", or "mask": the regions with their boxes.
             colormap: a name of matplotlib; default: inferno, with "edges" coolwarm.
-            side: the longer side of the result in pixels; default: the image's own.
+            side: the longer side of the result in pixels, at most: images are not enlarged, but with "mask";
+                default: the image's own.
 
         Raises:
             UserError: there is no such style or colormap.

@@ -30,6 +30,7 @@ def check_runs(model: nn.Module, classes: int, image_size: int, source: str) -> 
     try:
         with torch.inference_mode():
             logits = model(noise.to(parameter))
+            shape = tuple(logits.shape)
             good = logits.shape == (1, classes) and bool(logits.isfinite().all())
     except UserError:
         raise
@@ -37,7 +38,8 @@ def check_runs(model: nn.Module, classes: int, image_size: int, source: str) -> 
         raise UserError(f"{source} does not run on {image_size} px inputs ({first_line(error)})") from None
     if not good:
         raise UserError(
-            f"{source} does not return a finite logit for each of its {counted(classes, 'class', 'classes')}"
+            f"{source} does not return a finite logit for each of its {counted(classes, 'class', 'classes')}: "
+            f"its output for one image has the shape {shape}"
         )
 
 

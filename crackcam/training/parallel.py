@@ -25,6 +25,8 @@ from crackcam import distributed
 from crackcam.errors import UserError
 from crackcam.models.multiscale import Multiscale
 
+RANK_STRIDE = 0x9E3779B9  # between the seeds of two processes; torch's generator on CPUs uses their lowest 32 bits
+
 
 def check_batch(batch_size: int, images: int) -> None:
     """Raises UserError where some process would get no image of a batch."""
@@ -36,8 +38,8 @@ def check_batch(batch_size: int, images: int) -> None:
 
 
 def seed_process(seed: int) -> None:
-    """Seed torch's generator, which dropout draws from, differently in each process; in one process by ``seed``."""
-    torch.manual_seed(seed + (distributed.rank() << 50))
+    """Seed torch's generator, which dropout draws from, differently in each process; in the main one by ``seed``."""
+    torch.manual_seed(seed + RANK_STRIDE * distributed.rank())
 
 
 class ShardedBatches(Sampler[list[int]]):

@@ -48,7 +48,7 @@ class TrainResult:
     """A finished training run.
 
     Attributes:
-        history: its epochs; number 0 is the linear probe.
+        history: its epochs; number 0 is the linear probe, where there was one (not from random weights).
         metrics: as in the checkpoint: of the best epoch on the validation split, and of the scored split by its name;
             the temperature, and the number of near-duplicates of training images in each other split.
         split: name of the split that was scored: "test", or "val" where there is none.

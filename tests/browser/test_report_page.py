@@ -13,13 +13,16 @@ import torch
 from PIL import Image
 from reports import EVIL, peak, row, written
 
-from crackcam.classifier import LoadedModel
+from crackcam.classifier import Classifier
 from crackcam.data import pixels
 from crackcam.data.splits import plan_splits
 from crackcam.models import checkpoint
-from crackcam.preprocessing import Geometry
+from crackcam.models.pretrained import WeightsOrigin
 from crackcam.runtime import Runtime
-from crackcam.training import report_data, trainer
+from crackcam.training import report_data
+from crackcam.training.evaluate import evaluate_classes
+from crackcam.training.history import Epoch
+from crackcam.training.trainer import TrainResult
 
 CHROMIUM = shutil.which("chromium")
 
@@ -246,13 +249,26 @@ def report_of_training(page):
     path = Path("weights/model.safetensors")
     model, card = checkpoint.load(path, torch.device("cpu"))
     plan = plan_splits(Path("data"), 0.15, 0)
-    splits = {name: pixels.load_split(name, plan.classes, files, Geometry(64), 2) for name, files in plan.files.items()}
-    machine = Runtime(torch.device("cpu"), torch.float32, card.mean, card.std)
-    result = trainer.final_report(model, machine, splits["test"], plan.classes, 8, 1.0)
+    splits = pixels.load_splits(plan, card.preprocessing, 2)
+    classifier = Classifier.of(model, card, Runtime(), path)
+    found = evaluate_classes(classifier, splits["test"], 8, 1.0)
     with Path("outputs/training.csv").open() as file:
         log = [{k: json.loads(v.lower()) if v else None for k, v in r.items()} for r in csv.DictReader(file)]
-    history = [trainer.Epoch(**epoch) for epoch in log]
-    report_data.write(page, LoadedModel(model, card, machine, path), splits, "test", result, history)
+    result = TrainResult(
+        history=[Epoch(**epoch) for epoch in log],
+        metrics={**card.metrics, "test": found.metrics},
+        split="test",
+        confusion=found.confusion,
+        reliability=found.reliability,
+        report=found.text,
+        probabilities=found.probabilities,
+        checkpoint=path,
+        exported=None,
+        classifier=classifier,
+        origin=WeightsOrigin("random", card.pretrained),
+        splits=splits,
+    )
+    report_data.write(page, result)
     return page
 
 

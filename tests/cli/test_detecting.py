@@ -234,8 +234,11 @@ def test_several_methods_share_a_figure(street, capsys):
 @pytest.mark.parametrize(
     "arch",
     [
-        *(pytest.param(slow, marks=pytest.mark.torture) for slow in ("retinanet_resnet50_fpn", "ssd300_vgg16")),
-        *("fcos_resnet50_fpn", "ssdlite320_mobilenet_v3_large"),
+        "ssdlite320_mobilenet_v3_large",
+        *(
+            pytest.param(slow, marks=pytest.mark.torture)
+            for slow in ("fcos_resnet50_fpn", "retinanet_resnet50_fpn", "ssd300_vgg16")
+        ),
     ],
 )
 def test_other_detectors(street, capsys, arch):

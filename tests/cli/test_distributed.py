@@ -61,7 +61,7 @@ def test_models_without_batch_statistics_train_as_in_one_process(together, name,
 
 
 def test_batch_norm_and_dropout_differ_from_one_process_but_little(together, tmp_path):
-    """Measured: see DIFFERENCE."""
+    """Two epochs of Adam in large steps, on 23 images: 0.3 to 9 % were measured."""
     alone, found = parallel_worker.train(tmp_path, "batches"), together[0]["batches"]["whole"]
     differences = [
         abs(mine[key] - theirs[key]) / mine[key]

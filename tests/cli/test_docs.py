@@ -1,60 +1,103 @@
-"""The documents say what the code does."""
+"""The pages say what the code does."""
 
+import ast
 import re
 import runpy
 import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 import inference
 import train
 import xai
-from crackcam.methods import METHODS, markdown_table
+from crackcam.cli.commands import COMMANDS
+from crackcam.data.synthetic import write_sample
+from crackcam.methods import METHODS, method_class
 from pytorch_grad_cam import BaseCAM
 
 SCRIPTS = {"train.py": train, "inference.py": inference, "xai.py": xai}
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md")), *sorted(ROOT.glob("docs/*.md"))]
+README = ROOT / "README.md"
+PAGES = [README, *sorted(ROOT.glob("*/README.md")), *sorted(ROOT.glob("docs/**/*.md"))]
+CALL = re.compile(
+    r"(?:python |torchrun \S+ )((?:train|inference|xai)\.py[^\n`]*)|crackcam ((?:train|predict|explain)\b[^\n`]*)"
+)
+
+
+def name_of(page):
+    return page.relative_to(ROOT).as_posix()
+
+
+def words_of(line):
+    """The words of a command, without what follows it in a sentence."""
+    return shlex.split(re.split(r"\s{2,}|\s#|[,)]\s|[.:]$|\s*(?:&&|>)", line)[0], comments=True)
+
+
+def code_of(page):
+    """The text in code: fenced blocks, without those of Python, and inline."""
+    text = page.read_text("utf-8")
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+    return [block for language, block in fenced if language != "python"] + inline
 
 
 def commands():
-    texts = [page.read_text() for page in PAGES] + [module.__doc__ for module in SCRIPTS.values()]
+    texts = [part for page in PAGES for part in code_of(page)] + [module.__doc__ for module in SCRIPTS.values()]
     for text in texts:
-        for line in re.findall(r"python (\S+\.py[^\n`]*)", text):
-            words = shlex.split(re.split(r"\s{2,}|\s#|[,)]\s|[.:]$", line)[0], comments=True)
-            if words[0] in SCRIPTS and not {"...", "--help"} & {*words}:
+        for script, console in CALL.findall(text.replace("\\\n", " ")):
+            words = words_of(script or console)
+            if not {"...", "--help"} & {*words} and not any("|" in word for word in words[:1]):
                 yield words
 
 
-@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+@pytest.mark.parametrize("words", list({" ".join(words): words for words in commands()}.values()), ids=" ".join)
 def test_documented_commands_parse(words):
-    SCRIPTS[words[0]].build_parser().parse_args(words[1:])
+    name, *flags = words
+    parser = SCRIPTS[name].build_parser() if name in SCRIPTS else COMMANDS[name].parser(prog=f"crackcam {name}")
+    parser.parse_args(flags)
 
 
 def test_there_are_commands():
-    assert len(list(commands())) >= 15
+    found = list(commands())
+    assert len(found) >= 15
+    assert {words[0] for words in found} >= {*SCRIPTS}
 
 
-def test_the_tables_of_the_readme_are_those_of_the_code():
-    """Mended by make tables."""
-    filled = runpy.run_path(str(ROOT / "docs/tables.py"))["filled"]
-    text = (ROOT / "README.md").read_text("utf-8")
-    assert markdown_table() in text
-    assert filled(text) == text
-    assert filled(text.replace("| `--json` |", "| `--xml` |")) == text
-    for flag in ("--data DIR", "--resume", "--all", "--save-maps DIR"):
-        assert f"\n| `{flag}` | " in text
+# -- tables ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_readme_shows_small_pictures():
-    shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (ROOT / "README.md").read_text("utf-8"))
-    assert len(shown) >= 5
-    assert all((ROOT / picture).stat().st_size < 300_000 for picture in shown)
+TABLES = runpy.run_path(str(ROOT / "docs/tables.py"))
+
+
+@pytest.mark.parametrize(("name", "row"), [("methods", "| `hirescam` |"), ("flags", "| `--json` |")])
+def test_tables_are_those_of_the_code(name, row):
+    """Where they are not: make tables."""
+    text = TABLES["PAGES"][name].read_text("utf-8")
+    assert text.count(row) == 1
+    assert TABLES["filled"](name, text) == text
+    assert TABLES["filled"](name, text.replace(row, "| `--xml` |")) == text
+    with pytest.raises(ValueError, match="0 places for the table"):
+        TABLES["filled"](name, "# A page without marks\n")
+
+
+def test_every_flag_is_in_the_table():
+    text = TABLES["PAGES"]["flags"].read_text("utf-8")
+    for module in SCRIPTS.values():
+        for action in module.build_parser()._actions:
+            assert (
+                re.search(rf"^\| (`|<code>){action.option_strings[-1]}\b", text, re.MULTILINE) or action.dest == "help"
+            )
+    assert "\n| `--data DIR` | " in text
+    assert "\n| `--report [FILE]` | " in text
+    assert "\n| `--image PATH ...` | " in text
 
 
 def test_the_methods_say_of_themselves_what_the_table_says():
-    from crackcam.methods import method_class
-
     for name, method in METHODS.items():
         found = method_class(name)
         assert issubclass(found, BaseCAM) is not method.signed_image
@@ -63,30 +106,114 @@ def test_the_methods_say_of_themselves_what_the_table_says():
         assert "arXiv" in found.__doc__ or "20" in found.__doc__ or "no paper" in found.__doc__, name
 
 
-def test_links_lead_somewhere():
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+# -- pages -------------------------------------------------------------------------------------------------------------
 
 
-def test_documents_of_the_engine_name_every_departure():
-    text = (ROOT / "docs/differences.md").read_text()
-    for name in ("Grad-CAM++", "FullGrad", "Ablation-CAM", "Eigen-CAM"):
-        assert name in text
-    for test in re.findall(r"`(test_\w+)`", text):
-        sources = "".join(p.read_text() for p in (ROOT / "tests").glob("test_*.py"))
-        assert f"def {test}(" in sources, test
+def test_the_readme_is_short():
+    assert len(README.read_text("utf-8").splitlines()) <= 150
 
 
-def test_the_examples_of_the_api_run():
-    """In one go, as a reader would who types them one after the other."""
-    text = (ROOT / "docs/api.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 3
-    names: dict = {}
-    exec("\n".join(blocks), names)
-    assert names["heat"].shape == (4, 96, 128)
+def test_the_readme_shows_small_images():
+    shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README.read_text("utf-8"))
+    assert len(shown) >= 3
+    assert max(path.stat().st_size for path in (ROOT / "docs/images").iterdir()) < 300_000
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.fixture
+def run_python(tmp_path, monkeypatch):
+    """Runs the blocks of a page one after the other, in a folder with generated images; returns what they define."""
+    monkeypatch.chdir(tmp_path)
+    write_sample(Path("data"), counts={"train": 4, "test": 2})
+
+    def run(page):
+        blocks = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+        names: dict = {"__name__": "page"}
+        exec("\n".join(blocks), names)
+        return names
+
+    return run
+
+
+def test_python_of_the_readme_runs(run_python, capsys):
+    names = run_python(README)
+    assert names["e"].heatmap.shape == names["wall"].size[::-1]
+    assert "(448, 448)" in capsys.readouterr().out
+    assert Image.open("wall_heatmap.png").size == (448, 448)
+
+
+def test_python_of_the_page_of_own_networks_runs(run_python):
+    names = run_python(ROOT / "docs/how-to/explain-your-own-network.md")
+    assert names["explanation"].heatmap.shape == (240, 320)
+    assert names["overlay"].size == (320, 240)
+    assert names["heatmaps"].shape == (4, 96, 128)
     assert names["logits"].shape == (4, 5)
     assert names["signed"].min() < 0
     assert len(names["maps"]) == 3
-    assert all(heat.shape == (4, 96, 128) and heat.max() == 1 for heat in names["maps"])
+    assert all(heatmap.shape == (4, 96, 128) and heatmap.max() == 1 for heatmap in names["maps"])
+
+
+def test_the_page_of_differences_names_every_method_that_differs():
+    text = (ROOT / "docs/reference/differences.md").read_text("utf-8")
+    for name in ("Grad-CAM++", "FullGrad", "Ablation-CAM", "Eigen-CAM", "Finer-CAM", "FEM", "RandomCAM"):
+        assert name in text
+
+
+# -- tests that pages name ---------------------------------------------------------------------------------------------
+
+
+def functions_in(path):
+    return [node.name for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.FunctionDef)]
+
+
+KNOWN_TESTS = {name for path in ROOT.glob("tests/*/test_*.py") for name in functions_in(path)}
+NAMED_TESTS = [*ROOT.glob("docs/reference/*.md"), ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+
+
+@pytest.mark.parametrize("page", NAMED_TESTS, ids=name_of)
+def test_tests_that_a_page_names_exist(page):
+    for name in re.findall(r"`(test_\w+)`", page.read_text("utf-8")):
+        assert name in KNOWN_TESTS
+    for path in re.findall(r"(?:tests|benchmarks|examples)/[\w./-]+\.\w+", page.read_text("utf-8")):
+        assert (ROOT / path).exists()
+
+
+def test_commands_of_the_page_of_reliability_select_tests():
+    """``... -k word`` continues with the files of the row above."""
+    files = []
+    rows = re.findall(
+        r"`((?:\.\.\.|(?:python -m )?pytest)[^`]*)`", (ROOT / "docs/reference/reliability.md").read_text()
+    )
+    assert len(rows) >= 30
+    for row in rows:
+        words = shlex.split(row)
+        files = [ROOT / word for word in words if word.endswith(".py")] or files
+        if "-k" not in words:
+            continue
+        names = [f"{path.name}::{name}" for path in files for name in functions_in(path) if name.startswith("test_")]
+        for part in words[words.index("-k") + 1].split(" or "):
+            assert any(part in name for name in names), f"{row}: {part}"
+
+
+# -- the site ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.torture
+def test_the_site_builds(tmp_path):
+    """make docs: strict, so no broken link, no missing anchor, no page outside the navigation."""
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("mkdocstrings")
+    for name in ("docs", "mkdocs.yml"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    for name in ("crackcam", "pytorch_grad_cam"):  # which mkdocstrings reads
+        (tmp_path / name).symlink_to(ROOT / name)
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "LayerCAM" in (tmp_path / "site/reference/engine/index.html").read_text("utf-8")

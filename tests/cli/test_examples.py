@@ -1,9 +1,11 @@
-"""examples/ci.sh: with what the scripts print, and (make torture) run as a CI job would."""
+"""examples/: the CI gate, with what the scripts print and (make torture) as a CI job runs it; the notebook."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -13,52 +15,93 @@ import train
 import xai
 
 FLAGS = "--epochs 1 --image-size 64 --pretrained none --workers 0 --batch-size 8"
-CALLS = [
-    ("training", train, f"{FLAGS} --json"),
-    ("predictions", inference, "--all --json"),
-    ("explanations", xai, "--json"),
-]
-# Stands for python: answers the three calls, and no others, with what main() printed; all else is python.
+# Stands for python: writes down the calls of scripts, and answers each with a file; all else is python.
 STAND_IN = """#!/usr/bin/env bash
-case "$(basename "$1") ${{*:2}}" in
-{calls}
-*.py*) echo "not expected: $*" >&2; exit 2 ;;
+case "$1" in
+*.py) echo "$(basename "$1") ${{*:2}}" >>calls; cat "$(basename "$1" .py).printed" ;;
 *) exec "{python}" "$@" ;;
 esac
 """
 
 
-def gate(python, threshold):
-    environment = {**os.environ, "PYTHON": str(python), "THRESHOLD": threshold, "TRAIN_FLAGS": FLAGS}
+def gate(python, threshold, train_flags):
+    environment = {**os.environ, "PYTHON": str(python), "THRESHOLD": threshold, "TRAIN_FLAGS": train_flags}
     return subprocess.run([ROOT / "examples/ci.sh"], env=environment, capture_output=True, text=True)
 
 
-def test_ci_gate(fresh, capsys):
-    calls = []
-    for name, script, flags in CALLS:
+@pytest.fixture
+def stand_in(tmp_path):
+    path = tmp_path / "python"
+    path.write_text(STAND_IN.format(python=sys.executable))
+    path.chmod(0o755)
+    return path
+
+
+def test_ci_gate(fresh, stand_in, capsys):
+    """With what the scripts print."""
+    shutil.move("data", "photos")
+    scripts = {
+        train: f"{FLAGS} --data photos --json",
+        inference: "--data photos --all --json",
+        xai: "--data photos --json",
+    }
+    for script, flags in scripts.items():
         assert script.main(flags.split()) == 0
-        (fresh.root / f"{name}.printed").write_text(capsys.readouterr().out)
-        calls.append(f'"{script.__name__}.py {flags}") cat {name}.printed ;;')
-    stand_in = fresh.root / "python"
-    stand_in.write_text(STAND_IN.format(calls="\n".join(calls), python=sys.executable))
-    stand_in.chmod(0o755)
+        Path(f"{script.__name__}.printed").write_text(capsys.readouterr().out)
     for threshold, code in {"0.2": 0, "1.01": 1}.items():
-        done = gate(stand_in, threshold)
+        done = gate(stand_in, threshold, f"{FLAGS} --data photos")
         assert done.returncode == code, done.stderr
-        accuracy = json.loads((fresh.root / "predictions.json").read_text())["accuracy"]
-        assert f"accuracy {accuracy:.4f} on 12 pictures, {threshold} wanted" in done.stdout
-        assert "Positive: precision" in done.stdout
-        assert "heat maps: outputs/xai_Positive_best.png" in done.stdout
+        accuracy = json.loads(Path("predictions.json").read_text())["accuracy"]
+        assert f"accuracy {accuracy:.4f} on 12 images, required: {threshold}" in done.stdout
+        assert "\n  Negative: precision " in done.stdout
+        assert "\n  Positive: precision " in done.stdout
+        assert "heatmaps: outputs/xai_Positive_best.png" in done.stdout
+    expected = [f"{script.__name__}.py {flags}" for script, flags in scripts.items()]
+    assert Path("calls").read_text().splitlines() == expected * 2
     stand_in.write_text("#!/bin/sh\nexit 2\n")
-    assert gate(stand_in, "0.2").returncode == 2
+    assert gate(stand_in, "0.2", FLAGS).returncode == 2
+
+
+@pytest.mark.parametrize("data", ["", " --data photos", " --data=photos"])
+def test_ci_gate_passes_data_on(tmp_path, stand_in, monkeypatch, data):
+    monkeypatch.chdir(tmp_path)
+    row = {"file": "a.png", "maps": {"gradcam": {"max": 0.0}}}
+    answers = {
+        "train": {"split": "val", "val": {"per_class": {}}},
+        "inference": {"accuracy": 0.5, "pictures": 4, "unreadable": 0},
+        "xai": {"picture": "outputs/a.png", "pictures": [row]},
+    }
+    for name, answer in answers.items():
+        Path(f"{name}.printed").write_text(json.dumps(answer))
+    done = gate(stand_in, "0.5", f"--epochs 1{data}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("heatmaps: outputs/a.png; no evidence in a.png\n")
+    assert Path("calls").read_text().splitlines() == [
+        f"train.py --epochs 1{data} --json",
+        f"inference.py{data} --all --json",
+        f"xai.py{data} --json",
+    ]
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize(("threshold", "code"), [("0.2", 0), ("1.01", 1)])
 def test_ci_gate_in_processes(fresh, threshold, code):
-    done = gate(sys.executable, threshold)
+    shutil.move("data", "photos")
+    done = gate(sys.executable, threshold, f"{FLAGS} --data photos")
     assert done.returncode == code, done.stderr
-    assert f"on 12 pictures, {threshold} wanted" in done.stdout
-    assert "heat maps: outputs/xai_Positive_best.png" in done.stdout
+    assert f"on 12 images, required: {threshold}" in done.stdout
+    assert "heatmaps: outputs/xai_Positive_best.png" in done.stdout
     written = {"training.json", "predictions.json", "explanations.json"}
-    assert written <= {p.name for p in fresh.root.iterdir()}
+    assert written <= {p.name for p in Path().iterdir()}
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(ROOT / "examples/crackcam.ipynb", as_version=4)
+    client = nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()  # raises where a cell does
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+    assert any("image/png" in output.get("data", {}) for cell in code for output in cell.outputs)

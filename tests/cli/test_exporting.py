@@ -1,4 +1,4 @@
-"""ONNX: an exported file predicts what the model does, and contains the model card."""
+"""ONNX files in the scripts: export after training, and inference."""
 
 import csv
 import json
@@ -6,37 +6,19 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import TINY_TRAINING
 
+import crackcam
 import inference
 import train
 import xai
-from crackcam.config import RuntimeConfig
-from crackcam.errors import UserError
-from crackcam.models import checkpoint, checks, onnx, pretrained, stages
-from crackcam.models.loaded import LoadedModel
-from crackcam.types import ModelCard
-
-CPU = torch.device("cpu")
-
-
-def noise(count):
-    """Pixels of noise, (count, 3, 64, 64) uint8."""
-    return torch.randint(0, 256, (count, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
 @pytest.fixture(scope="module")
-def network(trained):
-    """The trained model."""
-    return LoadedModel(*checkpoint.load(trained.root / "weights/model.safetensors", CPU))
-
-
-@pytest.fixture(scope="module")
-def exported(network, tmp_path_factory):
+def exported(trained, tmp_path_factory):
     """The trained model as a file, as train.py writes it."""
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    assert onnx.export(path, network, noise(5)) < 1e-5
+    crackcam.load(trained.root / "weights/model.safetensors").export(path)
     return path
 
 
@@ -65,21 +47,6 @@ def test_training_on_small_inputs_exports_the_full_input_size(fresh, capsys):
     assert "256 px, from weights/model.onnx" in capsys.readouterr().err
 
 
-def test_one_image_to_compare_on_is_enough(network, tmp_path):
-    onnx.export(tmp_path / "m.onnx", network, noise(1))
-    inputs = network.to_inputs(noise(3))
-    assert onnx.OnnxModel(tmp_path / "m.onnx", CPU)(inputs).shape == (3, 2)
-
-
-def test_a_failed_export_is_one_line(network, tmp_path, monkeypatch):
-    def fail(*_, **__):
-        raise AssertionError
-
-    monkeypatch.setattr(torch.onnx, "export", fail)
-    with pytest.raises(UserError, match="this model cannot be exported to ONNX: AssertionError"):
-        onnx.export(tmp_path / "m.onnx", network, noise(1))
-
-
 def test_predictions_are_those_of_the_checkpoint(place, exported, capsys):
     """Every image of the test split, with a last batch that is not full."""
     arguments = ["--all", "--precision", "fp32", "--batch-size", "5"]
@@ -94,36 +61,6 @@ def test_predictions_are_those_of_the_checkpoint(place, exported, capsys):
     for a, b in zip(ours, theirs, strict=True):
         assert (a["file"], a["true"], a["predicted"]) == (b["file"], b["true"], b["predicted"])
         assert float(a["p_Positive"]) == pytest.approx(float(b["p_Positive"]), abs=1e-5)
-
-
-def test_the_card_is_in_the_file(network, exported):
-    found = onnx.load(exported, RuntimeConfig(device="cpu"))
-    assert found.card == network.card
-    assert found.path == exported
-    assert str(found.runtime) == "cpu, fp32 (as exported, by onnxruntime)"
-
-
-def test_multiscale_heads(tmp_path):
-    torch.manual_seed(0)
-    model = stages.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 64)
-    model = checks.to_device(model, CPU).eval()
-    model.mask_out_class(0)
-    network = LoadedModel(model, ModelCard("resnet18", ["a", "b"], 64, head="multiscale", stages=model.stages))
-    onnx.export(tmp_path / "m.onnx", network, noise(3))
-    inputs = network.to_inputs(noise(3))
-    with torch.inference_mode():
-        expected = model(inputs)
-    found = onnx.OnnxModel(tmp_path / "m.onnx", CPU)(inputs)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert not model.training
-
-
-def test_a_file_with_other_predictions_is_not_written(network, tmp_path, monkeypatch):
-    run = onnx.OnnxModel.forward
-    monkeypatch.setattr(onnx.OnnxModel, "forward", lambda self, x: run(self, x) * 1.5)
-    with pytest.raises(ArithmeticError, match="probabilities differ by"):
-        onnx.export(tmp_path / "m.onnx", network, noise(5))
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -153,9 +90,3 @@ def test_foreign_files(place, exported, capsys):
     onnx.save(plain, "plain.onnx")
     assert inference.main(["--weights", "plain.onnx"]) == 2
     assert "plain.onnx does not contain a model card" in capsys.readouterr().err
-
-
-def test_a_missing_package_is_named_with_the_command(monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match=r"missing \(onnxruntime\): pip install onnx onnxscript onnxruntime"):
-        onnx.require(onnx.TO_WRITE)

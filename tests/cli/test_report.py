@@ -102,7 +102,7 @@ def test_training_writes_a_report(fresh, capsys):
     sure = [r["probabilities"][r["predicted"]] for r in run["pictures"]]
     assert sure == sorted(sure, reverse=True)
     assert all(r["predicted"] != r["true"] and r["target"] == r["predicted"] for r in run["pictures"])
-    assert "in different splits: what is scored was trained on" in html
+    assert "in different splits: the model is scored on an image that it was trained on" in html
     assert run["summary"]["duplicates"][0]["files"] == [str(copied), "data/test/Positive/copied.jpg"]
     assert html.count('role="img"') == 4
     assert run["near_duplicates"] == {"val": 0, "test": 1}

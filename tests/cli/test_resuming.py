@@ -25,7 +25,7 @@ from crackcam.render import figures
 from crackcam.training import resume
 from crackcam.training.loop import FineTuning
 
-ARGUMENTS = [*TINY_TRAINING, "--epochs", "3"]
+ARGUMENTS = [*TINY_TRAINING, "--arch", "squeezenet1_1", "--epochs", "3"]
 CSV, STATE = Path("outputs/training.csv"), Path("weights/model.resume")
 
 

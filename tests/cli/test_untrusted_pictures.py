@@ -192,10 +192,10 @@ def test_a_pipe_is_not_waited_for(tmp_path):
             images.read_image(path)
 
 
-def test_memory_that_lacks_is_not_the_files_fault(tmp_path, monkeypatch):
+def test_too_little_memory_is_not_called_damage(tmp_path, monkeypatch):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    monkeypatch.setattr(images, "_rgb", lambda image: (_ for _ in ()).throw(MemoryError))
-    with pytest.raises(images.ImageError, match="not enough memory for it"):
+    monkeypatch.setattr(images, "to_rgb", lambda image: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(images.ImageError, match="not enough memory"):
         images.read_image(tmp_path / "a.png")
 
 

@@ -91,7 +91,7 @@ def test_unreadable_files_in_a_folder_are_skipped_with_a_warning(model, photos, 
         ("nowhere/*.jpg", "no image nowhere/*.jpg"),
         ([DARK, "nowhere.jpg"], "no image nowhere.jpg"),
         (DARK.astype(float), "an image is an array (H, W, 3) of uint8 in RGB order, not (20, 30, 3) of float64"),
-        (None, "not an image: NoneType"),
+        (None, "NoneType is not an image"),
     ],
     ids=str,
 )
@@ -185,12 +185,12 @@ def test_a_target_by_hand(model):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "magic"}, "--method: 'magic' contains no known method: 'magic'; available: best, all, gradcam"),
+        ({"method": "magic"}, "--method: 'magic' is not a method; available: best, all, gradcam"),
         ({"method": "gradcam,cam"}, "one method at a time, not gradcam, cam"),
         ({"method": "all"}, "one method at a time, not gradcam, "),
         ({"target": "Maybe"}, "no class 'Maybe' to explain; available: predicted, dark, bright"),
         ({"target": 2}, "no class '2' to explain"),
-        ({"colour": "red"}, "no setting 'colour'; available: method, target, layer, stride, scales"),
+        ({"colour": "red"}, "no setting 'colour' of explain(); available: layer, stridetarget, layer, stride, scales"),
         ({"layer": "nowhere"}, "no layer 'nowhere' with a grid; available: red, stage.0"),
         ({"stride": 5}, "--stride: 5 is not one of 4, 8, 16"),
         ({"scales": 9}, "--scales: 9 is not own, or a number from 0.25 to 8"),

@@ -294,9 +294,15 @@ def test_methods():
     assert ExplainConfig(method=["gradcam", "layercam", "gradcam"]).method == ("gradcam", "layercam")
     assert ExplainConfig(method="all").several
     assert not ExplainConfig(method="gradcam").several
-    for value, unknown in (("magic", "magic"), ("gradcam,best", "best"), ("all,all", "all"), ([], "")):
+    for value, subject in (
+        ("magic", "is not a method"),
+        ("gradcam,best", "contains 'best', which is not a method"),
+        ("gradcam,all", "contains 'all', which is not a method"),
+        ([], "contains '', which is not a method"),
+    ):
         message = refusal(ExplainConfig, method=value)
-        assert f"contains no known method: {unknown!r}; available: best, all, gradcam, scorecam, " in message
+        assert f"{subject}; available: best, all, gradcam, scorecam, " in message
+    assert refusal(ExplainConfig, method="grad-cam").endswith("(did you mean gradcam?)")
 
 
 def test_values_in_python_are_those_of_the_flags():

@@ -13,7 +13,7 @@ from networks import METHODS
 
 import pytorch_grad_cam
 from crackcam.data.synthetic.sample import generate_image
-from crackcam.runtime import Runtime
+from crackcam.preprocessing import Preprocessing
 from pytorch_grad_cam import RandomCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from pytorch_grad_cam.utils.reshape_transforms import vit_reshape_transform
@@ -55,7 +55,7 @@ EQUAL = {
     "ScoreCAM, ViT": run("ScoreCAM", **VIT),
 }
 OF_ANY_SIGN = {"EigenCAM", "EigenGradCAM", "KPCA_CAM", "GradCAM, eigen_smooth", "EigenCAM, ViT"}
-DEPARTS = {  # reasons in docs/differences.md; each is compared with a reference by hand in test_engine_*.py
+DEPARTS = {  # reasons in docs/reference/differences.md; each is compared with a reference by hand in test_engine_*.py
     "GradCAMPlusPlus": run("GradCAMPlusPlus", softmax=True),  # an absolute epsilon beside squares of small gradients
     "FullGrad": run("FullGrad"),  # the package normalises each channel separately, which gives all the same strength
     "FEM": run("FEM"),  # the fraction of unusual positions times the activations, in place of their mean
@@ -73,7 +73,7 @@ def job():
     torch.manual_seed(3)
     cnn = torchvision.models.resnet18(num_classes=5)
     drawn = np.stack([generate_image(np.random.default_rng(i), cracked=i % 2 == 0)[0][:64, :64] for i in range(6)])
-    x = Runtime(torch.device("cpu"), torch.float32).input(torch.from_numpy(drawn).permute(0, 3, 1, 2))
+    x = Preprocessing().normalize(torch.from_numpy(drawn).permute(0, 3, 1, 2), torch.device("cpu"))
     with torch.no_grad():
         for _ in range(10):
             cnn(x)
@@ -132,7 +132,7 @@ def test_maps_agree(key, job, theirs):
 
 @pytest.mark.parametrize("key", sorted({*DEPARTS} - {"AblationCAM", "RandomCAM"}))
 def test_documented_departures_are_departures(key, job, theirs):
-    """Where this fails, the package has been corrected: remove the entry from docs/differences.md."""
+    """Where this fails, the package has been corrected: remove the entry from docs/reference/differences.md."""
     found, expected = ours(DEPARTS[key], job), theirs[key]
     assert abs(found - expected).max() > 1e-3
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.6

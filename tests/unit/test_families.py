@@ -23,10 +23,24 @@ CPU = torch.device("cpu")
 
 METHODS = ["gradcam", "eigencam", "layercam", "scorecam"]
 CONVOLUTIONAL = [
-    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "mnasnet0_5",
-    "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5",
-    "squeezenet1_1", "vgg11", "timm/test_resnet", "timm/test_convnext", "timm/test_efficientnet",
-]  # fmt: skip
+    "alexnet",
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "googlenet",
+    "inception_v3",
+    "mnasnet0_5",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "regnet_y_400mf",
+    "resnet18",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_1",
+    "vgg11",
+    "timm/test_resnet",
+    "timm/test_convnext",
+    "timm/test_efficientnet",
+]
 SIZES = {"inception_v3": 96, "timm/test_resnet": 96}
 
 
@@ -95,18 +109,56 @@ ODD = {
     "Swin, (N, H, W, C)": (swin, 32, "features.2.reduction"),
     "own": (Own, 32, "second"),
     "timm ViT, class token": (
-        functools.partial(timm_model, "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=24,
-                          num_heads=2), 32, "blocks.1.norm1"),
+        functools.partial(
+            timm_model, "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=24, num_heads=2
+        ),
+        32,
+        "blocks.1.norm1",
+    ),
     "timm ViT, registers": (
-        functools.partial(timm_model, "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=24,
-                          num_heads=2, reg_tokens=4), 32, "blocks.1.norm1"),
+        functools.partial(
+            timm_model,
+            "vit_tiny_patch16_224",
+            img_size=32,
+            patch_size=8,
+            depth=2,
+            embed_dim=24,
+            num_heads=2,
+            reg_tokens=4,
+        ),
+        32,
+        "blocks.1.norm1",
+    ),
     "timm ViT, mean of tokens": (
-        functools.partial(timm_model, "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=24,
-                          num_heads=2, global_pool="avg", class_token=False, fc_norm=False), 32, "norm"),
+        functools.partial(
+            timm_model,
+            "vit_tiny_patch16_224",
+            img_size=32,
+            patch_size=8,
+            depth=2,
+            embed_dim=24,
+            num_heads=2,
+            global_pool="avg",
+            class_token=False,
+            fc_norm=False,
+        ),
+        32,
+        "norm",
+    ),
     "timm Swin": (
-        functools.partial(timm_model, "swin_tiny_patch4_window7_224", img_size=32, window_size=4, embed_dim=12,
-                          depths=(2, 2), num_heads=(1, 2)), 32, "norm"),
-}  # fmt: skip
+        functools.partial(
+            timm_model,
+            "swin_tiny_patch4_window7_224",
+            img_size=32,
+            window_size=4,
+            embed_dim=12,
+            depths=(2, 2),
+            num_heads=(1, 2),
+        ),
+        32,
+        "norm",
+    ),
+}
 
 
 def as_grid(output, places):

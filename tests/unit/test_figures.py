@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crackcam.config import SHIPPED
+from crackcam.models.checkpoint import BUNDLED
 from crackcam.render import figures
 from crackcam.render.figures import comparison_table, grids, training
 from crackcam.render.overlays import choose_style
@@ -199,4 +199,4 @@ def test_dollars_are_no_formulas(tmp_path):
 def test_the_bundled_network_is_named_as_such():
     assert figures.model_label("resnet18") == "resnet18"
     assert figures.model_label("resnet18", "ImageNet weights") == "resnet18, ImageNet weights"
-    assert figures.model_label("resnet18", SHIPPED) == f"resnet18, bundled network ({SHIPPED.name})"
+    assert figures.model_label("resnet18", BUNDLED) == f"resnet18, bundled network ({BUNDLED.name})"

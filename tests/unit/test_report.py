@@ -11,8 +11,8 @@ from matplotlib import colormaps
 from PIL import Image
 from reports import EVIL, decoded, document, grey, peak, row, run_of, written
 
-from crackcam.config import SHIPPED
 from crackcam.errors import UserError
+from crackcam.models.checkpoint import BUNDLED
 from crackcam.render import report
 from crackcam.render.report import cards, content, numbers, page, tables
 
@@ -192,9 +192,9 @@ def test_the_title_names_the_target(target, title):
 
 
 def test_every_page_names_its_model(tmp_path):
-    checkpoint = {"file": str(SHIPPED), "sha256": "ab" * 32, "arch": "resnet18"}
+    checkpoint = {"file": str(BUNDLED), "sha256": "ab" * 32, "arch": "resnet18"}
     html = written(tmp_path, [row("a.jpg", "cat", "cat", 0.9)], checkpoint=checkpoint).read_text()
-    assert f"Model: resnet18, bundled network ({SHIPPED.name})" in html
+    assert f"Model: resnet18, bundled network ({BUNDLED.name})" in html
 
 
 # -- pages -------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from reports import EVIL, grey, peak, row, training_document
 from crackcam.render import report
 from crackcam.render.figures.training import CELL, ON_CELL
 from crackcam.render.report import svg, tables, training
-from crackcam.training.report_data import mistake_row, most_confident_mistakes
+from crackcam.training.report_data import most_confident_mistakes
 
 STYLE = (Path(report.__file__).parents[1] / "templates/report.css").read_text()
 
@@ -158,12 +158,3 @@ def test_the_most_confident_mistakes_come_first():
     assert most_confident_mistakes(probabilities, np.array([1, 1, 1, 1])) == [1, 3, 0]
     assert most_confident_mistakes(probabilities, np.array([1, 1, 1, 1]), 2) == [1, 3]
     assert most_confident_mistakes(probabilities, np.array([0, 0, 1, 0])) == []
-
-
-@pytest.mark.parametrize(("classes", "shown"), [(3, 3), (100, 100), (101, 5)])
-def test_a_mistake_lists_its_probabilities_highest_first(classes, shown):
-    probabilities = {f"c{i}": (i + 1) / 1e4 for i in range(classes)}
-    found = mistake_row(Path("data/a.jpg"), "c0", probabilities, {"gradcam": 0.5})
-    assert [*found["probabilities"]] == [f"c{classes - 1 - i}" for i in range(shown)]
-    assert found["predicted"] == found["target"] == f"c{classes - 1}"
-    assert (found["file"], found["true"], found["maps"]) == ("data/a.jpg", "c0", {"gradcam": {"max": 0.5}})

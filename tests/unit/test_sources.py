@@ -116,10 +116,10 @@ def test_an_endless_generator_is_read_as_far_as_needed():
         (np.zeros((4, 6, 4), np.uint8), "not (4, 6, 4) of uint8"),
         (np.zeros((0, 6, 3), np.uint8), "not (0, 6, 3) of uint8"),
         (np.zeros((2, 3, 4, 6), np.uint8), "not (3, 4, 6) of uint8"),
-        (7, "not an image: int; pass a path, a Pillow image or an array (H, W, 3) uint8"),
-        (None, "not an image: NoneType"),
-        ([array(), 7], "not an image: int"),
-        (b"photos", "not an image: int"),
+        (7, "int is not an image: pass a path, a Pillow image or an array (H, W, 3) of uint8"),
+        (None, "NoneType is not an image"),
+        ([array(), 7], "int is not an image"),
+        (b"photos", "int is not an image"),
     ],
 )
 def test_what_is_no_image(source, message):

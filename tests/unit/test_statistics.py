@@ -27,8 +27,8 @@ def test_data_is_summed_up(tmp_path):
     assert {*found["sizes"]} == {(40, 30, 4), (20, 10, 1), (30, 40, 1)}
     assert found["other_sizes"] == 0
     assert [(group["files"], group["why"]) for group in found["duplicates"]] == [
-        ([str(b), str(a)], "of different classes: one label is wrong"),
-        ([str(a), str(a)], "in different splits: what is scored was trained on"),
-        ([str(c), str(turned)], "counts double"),
+        ([str(b), str(a)], "in different classes: one label must be wrong"),
+        ([str(a), str(a)], "in different splits: the model is scored on an image that it was trained on"),
+        ([str(c), str(turned)], "counted twice"),
     ]
     assert found["duplicated"] == 3

@@ -1,4 +1,4 @@
-"""What the top of a report says: its title, the key figures, how the run was made."""
+"""The top of a report: its title, the key figures, how the run was made."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Content(NamedTuple):
 
 
 def describe(document: dict, date: datetime) -> Content:
-    """What a document says, for people.
+    """Describe a document for people.
 
     Args:
         document: as the scripts write it, with all rows.
