@@ -111,6 +111,27 @@ def tiny_checkpoint(tiny_data, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def flown(tiny_data, tiny_checkpoint, tmp_path_factory):
+    """flight/: 72 images and masks in folders, and two files that are none; weights/model.safetensors."""
+    root = tmp_path_factory.mktemp("flown")
+    shutil.copytree(tiny_data, root / "flight")
+    (root / "flight/readme.txt").write_text("no image")
+    whole = min((root / "flight/test/Negative").iterdir()).read_bytes()
+    (root / "flight/test/Negative/torn.jpg").write_bytes(whole[:900])
+    (root / "weights").mkdir()
+    shutil.copy(tiny_checkpoint, root / "weights/model.safetensors")
+    return root
+
+
+@pytest.fixture
+def flight(flown, tmp_path, monkeypatch):
+    """A copy of it: the working directory."""
+    shutil.copytree(flown, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    return tmp_path / "place"
+
+
 def _folder_of(variable):
     return Path(os.environ[variable]) if variable in os.environ else None
 

@@ -1,0 +1,103 @@
+"""Calls of the scripts with --all on the folder tree of the fixture ``flight``, in this process and in others."""
+
+import csv
+import json
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import inference
+import xai
+from crackcam.data import images
+from crackcam.preprocessing import Preprocessing
+
+SCRIPTS = {"inference.py": inference, "xai.py": xai}
+CALLS = {
+    "inference.py": ["--image", "flight", "--all", "--batch-size", "4", "--precision", "fp32"],
+    "xai.py": ["--image", "flight", "--all", "--batch-size", "4", "--method", "gradcam"],
+}
+TABLES = {"inference.py": Path("outputs/predictions_images.csv"), "xai.py": Path("outputs/xai_images_gradcam.csv")}
+
+
+def run(capsys, script, *flags):
+    """Exit code, output and messages."""
+    code = SCRIPTS[script].main([*CALLS[script], *flags])
+    return code, *capsys.readouterr()
+
+
+def table(path):
+    """Rows of a CSV."""
+    with Path(path).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def written(folder="outputs"):
+    """All files below, by name; the document beside a table without what differs between calls."""
+    found = {str(path): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+    for name in [name for name in found if name.endswith(".json")]:
+        document = json.loads(found[name])
+        found[name] = {key: value for key, value in document.items() if key != "command"}
+    return found
+
+
+def expected_files():
+    """All files of the tree, in the order of a table."""
+    return [str(path) for path in images.list_files(Path("flight"))]
+
+
+# -- processes of their own --------------------------------------------------------------------------------------------
+
+
+def child(script, flags, environment, log):
+    """The script, its output in a file."""
+    os.environ.update(environment)
+    with Path(log).open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    torch.set_num_threads(1)
+    if "SLOW" in environment:  # so that a moment can be met
+        real = Preprocessing.apply
+        Preprocessing.apply = lambda *a: time.sleep(0.01) or real(*a)
+    sys.exit(SCRIPTS[script].main([*CALLS[script], *flags]))
+
+
+def start(script, *flags, log="log.txt", **environment):
+    """Start the script in a process of its own, forked from a server that has imported torch already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torchvision", "matplotlib.figure", "cv2"])
+    process = context.Process(target=child, args=(script, flags, environment, log))
+    process.start()
+    return process
+
+
+def finish(process):
+    """Wait for a process, which must end well."""
+    process.join(300)
+    assert process.exitcode == 0
+
+
+def torchrun(script, processes, *flags):
+    """Start several processes as torchrun does, without the seconds that it takes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    return [
+        start(
+            script, *flags, log=f"log{r}.txt", **place, RANK=str(r), LOCAL_RANK=str(r), LOCAL_WORLD_SIZE=str(processes)
+        )
+        for r in range(processes)
+    ]
+
+
+def lines_in(journal):
+    """Complete lines of a file that may not be there yet."""
+    try:
+        return journal.read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
