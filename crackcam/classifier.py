@@ -44,12 +44,13 @@ class Classifier(LoadedModel):
         model: maps (N, 3, H, W) float32, normalised, to logits (N, classes). It is put into eval mode, on the device.
         classes: names in index order.
         preprocessing: how an image becomes the model's input; default: squashed to 224 x 224, normalised as ImageNet.
-        device, precision: where and how it computes, see :class:`crackcam.config.RuntimeConfig`.
+        device: where it computes, see :class:`crackcam.config.RuntimeConfig`.
+        precision: how it computes, see there.
 
     Raises:
         UserError: the model does not turn an image of that size into a finite number for each class.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from torch import nn
         >>> import crackcam
@@ -296,7 +297,8 @@ def load(
     Args:
         source: a checkpoint, an ONNX file, or the name of an architecture with ImageNet weights ("resnet50",
             "timm/convnext_tiny") or of a detector; default: the bundled crack network.
-        arch, classes: what a plain state dict (``.pth``) holds; class names in index order.
+        arch: architecture of a plain state dict (``.pth``).
+        classes: its class names in index order.
         pretrained: "none": random weights for an architecture.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         precision: "fp32", "bf16", or "auto": bf16 where the processor has it natively.
@@ -305,7 +307,7 @@ def load(
     Raises:
         UserError: no such file or architecture; or its weights are not available.
 
-    Example:
+    Examples:
         >>> import crackcam
         >>> crackcam.load().classes
         ['Negative', 'Positive']

@@ -300,7 +300,7 @@ class ExplainRun:
 class TrainConfig(RuntimeConfig):
     """Everything that training is asked for.
 
-    Example:
+    Examples:
         >>> from crackcam import TrainConfig
         >>> TrainConfig(data="photos", arch="resnet50", epochs=3).lr is None
         True

@@ -32,9 +32,10 @@ class Preprocessing:
         interpolation: a resampling filter of Pillow, by name.
         max_scale: the image keeps its aspect ratio, is enlarged at most this many times, and is padded with grey; None:
             it is squashed, or cropped as ``resize`` says.
-        mean, std: of the normalisation, for values in 0..1, one for each channel of RGB.
+        mean: of the normalisation, for values in 0..1, one for each channel of RGB.
+        std: likewise.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> import crackcam
         >>> crackcam.Preprocessing(size=64).apply(np.zeros((120, 160, 3), np.uint8)).shape

@@ -146,7 +146,7 @@ class Prediction(Result):
         true: the true class, where it is known from the image's folder.
         detections: the boxes of a detector, best first; empty for classifiers.
 
-    Example:
+    Examples:
         >>> import crackcam
         >>> crackcam.Prediction.of(["crack", "sound"], [0.9, 0.1]).label
         'crack'
@@ -194,7 +194,7 @@ class Region:
         length: along its skeleton, in pixels.
         width: mean, in pixels: area over length.
 
-    Example:
+    Examples:
         >>> import crackcam
         >>> crackcam.Region(box=(10, 20, 30, 4), area=90, length=30.0, width=3.0).to_dict()["box"]
         [10, 20, 30, 4]

@@ -8,7 +8,7 @@
 
 An independent implementation of the documented API of the PyPI package grad-cam 1.5.7: gradients are computed for the
 target layer only, the model is left unchanged, and heatmaps stay on the device (``cam.maps``) unless numpy arrays are
-requested (``cam(...)``). docs/differences.md lists the intended differences and their reasons.
+requested (``cam(...)``). docs/reference/differences.md lists the intended differences and their reasons.
 
 Classes are imported on first use, so that ``import pytorch_grad_cam`` does not import torch.
 """

@@ -21,7 +21,7 @@ class AblationLayer(torch.nn.Module):
     Attributes:
         indices: the ablated channel of each row.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam import AblationLayer
         >>> layer = AblationLayer()
@@ -75,7 +75,7 @@ class AblationLayer(torch.nn.Module):
 class AblationLayerVit(AblationLayer):
     """The same for tokens, (N, tokens, C): a channel is set to 0 in all tokens.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam import AblationLayerVit
         >>> layer = AblationLayerVit()
@@ -94,7 +94,7 @@ class AblationLayerVit(AblationLayer):
 class AblationLayerFasterRCNN(AblationLayer):
     """The same for a feature pyramid, a mapping of levels (N, C, H, W); channels are numbered across the levels.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam import AblationLayerFasterRCNN
         >>> layer = AblationLayerFasterRCNN()

@@ -143,7 +143,7 @@ class ActivationsAndGradients:
             output itself.
         layer_outputs: the layers' outputs before ``reshape_transform``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import ActivationsAndGradients

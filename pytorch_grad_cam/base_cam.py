@@ -62,7 +62,7 @@ class BaseCAM(NumpyOverrides):
         outputs: the model's output of the last call, detached.
         batch_size: number of images per forward pass in methods that run the model many times.
 
-    Example:
+    Examples:
         A method of your own, where a channel's weight is the mean of its positive gradients:
 
         >>> import torch

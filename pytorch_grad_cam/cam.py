@@ -18,7 +18,7 @@ class CAM(BaseCAM):
 
     Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016 (arXiv:1512.04150).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import CAM

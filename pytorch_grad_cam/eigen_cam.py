@@ -13,7 +13,7 @@ class EigenCAM(BaseCAM):
     Activations are centred first, and the sign of the component, which the paper leaves open, is chosen such that it
     correlates with the sum of the channels.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import EigenCAM

@@ -12,7 +12,7 @@ class EigenGradCAM(BaseCAM):
     Introduced by the package grad-cam; there is no paper. The sign of the component is chosen such that it correlates
     with the sum of the channels, which is the evidence for the class.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import EigenGradCAM

@@ -23,7 +23,7 @@ class FEM(BaseCAM):
 
     The other arguments are those of :class:`BaseCAM`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import FEM

@@ -39,7 +39,7 @@ class FullGrad(BaseCAM):
     The other arguments are those of :class:`BaseCAM`. ``normalize=False`` skips only the final normalisation: psi is
     part of the method.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import FullGrad

@@ -12,7 +12,7 @@ class GradCAM(BaseCAM):
     Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization,
     ICCV 2017 (arXiv:1610.02391), equations 1 and 2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import GradCAM

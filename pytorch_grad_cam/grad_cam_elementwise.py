@@ -12,7 +12,7 @@ class GradCAMElementWise(BaseCAM):
     package grad-cam. Without the ReLU it is HiResCAM; with the ReLU on the gradient alone it is LayerCAM, which it
     equals wherever activations are not negative.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import GradCAMElementWise

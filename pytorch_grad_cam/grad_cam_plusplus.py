@@ -16,7 +16,7 @@ class GradCAMPlusPlus(BaseCAM):
     Chattopadhay et al., Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks, WACV 2018
     (arXiv:1710.11063), equations 7 and 19.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import GradCAMPlusPlus

@@ -72,7 +72,7 @@ class GuidedBackpropReLUModel:
         device: device to run on; None: the model's current device.
         use_cuda: deprecated.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import GuidedBackpropReLUModel
@@ -128,7 +128,7 @@ class GuidedGradCAM:
         reshape_transform: of the heatmap, see :class:`~pytorch_grad_cam.BaseCAM`.
         base_method: class of the method that computes the heatmap.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import GuidedGradCAM

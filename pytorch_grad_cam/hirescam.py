@@ -14,7 +14,7 @@ class HiResCAM(BaseCAM):
     Draelos and Carin, Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural networks,
     2020 (arXiv:2011.08891). Contributions have a sign: ``maps(..., relu=False, normalize=False)`` keeps it.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import HiResCAM

@@ -28,7 +28,7 @@ class KPCA_CAM(BaseCAM):  # noqa: N801 - the documented name
 
     The other arguments are those of :class:`BaseCAM`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import KPCA_CAM

@@ -13,7 +13,7 @@ class LayerCAM(BaseCAM):
     Jiang et al., LayerCAM: Exploring Hierarchical Class Activation Maps for Localization, IEEE Transactions on Image
     Processing 2021, equations 5 and 6.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import LayerCAM

@@ -18,7 +18,7 @@ class RandomCAM(BaseCAM):
 
     The other arguments are those of :class:`BaseCAM`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import RandomCAM

@@ -25,7 +25,7 @@ class RefineCAM(BaseCAM):
 
     The other arguments are those of :class:`BaseCAM`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import RefineCAM

@@ -29,7 +29,7 @@ class RISE(PixelCAM):
 
     The other arguments are those of :class:`BaseCAM`; target layers are ignored.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import RISE

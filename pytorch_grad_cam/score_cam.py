@@ -29,7 +29,7 @@ class ScoreCAM(BaseCAM):
 
     The other arguments are those of :class:`BaseCAM`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import ScoreCAM

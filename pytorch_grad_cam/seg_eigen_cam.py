@@ -14,7 +14,7 @@ class SegEigenCAM(BaseCAM):
     Chung and Ying, Seg-Eigen-CAM: Eigen-Value-Based Visual Explanations for Semantic Segmentation Models, Applied
     Sciences 15(13), 2025 (doi:10.3390/app15137562), equations 10 and 13.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import SegEigenCAM

@@ -54,7 +54,7 @@ class SESS(BaseCAM):
     Raises:
         ValueError: an argument is out of its range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import SESS
@@ -169,7 +169,7 @@ def paste(heatmap: torch.Tensor, window: _Window, size: tuple[int, int]) -> torc
 def starts(length: int, step: int, window: int) -> list[int]:
     """Start positions of windows along a side; the last window ends with the side.
 
-    Example:
+    Examples:
         >>> from pytorch_grad_cam.sess import starts
         >>> starts(10, step=4, window=4)
         [0, 4, 6]

@@ -15,7 +15,7 @@ class ShapleyCAM(BaseCAM):
 
     Cai, CAMs as Shapley Value-based Explainers, The Visual Computer 2025 (arXiv:2501.06261), equation 14.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import ShapleyCAM

@@ -28,7 +28,7 @@ class SmoothGradCAMPlusPlus(BaseCAM):
 
     The other arguments are those of :class:`BaseCAM`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import SmoothGradCAMPlusPlus

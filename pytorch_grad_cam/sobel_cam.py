@@ -20,7 +20,7 @@ def sobel_cam(img: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: ``img`` is not uint8.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from pytorch_grad_cam.sobel_cam import sobel_cam
         >>> img = np.zeros((3, 4, 3), np.uint8)

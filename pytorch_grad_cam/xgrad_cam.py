@@ -14,7 +14,7 @@ class XGradCAM(BaseCAM):
     Fu et al., Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs, BMVC 2020
     (arXiv:2008.02312), equation 8.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import XGradCAM

@@ -28,6 +28,7 @@ from crackcam.explain.explanation import Explanation
 from crackcam.files import check_writable, write_csv, write_json
 from crackcam.methods import BEST, EVIDENCE
 from crackcam.models.output_stride import dilate
+from crackcam.models.registry import is_detector
 from crackcam.models.target_layers import grid_layers
 from crackcam.render import coco, figures
 from crackcam.render.figures import Tile
@@ -46,9 +47,10 @@ def run(asked: ExplainRun) -> int:
     """
     check_processes(asked)
     choose_style(asked.explain.style, asked.explain.colormap)  # before anything is loaded
+    if is_detector(asked.model.arch):
+        return _explain_boxes(asked)
     network = Loader(asked.model, asked.runtime, asked.images.seed).load(layers=True)
-    if isinstance(network, Detector):
-        return _explain_boxes(asked, network)
+    assert isinstance(network, Classifier)
     if asked.analysis.list_layers:
         return _list_layers(asked, network)
     explain = asked.explain
@@ -259,15 +261,17 @@ def _explain_all(asked: ExplainRun, explainer: Explainer, selection: Selection, 
 # -- detectors -------------------------------------------------------------------------------------------------------
 
 
-def _explain_boxes(asked: ExplainRun, network: Detector) -> int:
+def _explain_boxes(asked: ExplainRun) -> int:
     """Evidence for the boxes of a detector: of an image's together, or of one class."""
-    arch = network.card.arch
+    arch = str(asked.model.arch)
     given = asked.analysis.given("anatomy", "verify", "list_layers", "masks", "metrics")
     given += asked.output.given("report", "all")
     if given:
         raise UserError(f"{given[0]} is for classifiers; {arch} is a detector")
     config = method_settings(asked.explain, arch)
     asked = replace(asked, explain=config)
+    network = Loader(asked.model, asked.runtime, asked.images.seed).load()
+    assert isinstance(network, Detector)
     layers = network.find_layers(config.layer)
     selection = select(asked.images, network.card)
     kind = "compared" if config.several else config.method[0]

@@ -19,6 +19,7 @@ from crackcam.errors import UserError
 from crackcam.explain.detectors import Detector
 from crackcam.files import check_writable, write_json
 from crackcam.models.loaded import LoadedModel
+from crackcam.models.registry import is_detector
 from crackcam.render import coco, figures, report
 from crackcam.render.figures import Tile, detection_tile, model_label
 from crackcam.render.overlays import thumbnail
@@ -38,9 +39,9 @@ def run(asked: PredictRun) -> int:
         UserError: usage or input error.
     """
     check_processes(asked)
+    if is_detector(asked.model.arch):
+        return _draw_boxes(asked)
     network = Loader(asked.model, asked.runtime, asked.images.seed).load()
-    if isinstance(network, Detector):
-        return _draw_boxes(asked, network)
     selection = select(asked.images, network.card, every_class=asked.output.all)
     kind = "predictions" if asked.output.all else "inference"
     default = OUTPUTS / f"{kind}_{selection.name}{'.csv' if asked.output.all else '.png'}"
@@ -135,12 +136,14 @@ def print_summary(document: dict | None, asked: PredictRun | ExplainRun) -> int:
 # -- detectors -------------------------------------------------------------------------------------------------------
 
 
-def _draw_boxes(asked: PredictRun, network: Detector) -> int:
+def _draw_boxes(asked: PredictRun) -> int:
     """What a detector finds in a few images."""
     if asked.output.all:
         raise UserError("--all scores classes; for the boxes of many images: --image FOLDER --num 1000")
     if asked.output.report:
-        raise UserError(f"--report is for classifiers; {network.card.arch} is a detector")
+        raise UserError(f"--report is for classifiers; {asked.model.arch} is a detector")
+    network = Loader(asked.model, asked.runtime, asked.images.seed).load()
+    assert isinstance(network, Detector)
     threshold = asked.predict.score_threshold
     selection = select(asked.images, network.card)
     path = asked.output.output or OUTPUTS / f"inference_{selection.name}.png"

@@ -80,7 +80,7 @@ def score_masks(
     Raises:
         ValueError: all masks are empty or full, or a heatmap and its mask differ in size.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> heatmap = np.array([[0.9, 0.8], [0.7, 0.1]], np.float32)
         >>> mask = np.array([[True, False], [True, False]])

@@ -80,7 +80,7 @@ def measure(heatmap: np.ndarray, threshold: float) -> Measurement:
         heatmap: (H, W) float32, >= 0, in its raw unit, at the size of the image that is measured.
         threshold: in that unit; values above it are detected.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> heatmap = np.zeros((100, 100), np.float32)
         >>> heatmap[40:44, 10:90] = 1

@@ -49,7 +49,7 @@ NOT_CLASSES = {"__background__", "background", "N/A"}
 class Detector(LoadedModel):
     """A detector, ready to run: predicts boxes and explains them.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> import crackcam
         >>> model = crackcam.load("ssdlite320_mobilenet_v3_large", pretrained="none")

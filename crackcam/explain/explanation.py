@@ -50,7 +50,7 @@ class Explanation(Result):
         threshold: detection threshold in the method's unit; nan where none is known.
         refine: whether the heatmap follows thin lines, see :mod:`crackcam.explain.refinement`.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> import crackcam
         >>> model = crackcam.load()

@@ -22,7 +22,7 @@ def refine_lines(heatmap: np.ndarray) -> np.ndarray:
     Returns:
         (H, W) float32 in the same unit.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> heatmap = np.zeros((224, 224), np.float32)
         >>> heatmap[112, 28:196] = 1

@@ -32,7 +32,7 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
         logits: (N, classes) float.
         labels: (N,) int64.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from crackcam.training.calibration import fit_temperature
         >>> fit_temperature(torch.tensor([[5.0, 0.0], [5.0, 0.0]]), torch.tensor([0, 1])) > 1

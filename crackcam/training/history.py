@@ -19,7 +19,7 @@ class Epoch:
         size: side of its training images in pixels.
         best: whether it was better than all epochs before it.
 
-    Example:
+    Examples:
         >>> from crackcam.training.history import Epoch
         >>> Epoch(1, 0.41, 0.8, 0.35, 0.9, 0.9, lr=1e-4, size=224, best=True).summary(2)
         'epoch 1/2: train loss 0.4100 accuracy 0.8000, val loss 0.3500 accuracy 0.9000 *'

@@ -33,7 +33,7 @@ def most_confident_mistakes(probabilities: np.ndarray, labels: np.ndarray, count
         labels: (N,) int.
         count: at most so many.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from crackcam.training.report_data import most_confident_mistakes
         >>> most_confident_mistakes(np.array([[0.6, 0.4], [0.9, 0.1], [0.2, 0.8]]), np.array([1, 1, 1]))

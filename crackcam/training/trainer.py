@@ -106,7 +106,7 @@ def train(
     Raises:
         UserError: a mistake in the settings or the data; or the loss becomes NaN or infinite.
 
-    Example:
+    Examples:
         >>> import crackcam
         >>> from crackcam.data.synthetic import write_sample
         >>> write_sample("photos", counts={"train": 6, "test": 2})

@@ -44,7 +44,7 @@ def dff(activations: np.ndarray, n_components: int = 5) -> tuple[np.ndarray, np.
         The concepts (C, n_components) in the unit of the activations, and the amount of each at each position,
         (N, n_components, *spatial), >= 0.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from pytorch_grad_cam.feature_factorization.deep_feature_factorization import dff
         >>> concepts, amounts = dff(np.random.default_rng(0).random((2, 6, 4, 5)), n_components=1)
@@ -75,7 +75,7 @@ class DeepFeatureFactorization:
         computation_on_concepts: called with the concepts (n_components, C) on the model's device; for example the
             classifier that follows the layer.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import DeepFeatureFactorization
@@ -160,7 +160,7 @@ def run_dff_on_image(
     Raises:
         ValueError: ``img_pil`` and ``img_tensor`` differ in size.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import run_dff_on_image

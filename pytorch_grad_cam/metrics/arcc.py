@@ -32,7 +32,7 @@ def batch_pearson_coherency(A: np.ndarray, B: np.ndarray) -> np.ndarray:  # noqa
     Returns:
         (N,) float32 in [-1, 1]; 0 where a map is constant.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from pytorch_grad_cam.metrics.arcc import batch_pearson_coherency
         >>> maps = np.float32([[[0, 1], [2, 3]]])
@@ -57,7 +57,7 @@ class Complexity:
     Poppi et al., Revisiting The Evaluation of Class Activation Mapping for Explainability, CVPR Workshops 2021
     (arXiv:2104.10252).
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from pytorch_grad_cam.metrics.arcc import Complexity
         >>> Complexity()(np.float32([[[0, 1], [0, 0]]])).tolist()
@@ -78,7 +78,7 @@ class Coherency:
     Poppi et al., Revisiting The Evaluation of Class Activation Mapping for Explainability, CVPR Workshops 2021
     (arXiv:2104.10252).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import GradCAM
@@ -130,7 +130,7 @@ class ARCC:
         base_method: the CAM object that computed the maps; called with a batch and its targets.
         road_percentiles: percentiles of :class:`ROADCombined`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import GradCAM

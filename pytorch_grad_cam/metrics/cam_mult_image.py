@@ -13,7 +13,7 @@ from pytorch_grad_cam.metrics.perturbation_confidence import PerturbationConfide
 def multiply_tensor_with_cam(input_tensor: torch.Tensor, cam: torch.Tensor) -> torch.Tensor:
     """Multiply a normalised image (C, *spatial) by its map (*spatial).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.metrics.cam_mult_image import multiply_tensor_with_cam
         >>> multiply_tensor_with_cam(torch.ones(3, 1, 2), torch.tensor([[0.5, 0.0]])).tolist()
@@ -27,7 +27,7 @@ class CamMultImageConfidenceChange(PerturbationConfidenceMetric):
 
     Chattopadhay et al., Grad-CAM++, WACV 2018 (arXiv:1710.11063), section 4.1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import GradCAM
@@ -52,7 +52,7 @@ class DropInConfidence(CamMultImageConfidenceChange):
 
     Chattopadhay et al., Grad-CAM++, WACV 2018 (arXiv:1710.11063), section 4.1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.metrics.cam_mult_image import DropInConfidence
         >>> model = torch.nn.Flatten()  # the score is the pixel
@@ -70,7 +70,7 @@ class IncreaseInConfidence(CamMultImageConfidenceChange):
 
     Chattopadhay et al., Grad-CAM++, WACV 2018 (arXiv:1710.11063), section 4.1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.metrics.cam_mult_image import IncreaseInConfidence
         >>> model = torch.nn.Flatten()  # the score is the pixel

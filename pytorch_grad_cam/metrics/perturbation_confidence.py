@@ -40,7 +40,7 @@ class PerturbationConfidenceMetric:
     Attributes:
         batch_size: number of perturbed images per forward pass.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.metrics.perturbation_confidence import PerturbationConfidenceMetric
         >>> remove_relevant = PerturbationConfidenceMetric(lambda image, cam: image * (cam < 0.5))
@@ -101,7 +101,7 @@ class AveragerAcrossThresholds:
     Attributes:
         batch_size: number of perturbed images per forward pass.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.metrics.perturbation_confidence import AveragerAcrossThresholds
         >>> from pytorch_grad_cam.metrics.road import ROADMostRelevantFirst
@@ -147,7 +147,7 @@ class RemoveMostRelevantFirst:
     Raises:
         ValueError: the percentile is out of range; in a call, map and image differ in size.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.metrics.perturbation_confidence import RemoveMostRelevantFirst
         >>> remove = RemoveMostRelevantFirst(75, imputer=torch.mul)  # removed pixels become 0
@@ -181,7 +181,7 @@ class RemoveLeastRelevantFirst(RemoveMostRelevantFirst):
 
     ``"auto"`` removes the pixels that :class:`RemoveMostRelevantFirst` keeps.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.metrics.perturbation_confidence import RemoveLeastRelevantFirst
         >>> remove = RemoveLeastRelevantFirst(75, imputer=torch.mul)  # removed pixels become 0

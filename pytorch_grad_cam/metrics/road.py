@@ -53,7 +53,7 @@ class NoisyLinearImputer:
             sum of the weights of the neighbours within the image.
         seed: seed of the noise.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.metrics.road import NoisyLinearImputer
         >>> impute = NoisyLinearImputer(noise=0, weighting=[((0, -1), 1.0), ((0, 1), 1.0)])  # left and right
@@ -118,7 +118,7 @@ class ROADMostRelevantFirst(PerturbationConfidenceMetric):
     Args:
         percentile: percentage of pixels kept, or ``"auto"``; see :class:`RemoveMostRelevantFirst`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.metrics.road import ROADMostRelevantFirst
         >>> images, maps, model = torch.rand(2, 3, 8, 8), torch.rand(2, 8, 8), torch.nn.Flatten()
@@ -138,7 +138,7 @@ class ROADLeastRelevantFirst(PerturbationConfidenceMetric):
     Args:
         percentile: percentage of pixels kept, or ``"auto"``; see :class:`RemoveLeastRelevantFirst`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.metrics.road import ROADLeastRelevantFirst
         >>> images, maps, model = torch.rand(2, 3, 8, 8), torch.rand(2, 8, 8), torch.nn.Flatten()
@@ -158,7 +158,7 @@ class ROADMostRelevantFirstAverage(AveragerAcrossThresholds):
     Args:
         percentiles: percentages of pixels kept.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.metrics.road import ROADMostRelevantFirstAverage
         >>> images, maps, model = torch.rand(2, 3, 8, 8), torch.rand(2, 8, 8), torch.nn.Flatten()
@@ -178,7 +178,7 @@ class ROADLeastRelevantFirstAverage(AveragerAcrossThresholds):
     Args:
         percentiles: percentages of pixels kept.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.metrics.road import ROADLeastRelevantFirstAverage
         >>> images, maps, model = torch.rand(2, 3, 8, 8), torch.rand(2, 8, 8), torch.nn.Flatten()
@@ -201,7 +201,7 @@ class ROADCombined:
     Attributes:
         batch_size: number of perturbed images per forward pass.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from pytorch_grad_cam import GradCAM

@@ -16,7 +16,7 @@ def replace_layer_recursive(model: Module, old_layer: Module, new_layer: Module)
     Returns:
         Whether ``old_layer`` was found.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from pytorch_grad_cam.utils.find_layers import replace_layer_recursive
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.ReLU()))
@@ -39,7 +39,7 @@ def replace_all_layer_type_recursive(
 ) -> None:
     """Replace all instances of a type and of its subclasses by one and the same layer.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from pytorch_grad_cam.utils.find_layers import replace_all_layer_type_recursive
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.ReLU()))
@@ -57,7 +57,7 @@ def replace_all_layer_type_recursive(
 def find_layer_types_recursive(model: Module, layer_types: Collection[type[Module]]) -> list[Module]:
     """Layers of exactly these types (not of their subclasses), in definition order, each once.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from pytorch_grad_cam.utils.find_layers import find_layer_types_recursive
         >>> find_layer_types_recursive(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.ReLU())), [nn.ReLU])
@@ -69,7 +69,7 @@ def find_layer_types_recursive(model: Module, layer_types: Collection[type[Modul
 def find_layer_predicate_recursive(model: Module, predicate: Callable[[Module], bool]) -> list[Module]:
     """Layers for which ``predicate`` is true, in definition order, each once.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from pytorch_grad_cam.utils.find_layers import find_layer_predicate_recursive
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.ReLU()))

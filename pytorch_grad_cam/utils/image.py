@@ -24,7 +24,7 @@ def preprocess_image(
     Returns:
         (1, C, H, W) float32.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from pytorch_grad_cam.utils.image import preprocess_image
         >>> img = np.zeros((24, 32, 3), np.uint8)
@@ -45,7 +45,7 @@ def deprocess_image(img: np.ndarray | torch.Tensor) -> np.ndarray:
     Returns:
         uint8 of the same shape.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from pytorch_grad_cam.utils.image import deprocess_image
         >>> deprocess_image(np.array([-2.0, 0.0, 2.0])).tolist()
@@ -78,7 +78,7 @@ def show_cam_on_image(
     Raises:
         ValueError: ``img`` exceeds 1, or ``image_weight`` is outside [0, 1].
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from pytorch_grad_cam.utils.image import show_cam_on_image
         >>> heatmap = np.zeros((2, 2), np.float32)
@@ -106,7 +106,7 @@ def scale_cam_image(cam: np.ndarray, target_size: tuple[int, ...] | None = None)
     Returns:
         (N, *spatial) float32.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from pytorch_grad_cam.utils.image import scale_cam_image
         >>> scale_cam_image(np.float32([[[3, 5], [4, 3]]]))[0].tolist()
@@ -126,7 +126,7 @@ def scale_accross_batch_and_channels(tensor: np.ndarray, target_size: tuple[int,
     Returns:
         (N, C, *spatial) float32.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from pytorch_grad_cam.utils.image import scale_accross_batch_and_channels
         >>> scale_accross_batch_and_channels(np.random.default_rng(0).random((2, 3, 7, 7)), (32, 24)).shape
@@ -149,7 +149,7 @@ def create_labels_legend(
     Returns:
         One string per concept: lines such as "tabby,tiger cat:0.83", the highest score first.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from pytorch_grad_cam.utils.image import create_labels_legend
         >>> create_labels_legend(np.array([[0.1, 0.9], [0.7, 0.3]]), ["sound", "crack"], top_k=1)
@@ -185,7 +185,7 @@ def show_factorization_on_image(
         ValueError: ``img`` exceeds 1, ``image_weight`` is outside [0, 1], there are fewer colours than maps, or the
             number of labels differs from the number of maps.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from pytorch_grad_cam.utils.image import show_factorization_on_image
         >>> maps = np.random.default_rng(0).random((2, 24, 32))

@@ -26,7 +26,7 @@ def normalize(maps: torch.Tensor) -> torch.Tensor:
     Exact at every scale: a map of values around 1e-12 is as valid as one around 1. NaN and infinite values do not
     become finite.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.utils.maps import normalize
         >>> normalize(torch.tensor([[[1.0, 3.0], [2.0, 5.0]]])).tolist()
@@ -43,7 +43,7 @@ def normalize(maps: torch.Tensor) -> torch.Tensor:
 def resize(maps: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     """Resize maps (N, *spatial), linearly between pixel centres (as cv2.resize does).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.utils.maps import resize
         >>> resize(torch.tensor([[[0.0, 1.0]]]), (1, 4)).tolist()

@@ -27,7 +27,7 @@ class ClassifierOutputTarget:
     Args:
         category: index of the class in the last dimension of the output.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
         >>> ClassifierOutputTarget(2)(torch.tensor([1.0, 2.0, 5.0])).item()
@@ -55,7 +55,7 @@ class ClassifierOutputSoftmaxTarget:
     Attributes:
         category: index of the class in the last dimension of the output.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
         >>> ClassifierOutputSoftmaxTarget(0)(torch.tensor([3.0, 3.0])).item()
@@ -78,7 +78,7 @@ class ClassifierOutputReST:
     Attributes:
         category: index of the class in the last dimension of the output.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST
         >>> round(ClassifierOutputReST(0)(torch.tensor([3.0, 3.0])).item(), 4)  # 3 + log(0.5)
@@ -99,7 +99,7 @@ class BinaryClassifierOutputTarget:
     Attributes:
         category: 1 explains the positive class (evidence that raises the logit), any other value the negative one.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.utils.model_targets import BinaryClassifierOutputTarget
         >>> BinaryClassifierOutputTarget(0)(torch.tensor([2.5])).tolist()
@@ -117,7 +117,7 @@ class BinaryClassifierOutputTarget:
 class SoftmaxOutputTarget:
     """The probabilities of all classes, (..., K) as the output. For metrics: their sum is 1 and has no gradient.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.utils.model_targets import SoftmaxOutputTarget
         >>> SoftmaxOutputTarget()(torch.tensor([3.0, 3.0])).tolist()
@@ -132,7 +132,7 @@ class SoftmaxOutputTarget:
 class RawScoresOutputTarget:
     """The model's output itself, for models that return the score to explain, for example a similarity.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.utils.model_targets import RawScoresOutputTarget
         >>> RawScoresOutputTarget()(torch.tensor([0.9])).shape
@@ -154,7 +154,7 @@ class SemanticSegmentationTarget:
         category: index of the class.
         mask: (*spatial) array or tensor, bool or weights in [0, 1], of the spatial size of the model's output.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.utils.model_targets import SemanticSegmentationTarget
         >>> mask = torch.tensor([[True, False], [False, True]])
@@ -191,7 +191,7 @@ class FasterRCNNBoxScoreTarget:
         bounding_boxes: (left, top, right, bottom) of each box, in pixels.
         iou_threshold: in [0, 1]; intersection over union that a detection must exceed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.utils.model_targets import FasterRCNNBoxScoreTarget
         >>> detections = {"boxes": torch.tensor([[0.0, 0.0, 2.0, 2.0]]), "labels": torch.tensor([1])}
@@ -238,7 +238,7 @@ class FinerWeightedTarget:
         comparison_categories: indices of the classes to compare with; empty: the plain logit.
         alpha: strength of the comparison; 0: the plain logit.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.utils.model_targets import FinerWeightedTarget
         >>> FinerWeightedTarget(0, [1, 2], alpha=0.5)(torch.tensor([5.0, 2.0, 2.0])).item()

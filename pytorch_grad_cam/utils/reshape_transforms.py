@@ -26,7 +26,7 @@ def fasterrcnn_reshape_transform(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
     Returns:
         (N, levels * C, H, W), H and W those of the coarsest level.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.utils.reshape_transforms import fasterrcnn_reshape_transform
         >>> fasterrcnn_reshape_transform({"0": torch.rand(1, 8, 16, 16), "pool": torch.rand(1, 8, 8, 8)}).shape
@@ -49,7 +49,7 @@ def pyramid_reshape_transform(x: torch.Tensor | Mapping[str, torch.Tensor], cell
     Returns:
         (N, channels of all levels, H, W), H and W those of the coarsest level with enough cells.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.utils.reshape_transforms import pyramid_reshape_transform
         >>> pyramid_reshape_transform({"0": torch.rand(1, 8, 16, 16), "1": torch.rand(1, 4, 1, 1)}).shape
@@ -76,7 +76,7 @@ def swinT_reshape_transform(tensor: torch.Tensor, height: int = 7, width: int = 
     Raises:
         ValueError: the number of tokens fits no grid of this aspect ratio.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.utils.reshape_transforms import swinT_reshape_transform
         >>> swinT_reshape_transform(torch.rand(2, 49, 8)).shape
@@ -101,7 +101,7 @@ def vit_reshape_transform(tensor: torch.Tensor, height: int = 14, width: int = 1
     Raises:
         ValueError: the number of tokens fits no grid of this aspect ratio, or several.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.utils.reshape_transforms import vit_reshape_transform
         >>> vit_reshape_transform(torch.rand(2, 1 + 16 * 16, 8)).shape

@@ -24,7 +24,7 @@ def principal_map(activations: torch.Tensor) -> torch.Tensor:
         (N, *spatial) float32: zeros where the positions differ by no more than rounding, NaN where activations are not
         finite.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pytorch_grad_cam.utils.svd_on_activations import principal_map
         >>> principal_map(torch.tensor([[[1.0, 2.0, 3.0]]])).tolist()  # one channel: centred
@@ -50,7 +50,7 @@ def principal_map(activations: torch.Tensor) -> torch.Tensor:
 def get_2d_projection(activation_batch: np.ndarray) -> np.ndarray:
     """Apply :func:`principal_map` to numpy arrays: (N, C, *spatial) in, (N, *spatial) float32 out.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
         >>> get_2d_projection(np.random.default_rng(0).random((2, 8, 7, 7))).shape
@@ -70,7 +70,7 @@ def get_2d_projection_with_sign_correction(activation_batch: np.ndarray) -> np.n
     Returns:
         (N, *spatial) float32.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection_with_sign_correction
         >>> get_2d_projection_with_sign_correction(np.array([[[0.0, 3.0, 3.0]]])).tolist()
@@ -98,7 +98,7 @@ def get_2d_projection_kernel(
     Returns:
         (N, *spatial) float32; zeros where the kernel matrix is constant.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection_kernel
         >>> get_2d_projection_kernel(np.random.default_rng(0).random((2, 8, 5, 5)), kernel="rbf").shape

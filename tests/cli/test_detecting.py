@@ -91,6 +91,16 @@ def test_nothing_detected(street, capsys):
     assert err.splitlines()[-1] == "error: no box to explain: lower --score-threshold, which is 0.9"
 
 
+@pytest.mark.parametrize(("main", "flags"), [(inference.main, ["--all"]), (xai.main, ["--aug-smooth"])])
+def test_conflicts_are_found_before_weights_are_downloaded(street, monkeypatch, capsys, main, flags):
+    def refuse(*args, **keywords):
+        raise AssertionError("a download was tried")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    assert main(["--image", str(street), "--arch", SMALL, *flags]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {flags[0]} ")
+
+
 def test_random_weights_fetch_no_backbone(street, monkeypatch, capsys):
     def refuse(*args, **keywords):
         raise AssertionError("a download was tried")

@@ -200,7 +200,7 @@ def test_a_target_by_hand(model):
         ({"method": "all"}, "one method at a time, not gradcam, "),
         ({"target": "Maybe"}, "no class 'Maybe' to explain; available: predicted, dark, bright"),
         ({"target": 2}, "no class '2' to explain"),
-        ({"colour": "red"}, "no setting 'colour' of explain(); available: layer, stridetarget, layer, stride, scales"),
+        ({"colour": "red"}, "no setting 'colour' of explain(); available: layer, stride, scales"),
         ({"layer": "nowhere"}, "no layer 'nowhere' with a grid; available: red, stage.0"),
         ({"stride": 5}, "--stride: 5 is not one of 4, 8, 16"),
         ({"scales": 9}, "--scales: 9 is not own, or a number from 0.25 to 8"),

@@ -59,7 +59,7 @@ def test_examples_run(name):
 def test_public_names_have_an_example():
     names = dict(public_objects())
     assert len(names) > 60
-    assert [name for name, value in names.items() if "Example:\n" not in value.__doc__] == []
+    assert [name for name, value in names.items() if "Examples:\n" not in value.__doc__] == []
 
 
 def test_examples_are_found():

@@ -185,7 +185,7 @@ def test_arcc_agrees(theirs, images, model, noiseless):
 
 
 def test_documented_departures_are_departures(theirs):
-    """Where this fails, the package has been corrected: remove the entry from docs/differences.md."""
+    """Where this fails, the package has been corrected: remove the entry from docs/reference/differences.md."""
     assert theirs["sparse kept"].tolist() == [0] * 5 + [240, 280, 320, 360]  # ours: 40, 80, ..., 360
     assert theirs["auto"][sparse_map() == 1].all()  # the most relevant pixel is kept
     assert not mask_of(RemoveMostRelevantFirst, "auto", sparse_map())[sparse_map() == 1].any()

@@ -68,7 +68,7 @@ def write_sample(root: str | Path, seed: int = 0, counts: dict[str, int] | None 
     Raises:
         UserError: ``root`` already contains one of the folders, with something in it.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from crackcam.data.synthetic import write_sample
         >>> with tempfile.TemporaryDirectory() as folder:

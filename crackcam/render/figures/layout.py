@@ -28,7 +28,7 @@ def model_label(arch: str, checkpoint: Path | str | None = None) -> str:
         arch: name of its architecture.
         checkpoint: its file, or where its weights come from.
 
-    Example:
+    Examples:
         >>> model_label("resnet18", "weights/model.safetensors")
         'resnet18, weights/model.safetensors'
         >>> model_label("resnet18", BUNDLED)
