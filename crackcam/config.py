@@ -123,7 +123,13 @@ class PredictConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainConfig(Settings):
-    """How heatmaps are made, and how they are shown."""
+    """How heatmaps are made, and how they are shown.
+
+    Example:
+        >>> import crackcam
+        >>> crackcam.ExplainConfig(method="gradcam,layercam", scales="1,2").method
+        ('gradcam', 'layercam')
+    """
 
     method: tuple[str, ...] = setting(
         (BEST,),

@@ -114,6 +114,11 @@ class Detection:
         name: class name.
         score: in [0, 1].
         box: (left, top, right, bottom) in pixels of the image.
+
+    Example:
+        >>> import crackcam
+        >>> crackcam.Detection(label=1, name="person", score=0.98, box=(12.0, 30.5, 80.0, 200.0)).name
+        'person'
     """
 
     label: int

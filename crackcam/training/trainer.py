@@ -61,6 +61,16 @@ class TrainResult:
         classifier: the trained model, calibrated, ready to predict and explain.
         origin: where the weights came from that training started with.
         splits: the images by split, as the model was trained and scored on them.
+
+    Example:
+        >>> import crackcam
+        >>> from crackcam.data.synthetic import write_sample
+        >>> write_sample("photos", counts={"train": 6, "test": 2})
+        16
+        >>> config = crackcam.TrainConfig(data="photos", pretrained="none", image_size=32, epochs=1, workers=0)
+        >>> result = crackcam.train(config)
+        >>> [row.epoch for row in result.history], result.checkpoint.name
+        ([1], 'model.safetensors')
     """
 
     history: list[Epoch]

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 import inference
 import train
 import xai
-from crackcam import config
 from crackcam.errors import UserError
 
 SCRIPTS = {"train": train, "inference": inference, "xai": xai}
@@ -53,7 +52,7 @@ def parsed(script, argv):
 
 def is_sane(value):
     """What a parsed value may be: bounded numbers, possible names."""
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return bool(value) and all(map(is_sane, value))
     if isinstance(value, Path):
         return b"\0" not in os.fsencode(value)
@@ -105,42 +104,17 @@ def test_a_wrong_value_is_one_line_and_exit_2(script, flag, capsys):
 
 
 @pytest.mark.parametrize(
-    ("script", "argv"),
-    [
-        ("train", ["--workers", "257"]), ("train", ["--image-size", "2049"]), ("train", ["--image-size", "7"]),
-        ("train", ["--epochs", "100001"]), ("train", ["--seed", "4294967296"]), ("train", ["--group-by", "a{99999999999}"]),
-        ("train", ["--arch", ""]), ("train", ["--data", ""]), ("train", ["--output", ""]),
-        ("xai", ["--save-maps", ""]), ("xai", ["--layer", ","]), ("xai", ["--target", ""]), ("inference", ["--classes", ","]),
-        ("inference", ["--image", ""]), ("inference", ["--batch-size", "1000000001"]),
-    ],
-)  # fmt: skip
-def test_limits(script, argv):
-    assert parsed(script, argv) is None
-
-
-@pytest.mark.parametrize(
-    ("script", "argv"),
-    [
-        ("train", ["--workers", "256", "--image-size", "2048", "--epochs", "100000", "--seed", "4294967295"]),
-        ("xai", ["--save-maps", "maps", "--layer", "a,b", "--target", "0", "--scales", "0.25,8,own"]),
-    ],
-)
-def test_what_lies_on_a_limit_is_taken(script, argv):
-    assert parsed(script, argv) is not None
-
-
-@pytest.mark.parametrize(
     ("script", "argv", "message"),
     [
-        ("train", ["--image-size", "8", "--arch", "alexnet"], "takes no pictures of 8 px"),
+        ("train", ["--image-size", "8", "--arch", "alexnet"], "does not accept 8 px inputs"),
         ("train", ["--device", "meta"], "--device meta is not available here"),
         ("train", ["--device", "cuda:99"], "--device cuda:99 is not available here"),
         ("train", ["--seed", "4294967295", "--arch", "vit_b_16", "--image-size", "64"], "64 px"),
         ("inference", ["--arch", "resnet18", "--pretrained", "none"], "has classes of its own"),
-        ("inference", ["--resume"], "--resume goes on with --all"),
+        ("inference", ["--resume"], "--resume continues a run of --all"),
         ("inference", ["--image", "data", "--split", "test"], "leave --type and --split out"),
         ("inference", ["--pretrained", "none"], "leave --pretrained none out"),
-        ("inference", ["--classes", "a,b"], "leave --arch and --classes out"),
+        ("inference", ["--classes", "a,b"], "drop --arch and --classes"),
         ("xai", ["--anatomy", "--masks", "data"], "leave"),
         ("xai", ["--refine", "lines", "--verify"], "leave --refine out"),
         ("xai", ["--all", "--metrics"], "leave"),
@@ -148,30 +122,19 @@ def test_what_lies_on_a_limit_is_taken(script, argv):
         ("xai", ["--layer", "\x1b[31m"], "no layer '"),
         ("xai", ["--target", "\x1b[31m"], "no class '"),
         ("xai", ["--type", "../train/Positive"], "no class '../train/Positive'"),
-        ("xai", ["--type", ""], "no class ''"),
+        ("xai", ["--type", ""], "argument --type: '' is empty"),
     ],
 )
 def test_conflicts_that_only_a_run_shows(place, capsys, script, argv, message):
     before = {folder: place.files(folder) for folder in ("data", "weights", "outputs")}
     assert SCRIPTS[script].main(["--pretrained", "none", *argv] if script == "train" else argv) == 2
     out, err = capsys.readouterr()
-    (said,) = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert message in said
+    (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert message in error
     assert out == ""
     assert "Traceback" not in err
     assert "\x1b" not in err
     assert {folder: place.files(folder) for folder in before} == before
-
-
-def test_offline_holds_for_one_command(monkeypatch):
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    for script in SCRIPTS:
-        assert parsed(script, ["--offline"]).offline
-        assert config.offline()
-        parsed(script, [])
-        assert not config.offline()
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert config.offline()
 
 
 @pytest.mark.parametrize("name", ["a\x1b[31m", "a\nb", "a\udcff"])
@@ -179,5 +142,5 @@ def test_class_folders_that_no_terminal_could_show(fresh, capsys, name):
     from crackcam.data.splits import plan_splits
 
     Path("data/train/Positive").rename(f"data/train/{name}")
-    with pytest.raises(UserError, match="can be no class: names are printable: rename its folder"):
+    with pytest.raises(UserError, match="is not a class name: names are printable: rename its folder"):
         plan_splits(Path("data"), 0.15, 0)

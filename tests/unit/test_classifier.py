@@ -16,6 +16,8 @@ from torch import nn
 import crackcam
 import inference
 import xai
+from crackcam.data.images import read_image
+from crackcam.data.pixels import load_split
 from crackcam.errors import UserError
 
 DARK, RED = np.zeros((20, 30, 3), np.uint8), np.full((20, 30, 3), (255, 0, 0), np.uint8)
@@ -161,6 +163,14 @@ def test_a_module_is_normalised_as_it_was_trained():
 def test_a_module_that_is_no_such_classifier(module, classes):
     with pytest.raises(UserError):
         crackcam.Classifier(module, classes, crackcam.Preprocessing(size=16), device="cpu")
+
+
+def test_the_input_is_that_of_training(photos):
+    """What training feeds a model and what prediction feeds it is the same array."""
+    files = [Path("photos/1.png"), Path("photos/2.png")]
+    model = bright_classifier(size=16)
+    in_training = load_split("test", ["a"], {"a": files}, model.preprocessing, 1).pixels
+    assert torch.equal(in_training, model.to_pixels([read_image(path) for path in files]))
 
 
 # -- explaining ----------------------------------------------------------------------------------------------------------
