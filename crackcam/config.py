@@ -1,7 +1,7 @@
 """All settings of crackcam: the one list of names, defaults, limits, help texts and conflicts.
 
 Each class is a group of settings that belong together. The command line of a script is built from the groups in
-:class:`PredictRun`, :class:`ExplainRun` and :class:`TrainConfig`; :mod:`crackcam.settings` says how.
+:class:`PredictRun`, :class:`ExplainRun` and :class:`TrainConfig`; :mod:`crackcam.settings` describes how.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``inference.py --all`` and ``xai.py --all``: every image of a selection, as a table.
 
-A table ends in .csv or .jsonl and has a .json beside it, which says how it was made. How images stream,
+A table ends in .csv or .jsonl and has a .json beside it, which describes how it was made. How images stream,
 and what a kill leaves behind: :mod:`crackcam.batch.streaming`.
 """
 

@@ -62,7 +62,7 @@ class Task(Protocol):
         """The values below the header."""
 
     def line(self, row: Row) -> Row:
-        """What a .jsonl says of a row."""
+        """The line of a row in a .jsonl."""
 
 
 @dataclass(frozen=True)

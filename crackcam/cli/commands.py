@@ -39,7 +39,7 @@ class Command:
         module: of :mod:`crackcam.cli`, whose ``run`` carries it out; it imports torch, so it is imported last.
         groups: the flags: settings by the title of their group.
         collect: makes what ``run`` takes from the parsed arguments.
-        manual: what ``crackcam COMMAND --help`` says.
+        manual: description that ``crackcam COMMAND --help`` shows.
     """
 
     module: str

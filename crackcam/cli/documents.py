@@ -42,6 +42,6 @@ def manifest(network: LoadedModel, run: PredictRun | ExplainRun, selection: Sele
     }
 
 
-def table_beside(picture: Path, what: str) -> Path:
+def table_beside(figure: Path, what: str) -> Path:
     """The name of a table beside a figure."""
-    return picture.with_name(f"{picture.stem}_{what}.csv")
+    return figure.with_name(f"{figure.stem}_{what}.csv")
