@@ -125,7 +125,7 @@ class PredictConfig(Settings):
 class ExplainConfig(Settings):
     """How heatmaps are made, and how they are shown.
 
-    Example:
+    Examples:
         >>> import crackcam
         >>> crackcam.ExplainConfig(method="gradcam,layercam", scales="1,2").method
         ('gradcam', 'layercam')

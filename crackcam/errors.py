@@ -6,7 +6,7 @@ class UserError(ValueError):
 
     The command-line scripts print it and exit with 2; from Python it is raised as it is.
 
-    Example:
+    Examples:
         >>> import crackcam
         >>> try:
         ...     crackcam.TrainConfig(lr=0)

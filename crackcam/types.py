@@ -115,7 +115,7 @@ class Detection:
         score: in [0, 1].
         box: (left, top, right, bottom) in pixels of the image.
 
-    Example:
+    Examples:
         >>> import crackcam
         >>> crackcam.Detection(label=1, name="person", score=0.98, box=(12.0, 30.5, 80.0, 200.0)).name
         'person'

@@ -62,7 +62,7 @@ class TrainResult:
         origin: where the weights came from that training started with.
         splits: the images by split, as the model was trained and scored on them.
 
-    Example:
+    Examples:
         >>> import crackcam
         >>> from crackcam.data.synthetic import write_sample
         >>> write_sample("photos", counts={"train": 6, "test": 2})

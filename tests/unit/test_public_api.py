@@ -40,7 +40,7 @@ def test_the_example_of_a_public_name_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(logging.getLogger("crackcam"), "level", logging.ERROR)
     value = getattr(crackcam, name)
-    assert "\n    Example:\n" in value.__doc__, "no Example block"
+    assert "\n    Examples:\n" in value.__doc__, "no Examples block"
     found = doctest.DocTestFinder(recurse=False).find(value, name, import_module(value.__module__))
     (test,) = [test for test in found if test.name == name]
     assert test.examples
