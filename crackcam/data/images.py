@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps
@@ -122,14 +122,15 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     """The pixels of an image in whatever mode: (H, W, 3) uint8 RGB, transparent ones over white.
 
     Raises:
-        ImageError: no pixel is opaque; or grey values have a scale that is not known.
+        ImageError: no pixel of a scene is opaque; or grey values have a scale that is not known.
     """
     if image.mode.startswith("I") or image.mode == "F":
         grey = scale_grey(np.array(image, dtype=np.float32), is_float=image.mode == "F")
         return np.repeat(grey[..., None], 3, axis=2)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        if not rgba.getchannel("A").getextrema()[1]:
+        *colours, (_, opaque) = cast(tuple[tuple[int, int], ...], rgba.getextrema())
+        if not opaque and any(low < high for low, high in colours):  # there is a scene below
             raise ImageError("every pixel is transparent: save it without its alpha channel")
         image = Image.new("RGB", rgba.size, "white")
         image.paste(rgba, mask=rgba)

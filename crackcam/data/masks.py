@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 MOSTLY = 0.8  # fraction of an image: what is to be located covers less
 FEW = 32  # distinct values; smooth edges and compression have more, or none that fills an area
 GREY = 0.25  # fraction of pixels neither dark nor light: a photograph
-CONVENTION = "masks are white (255) on what the heatmaps should locate, and black elsewhere"
+CONVENTION = "masks must be white (255) on what the heatmaps should locate, and black elsewhere"
 
 
 def read_masks(folder: Path, images: Sequence[DecodedImage]) -> list[np.ndarray]:

@@ -168,8 +168,8 @@ class Trainer:
         elif config.resume:
             if checkpoint.is_finished(config.output, self.plan.classes, config.data):
                 raise UserError(
-                    f"{config.output} is finished: nothing to resume; to train it for more epochs, start from it, "
-                    f"with --pretrained {config.output} instead of --resume"
+                    f"{config.output} is finished: nothing to resume; for more epochs start from it, with --pretrained "
+                    f"{config.output} instead of --resume; without either it is trained anew"
                 )
             logger.info("nothing to resume at %s; starting from the beginning", path)
 

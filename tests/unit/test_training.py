@@ -107,6 +107,8 @@ def test_validation_is_held_out_of_training_and_never_the_test_split(trained):
     train_files = {p.name for files in plan.files["train"].values() for p in files}
     assert not train_files & {Path(name).name for name in card.split["val"]}
     assert len(train_files) == 24 - 4
+    hashes = {name: file_hash(trained.root / "data" / name)[:16] for name in card.split["val"]}
+    assert card.held_out_hashes == hashes
 
 
 def test_group_by_holds_validation_out_of_a_training_folder(fresh, caplog):
