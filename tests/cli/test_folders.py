@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flights import TABLES, expected_files, run, table
+from flights import TABLES, expected_files, run, table, written
 from PIL import Image
 
 import crackcam

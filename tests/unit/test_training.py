@@ -13,6 +13,7 @@ import crackcam
 from crackcam import UserError
 from crackcam.data.pixels import PixelSplit, load_split
 from crackcam.data.splits import plan_splits
+from crackcam.files import file_hash
 from crackcam.models import checkpoint, heads, pretrained
 from crackcam.models.loaded import LoadedModel
 from crackcam.models.pretrained import WeightsOrigin
