@@ -7,6 +7,7 @@ HEAD = 512  # bytes that :func:`describe_foreign` looks at
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _VIDEO = "a video: extract frames with ffmpeg -i FILE %05d.jpg"
 _RAW = "a camera raw file: develop it to JPEG or TIFF"
+_TIFF = "a TIFF of a kind that Pillow cannot read: save it as 8-bit RGB"
 _ARCHIVE = "an archive: unpack it"
 _SCIENCE = "scientific data: export 8-bit PNG or TIFF"
 _DRAWING = "a document: export its pages as PNG"
@@ -32,6 +33,10 @@ _KINDS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x76\x2f\x31\x01", "OpenEXR: tone-map it to PNG or JPEG"),
     (0, b"#?RADIANCE", "Radiance HDR: tone-map it to PNG or JPEG"),
     (8, b"CR\x02", _RAW),
+    (0, b"II*\x00", _TIFF),
+    (0, b"MM\x00*", _TIFF),
+    (0, b"II+\x00", _TIFF),
+    (0, b"MM\x00+", _TIFF),
     (0, b"FUJIFILMCCD-RAW", _RAW),
     (0, b"IIU\x00", _RAW),
     (0, b"IIRO", _RAW),

@@ -16,7 +16,8 @@ from typing import IO
 import numpy as np
 from PIL import ImageFile, TiffImagePlugin
 
-SUBFILE, WIDTH, HEIGHT, BITS, PHOTOMETRIC, PLANES, PAGES_BELOW, DNG = 254, 256, 257, 258, 262, 284, 330, 50706  # tags
+SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262  # tags of TIFF
+PLANES, PAGES_BELOW, SAMPLES, DNG = 284, 330, 339, 50706
 MOST_PAGES = 32  # that are looked at
 TOLERANCE = 0.1  # by which resampled floats may exceed 0..1
 NARROW = 4096  # integers that end below have 12 bits or fewer
@@ -37,10 +38,12 @@ def check_tiff(image: ImageFile.ImageFile, file: IO[bytes]) -> None:
     if DNG in tags:
         raise ImageError("DNG, a camera raw file: develop it to JPEG or TIFF")
     bits = tags.get(BITS, (1,))
-    if max(bits) > 8 and len(bits) > 1 and tags.get(PLANES) == 2:
+    if max(bits) > 8 and len(bits) > 1 and tags.get(PLANES) == 2 and tags.get(COMPRESSION, 1) == 1:
         raise ImageError("16-bit TIFF with a plane for each colour, which Pillow scrambles: save it interleaved")
     if max(bits) > 8 and tags.get(PHOTOMETRIC) == 0:
         raise ImageError("16-bit TIFF in which 0 is white, which Pillow shows inverted: save 0 as black")
+    if max(bits) <= 8 and 2 in tags.get(SAMPLES, ()):
+        raise ImageError("TIFF of signed 8-bit values, which Pillow shows as unsigned: save 0 to 255")
     own = image.width * image.height
     if tags.get(SUBFILE, 0) & 1 or any(area > own for area in _areas_of_others(tags, file)):
         size = f"{image.width} x {image.height}"

@@ -16,6 +16,7 @@ KEY = "crackcam"  # of the card in the metadata of a checkpoint
 DEPTH = 4  # of dictionaries in each other that are searched for a state dict
 NO_MODELS = ("optim", "sched", "scaler", "loss", "criterion", "metric", "callback", "loop", "hparams", "hyper")
 WRAPPERS = {"module", "_orig_mod", "model", "net", "network", "ema", "ema_model", "model_ema", "student", "teacher"}
+NO_WRAPPERS = {"network"}  # where there are other parts: timm's VOLO has a part of that name
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
@@ -82,7 +83,9 @@ def _without_wrappers(tensors: dict[str, torch.Tensor], path: Path) -> dict[str,
     What lies beside a wrapped network in a training module, a loss say, is left out.
     """
     while True:
-        wrappers = sorted({name.split(".", 1)[0] for name in tensors if "." in name} & WRAPPERS)
+        parts = {name.split(".", 1)[0] for name in tensors}
+        parts = {part for part in parts if not any(word in part.lower() for word in NO_MODELS)}
+        wrappers = sorted(parts & (WRAPPERS if len(parts) == 1 else WRAPPERS - NO_WRAPPERS))
         if not wrappers:
             return tensors
         if len(wrappers) > 1:

@@ -89,6 +89,14 @@ def test_several_models_are_refused(network, tmp_path, ambiguous, names):
         checkpoint.load(path, CPU, "squeezenet1_1", ["a", "b"])
 
 
+def test_a_network_whose_own_parts_are_named_like_a_wrapper(tmp_path):
+    """As those of timm's VOLO."""
+    tensors = {"network.0.weight": torch.ones(2), "patch_embed.weight": torch.ones(3), "head.bias": torch.ones(1)}
+    for wrapped in (tensors, with_prefix("network.", tensors), {**with_prefix("model.", tensors), "n": torch.ones(1)}):
+        torch.save(wrapped, tmp_path / "a.pth")
+        assert checkpoint.read_tensors(tmp_path / "a.pth").keys() == tensors.keys()
+
+
 @pytest.mark.parametrize("document", [{}, {"epoch": 3}, {"optimizer": {"state": {}}}, [1], torch.ones(3)])
 def test_files_without_a_model(tmp_path, document):
     torch.save(document, tmp_path / "a.pth")

@@ -142,6 +142,22 @@ def test_planes_of_16_bits(tmp_path):
     refused(write_tiff(tmp_path / "a.tif", (colours(20, np.uint16), {284: 2})), "plane for each colour", "interleaved")
 
 
+def test_compressed_16_bits_are_read(tmp_path):
+    """By libtiff, and right."""
+    pixels = colours(20, np.uint16)
+    cv2.imwrite(str(tmp_path / "a.tif"), pixels[..., ::-1], [cv2.IMWRITE_TIFF_COMPRESSION, 8])
+    assert np.array_equal(images.read_image(tmp_path / "a.tif"), pixels >> 8)
+
+
+def test_signed_8_bit_values(tmp_path):
+    values = np.arange(-50, 50, dtype=np.int8).reshape(10, 10)
+    refused(write_tiff(tmp_path / "a.tif", (values, {339: 2})), "signed 8-bit values", "save 0 to 255")
+
+
+def test_kinds_of_tiff_that_pillow_cannot_read(tmp_path):
+    refused(write_tiff(tmp_path / "a.tif", (RNG.random((8, 8, 3)).astype(np.float64), {339: 3})), "Pillow cannot read")
+
+
 def test_16_bits_where_0_is_white(tmp_path):
     grey = np.linspace(0, 65535, 400).astype(np.uint16).reshape(20, 20)
     refused(write_tiff(tmp_path / "a.tif", (grey, {262: 0})), "0 is white")
