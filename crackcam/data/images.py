@@ -36,6 +36,7 @@ MAX_PIXELS = 178_956_970  # where Pillow itself refuses: more is an attack or a 
 MAX_SIDE = 65_535  # as of JPEG and GIF; Pillow copies longer rows over and over, for minutes
 # Not all formats of Pillow: an EPS file is a program, which it passes to Ghostscript; others are not used for photos.
 FORMATS: tuple[str, ...] = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000", "AVIF")
+OPAQUE = 16  # alpha, of 255, below which nothing of a pixel can be seen
 NAMED_ERRORS = 10  # more unreadable files are counted
 
 if importlib.util.find_spec("pillow_heif"):  # the photos of iPhones, where that package is installed
@@ -130,7 +131,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         *colours, (_, opaque) = cast(tuple[tuple[int, int], ...], rgba.getextrema())
-        if not opaque and any(low < high for low, high in colours):  # there is a scene below
+        if opaque < OPAQUE and any(low < high for low, high in colours):  # there is a scene below
             raise ImageError("every pixel is transparent: save it without its alpha channel")
         image = Image.new("RGB", rgba.size, "white")
         image.paste(rgba, mask=rgba)

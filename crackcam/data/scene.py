@@ -1,8 +1,8 @@
 """Refuse files that decode without an error, but not to the scene: thumbnails, scrambled planes, unknown scales.
 
 Grey values of more than 8 bits are shown by one rule, so that two images of a data set stay comparable: integers from 0
-to 65,535, floats from 0 to 1. Values outside, and integers that end below 4,096 (12 bits in 16), have a scale that the
-file does not tell.
+to 65,535, floats from 0 to 1. Values outside, integers that end below 4,096 (12 bits in 16), and integers that differ
+by less (temperatures) have a scale that the file does not tell.
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ def scale_grey(values: np.ndarray, is_float: bool) -> np.ndarray:
         raise ImageError(f"values from {low:,.0f} to {high:,.0f}, not from 0 to 65,535: scale it to 8 bits")
     if not is_float and 0 < high < NARROW:
         raise ImageError(_narrow(f"at {high:,.0f}"))
+    if not is_float and 0 < high - low < NARROW:
+        raise ImageError(f"values from {low:,.0f} to {high:,.0f} only, as of temperatures: scale it to 8 bits")
     values = np.nan_to_num(values, copy=False)
     values *= 255 if is_float else np.float32(1 / 257)
     return np.rint(values.clip(0, 255)).astype(np.uint8)

@@ -15,8 +15,8 @@ from crackcam.errors import UserError
 KEY = "crackcam"  # of the card in the metadata of a checkpoint
 DEPTH = 4  # of dictionaries in each other that are searched for a state dict
 NO_MODELS = ("optim", "sched", "scaler", "loss", "criterion", "metric", "callback", "loop", "hparams", "hyper")
-WRAPPERS = {"module", "_orig_mod", "model", "net", "network", "ema", "ema_model", "model_ema", "student", "teacher"}
-NO_WRAPPERS = {"network"}  # where there are other parts: timm's VOLO has a part of that name
+WRAPPERS = {"module", "_orig_mod", "model", "net", "ema", "ema_model", "model_ema", "student", "teacher"}
+ALONE = {"network", "backbone", "encoder"}  # wrappers where there are no other parts: else parts of a network
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
@@ -85,7 +85,7 @@ def _without_wrappers(tensors: dict[str, torch.Tensor], path: Path) -> dict[str,
     while True:
         parts = {name.split(".", 1)[0] for name in tensors}
         parts = {part for part in parts if not any(word in part.lower() for word in NO_MODELS)}
-        wrappers = sorted(parts & (WRAPPERS if len(parts) == 1 else WRAPPERS - NO_WRAPPERS))
+        wrappers = sorted(parts & (WRAPPERS | ALONE if len(parts) == 1 else WRAPPERS))
         if not wrappers:
             return tensors
         if len(wrappers) > 1:

@@ -43,6 +43,9 @@ CASES = {
         loops={"fit_loop": {"state_dict": {}}},
     ),
     "Lightning, net": lambda t: training("state_dict", with_prefix("net.", t)),
+    "Lightning, backbone": lambda t: training(
+        "state_dict", {**with_prefix("backbone.", t), "loss_fn.weight": torch.ones(2)}
+    ),
     "DataParallel": lambda t: with_prefix("module.", t),
     "compile": lambda t: with_prefix("_orig_mod.", t),
     "compile in Lightning": lambda t: training("state_dict", with_prefix("model._orig_mod.", t)),

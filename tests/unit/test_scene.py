@@ -223,6 +223,11 @@ def test_signed_and_32_bit_integers(tmp_path):
     for low, high, shown in ((-200, 450, "-200 to 450"), (0, 10**9, "0 to 1,000,000,000")):
         Image.fromarray(np.array([[low, high]], np.int32)).save(tmp_path / "a.tif")
         refused_pixels(tmp_path / "a.tif", f"values from {shown}, not from 0 to 65,535")
+    kelvin = np.linspace(29000, 31000, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(kelvin).save(tmp_path / "a.tif")
+    refused_pixels(tmp_path / "a.tif", "values from 29,000 to 31,000 only, as of temperatures")
+    Image.fromarray(np.full((8, 8), 30000, np.uint16)).save(tmp_path / "a.tif")
+    assert (images.read_image(tmp_path / "a.tif") == 117).all()  # of one value: a blank image
     Image.fromarray(np.array([[0, 25700, 65535]], np.int32)).save(tmp_path / "a.tif")
     assert images.read_image(tmp_path / "a.tif")[0, :, 0].tolist() == [0, 100, 255]
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "black.png")
@@ -235,9 +240,10 @@ def test_signed_and_32_bit_integers(tmp_path):
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_a_scene_below_an_alpha_channel_of_zeros(tmp_path, mode):
     image = Image.fromarray(colours(8)).convert(mode)
-    image.putalpha(0)
-    image.save(tmp_path / "a.png")
-    refused_pixels(tmp_path / "a.png", "every pixel is transparent", "without its alpha channel")
+    for alpha in (1, 0):  # 0 and 1 instead of 0 and 255
+        image.putalpha(alpha)
+        image.save(tmp_path / "a.png")
+        refused_pixels(tmp_path / "a.png", "every pixel is transparent", "without its alpha channel")
     with pytest.raises(UserError, match="every pixel is transparent"):
         list(read_source(image))
     image.putalpha(255)
