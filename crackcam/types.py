@@ -37,7 +37,7 @@ class ModelCard:
         stages: layers that a multiscale head reads, and their channels.
         output_stride: pixels of the input for one cell of the target layer's grid.
         pretrained: description of the weights that training started from.
-        training: settings of the training run.
+        training: settings of the training run, and ``held_out_hashes``.
         split: for each split that training held out, its files relative to the data folder.
         metrics: of the test split (else of the validation split) and of the best epoch; the temperature that the head
             has absorbed, and the number of near-duplicates of training images in each other split.
