@@ -90,12 +90,13 @@ def without_outputs(paths: list[Path]) -> list[Path]:
     stems: dict[Path, set[str]] = {}
 
     def is_output(path: Path) -> bool:
-        for folder in {path.parent, path.parents[min(2, len(path.parents) - 1)]} - stems.keys():
+        beside_shards = path.parents[min(2, len(path.parents) - 1)]
+        for folder in {path.parent, beside_shards} - stems.keys():
             stems[folder] = _result_stems(folder)
         if any(path.name == stem + end for stem in stems[path.parent] for end in BESIDE):
             return True
         if SHARD.fullmatch(path.parent.name) and IN_SHARD.fullmatch(path.name):
-            return path.suffix == ".npy" or path.parent.parent.name in stems[path.parents[2]]
+            return path.suffix == ".npy" or path.parent.parent.name in stems[beside_shards]
         if path.parent.suffix == ".part":
             return (path.parent / "run.json").exists()
         return path.suffix.lower() == ".html" and GENERATOR in _head(path)

@@ -93,5 +93,7 @@ def test_results_that_are_named_are_taken_and_globs_leave_them_out(tmp_path):
 
 def test_a_relative_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    photo(Path("a/1.png"))
-    assert list_files(Path()) == [Path("a/1.png")]
+    expected = [Path("00000/0000001_a.jpg"), Path("a/1.png")]
+    for path in expected:
+        photo(path)
+    assert list_files(Path()) == expected
