@@ -88,7 +88,8 @@ def class_folders(root: Path) -> dict[str, dict[str, Path]]:
         _check_no_splits_below(root, inside)
         folders = {"": _by_name(inside)}
     if not any(folders.values()):
-        raise UserError(f"no class folders in {root}: see data/README.md, {SAMPLE_HINT}")
+        where = ", ".join(map(str, splits.values())) or root
+        raise UserError(f"no class folders in {where}: see data/README.md, {SAMPLE_HINT}")
     return folders
 
 
@@ -97,8 +98,8 @@ def _split_folders(root: Path, inside: list[Path]) -> dict[str, Path]:
     known = {folder: split for folder in inside if (split := split_of(folder.name))}
     exact = [folder for folder in known if folder.name in SPLITS]
     others = [folder for folder in inside if folder not in known and not is_companion(folder.name)]
-    # "valid" beside "invalid" is a class
-    if not (exact or "train" in known.values() or not others):
+    trained = any(split == "train" and visible_folders(folder) for folder, split in known.items())
+    if not (exact or trained) and others:  # "valid" beside "invalid" is a class, and so is "Train" beside "Bus"
         return {}
     found: dict[str, Path] = {}
     for name in SPLITS:

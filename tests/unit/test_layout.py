@@ -78,6 +78,15 @@ def test_classes_that_are_named_like_a_split(tmp_path):
     assert plan_splits(tmp_path, 0.2, 0).classes == ["crash test", "invalid", "valid"]
 
 
+def test_trains_and_buses(tmp_path):
+    for label in ("Train", "Bus"):
+        photos(tmp_path / "a" / label)
+        photos(tmp_path / "b" / label.replace("Bus", "Test"))
+    assert plan_splits(tmp_path / "a", 0.2, 0).classes == ["Bus", "Train"]
+    with pytest.raises(UserError, match=f"no class folders in {tmp_path}/b/Train, {tmp_path}/b/Test"):
+        plan_splits(tmp_path / "b", 0.2, 0)
+
+
 def test_folders_beside_the_splits_are_named(tmp_path, caplog):
     for name in ("Train/a", "Train/b", "holdout/a", "Positive", "masks", "__MACOSX/a"):
         photos(tmp_path / name)
