@@ -19,6 +19,7 @@ from PIL import ImageFile, TiffImagePlugin
 SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262  # tags of TIFF
 PLANES, PAGES_BELOW, SAMPLES, DNG = 284, 330, 339, 50706
 MOST_PAGES = 32  # that are looked at
+THUMBNAIL = 4  # times as many pixels that another page has; scanned pages differ by less
 TOLERANCE = 0.1  # by which resampled floats may exceed 0..1
 NARROW = 4096  # integers that end below have 12 bits or fewer
 
@@ -45,7 +46,7 @@ def check_tiff(image: ImageFile.ImageFile, file: IO[bytes]) -> None:
     if max(bits) <= 8 and 2 in tags.get(SAMPLES, ()):
         raise ImageError("TIFF of signed 8-bit values, which Pillow shows as unsigned: save 0 to 255")
     own = image.width * image.height
-    if tags.get(SUBFILE, 0) & 1 or any(area > own for area in _areas_of_others(tags, file)):
+    if tags.get(SUBFILE, 0) & 1 or any(area >= THUMBNAIL * own for area in _areas_of_others(tags, file)):
         size = f"{image.width} x {image.height}"
         raise ImageError(f"its first page is a thumbnail of {size}: save the whole image, raw files as JPEG or TIFF")
 

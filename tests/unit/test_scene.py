@@ -113,7 +113,7 @@ def test_a_dng_is_refused_whatever_its_pages(tmp_path):
 
 def test_overviews_masks_and_equal_pages_behind_the_scene_are_no_reason(tmp_path):
     scene = colours(64)
-    path = write_tiff(tmp_path / "a.tif", (scene, {}), (colours(32), {254: 1}), (colours(64), {}))
+    path = write_tiff(tmp_path / "a.tif", (scene, {}), (colours(32), {254: 1}), (colours(64), {}), (colours(90), {}))
     assert np.array_equal(images.read_image(path), scene)
 
 
