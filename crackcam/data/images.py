@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import logging
 import random
 import stat
@@ -39,7 +38,7 @@ FORMATS: tuple[str, ...] = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM", "WEBP", 
 OPAQUE = 16  # alpha, of 255, below which nothing of a pixel can be seen
 NAMED_ERRORS = 10  # more unreadable files are counted
 
-if importlib.util.find_spec("pillow_heif"):  # the photos of iPhones, where that package is installed
+with contextlib.suppress(ImportError):  # the photos of iPhones, where that package is installed
     importlib.import_module("pillow_heif").register_heif_opener()
     FORMATS += ("HEIF",)
 
