@@ -25,6 +25,7 @@ from crackcam.models.registry import check_arch, is_detector
 from crackcam.preprocessing import Preprocessing
 from crackcam.runtime import Runtime
 from crackcam.settings import settings_of
+from crackcam.text import normalized
 from crackcam.types import ModelCard, Prediction
 
 logger = logging.getLogger(__name__)
@@ -174,8 +175,9 @@ class Classifier(LoadedModel):
 
     def _folder_class(self, path: Path | None) -> str | None:
         """The class whose folder an image lies in, directly or further down; None where there is none."""
-        folders = reversed(path.parent.parts) if path else ()
-        return next((name for name in folders if name in self.classes), None)
+        folders = map(normalized, reversed(path.parent.parts)) if path else ()
+        names = {normalized(name): name for name in self.classes}
+        return next((names[name] for name in folders if name in names), None)
 
     def save(self, path: Path_, half: bool = False) -> Path:
         """Write a checkpoint, ``.safetensors``, in half precision if asked; returns its path.

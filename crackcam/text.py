@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 
 def visible(text: str) -> str:
@@ -12,6 +13,11 @@ def visible(text: str) -> str:
     File names and the metadata of untrusted weights may hold sequences that a terminal would obey.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def normalized(name: str, form: Literal["NFC", "NFD"] = "NFC") -> str:
+    """A name in one Unicode form, in which equal names compare equal: macOS writes "e" and its accent separately."""
+    return unicodedata.normalize(form, name)
 
 
 def first_line(error: Exception) -> str:

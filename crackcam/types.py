@@ -11,7 +11,7 @@ from typing import Self
 
 from crackcam.errors import UserError
 from crackcam.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from crackcam.text import counted
+from crackcam.text import counted, normalized
 
 MANY_CLASSES = 100  # more classes are counted, not listed
 TOP_OF_MANY = 5  # classes that are reported where there are many
@@ -37,7 +37,7 @@ class ModelCard:
         stages: layers that a multiscale head reads, and their channels.
         output_stride: pixels of the input for one cell of the target layer's grid.
         pretrained: description of the weights that training started from.
-        training: settings of the training run.
+        training: settings of the training run, and ``held_out_hashes``.
         split: for each split that training held out, its files relative to the data folder.
         metrics: of the test split (else of the validation split) and of the best epoch; the temperature that the head
             has absorbed, and the number of near-duplicates of training images in each other split.
@@ -70,6 +70,13 @@ class ModelCard:
         return Preprocessing(size, self.resize, self.interpolation, self.max_scale, tuple(self.mean), tuple(self.std))
 
     @property
+    def held_out_hashes(self) -> dict[str, str]:
+        """Hashes of some files of :attr:`split`, by name; none in checkpoints of earlier versions."""
+        found = self.training.get("held_out_hashes")
+        known = found.items() if isinstance(found, dict) else ()
+        return {name: value for name, value in known if isinstance(name, str) and isinstance(value, str)}
+
+    @property
     def many_classes(self) -> bool:
         """Whether there are too many classes to list."""
         return len(self.classes) > MANY_CLASSES
@@ -85,11 +92,12 @@ class ModelCard:
         Raises:
             UserError: there is none; all are listed, or those with similar names where there are many.
         """
-        folded = [name.casefold() for name in self.classes]
-        if text in self.classes:
-            return self.classes.index(text)
-        if text.casefold() in folded:
-            return folded.index(text.casefold())
+        names = list(map(normalized, self.classes))
+        folded, wanted = [name.casefold() for name in names], normalized(text)
+        if wanted in names:
+            return names.index(wanted)
+        if wanted.casefold() in folded:
+            return folded.index(wanted.casefold())
         if text in map(str, range(len(self.classes))):
             return int(text)
         known = ", ".join(self.classes)

@@ -13,7 +13,7 @@ import torch
 
 import inference
 import xai
-from crackcam.data import images
+from crackcam.data import listing
 from crackcam.preprocessing import Preprocessing
 
 SCRIPTS = {"inference.py": inference, "xai.py": xai}
@@ -47,7 +47,7 @@ def written(folder="outputs"):
 
 def expected_files():
     """All files of the tree, in the order of a table."""
-    return [str(path) for path in images.list_files(Path("flight"))]
+    return [str(path) for path in listing.list_files(Path("flight"))]
 
 
 # -- processes of their own --------------------------------------------------------------------------------------------

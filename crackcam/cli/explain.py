@@ -16,6 +16,7 @@ from crackcam.cli.predict import check_processes, print_summary
 from crackcam.cli.sheet import Sheet
 from crackcam.config import OUTPUTS, ExplainRun
 from crackcam.data.images import DecodedImage
+from crackcam.data.masks import read_masks
 from crackcam.data.selection import Selection, read_selection, select
 from crackcam.errors import UserError
 from crackcam.evaluation import faithfulness, mask_scores, verification
@@ -114,7 +115,7 @@ def _explain_some(
 ) -> int:
     """Figures of a few images, and what else is asked about their heatmaps."""
     network, analysis = explainers[0].network, asked.analysis
-    masks = mask_scores.read_masks(analysis.masks, images) if analysis.masks else []
+    masks = read_masks(analysis.masks, images) if analysis.masks else []
     compared = compare(explainers, images, target, selection.true, timed=analysis.verify)
     sheet = Sheet(asked, network, compared, masks)
     sheet.draw(path, _title(compared, target))

@@ -10,32 +10,40 @@ Whatever a file contains, reading it returns an image or raises :class:`ImageErr
 from __future__ import annotations
 
 import contextlib
-import os
+import importlib
+import logging
 import random
-import re
 import stat
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
+
+from crackcam.data.foreign import HEAD, describe_foreign
+from crackcam.data.scene import ImageError, check_deep_colours, check_tiff, has_deep_colours, scale_grey
+from crackcam.text import counted
+
+logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 178_956_970  # where Pillow itself refuses: more is an attack or a mistake
 MAX_SIDE = 65_535  # as of JPEG and GIF; Pillow copies longer rows over and over, for minutes
 # Not all formats of Pillow: an EPS file is a program, which it passes to Ghostscript; others are not used for photos.
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000", "AVIF")
+FORMATS: tuple[str, ...] = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000", "AVIF")
+OPAQUE = 16  # alpha, of 255, below which nothing of a pixel can be seen
+NAMED_ERRORS = 10  # more unreadable files are counted
+
+with contextlib.suppress(ImportError):  # the photos of iPhones, where that package is installed
+    importlib.import_module("pillow_heif").register_heif_opener()
+    FORMATS += ("HEIF",)
 
 # Once and for all, not around each image: catch_warnings is not safe in threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks on odd metadata
-
-
-class ImageError(Exception):
-    """A file that is not a readable image; the message is the reason in a few words."""
 
 
 class DecodedImage(NamedTuple):
@@ -55,17 +63,22 @@ class UnreadableImage(NamedTuple):
 def read_image(path: Path) -> np.ndarray:
     """Decode an image.
 
-    Transparent pixels are blended with white; 16-bit and float images are scaled to 8 bits (float: from 0..1).
+    Transparent pixels are blended with white; of animations and several pages the first is read. 16-bit and float
+    images are scaled to 8 bits as :mod:`crackcam.data.scene` describes.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ImageError: empty, truncated, not an image, too large, or not accessible.
+        ImageError: empty, truncated, not an image, not the scene, too large, or not accessible.
     """
     with open_image(path) as image:
+        deep = has_deep_colours(image)
         ImageOps.exif_transpose(image, in_place=True)
-        return to_rgb(image)
+        pixels = to_rgb(image)
+        if deep:
+            check_deep_colours(pixels)
+        return pixels
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -78,46 +91,55 @@ def read_size(path: Path) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
+def open_image(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Open an image and read its header; every error, also within the context, is raised as ImageError."""
+    head = b""
     try:
         kind = path.stat().st_mode
         if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # reading a pipe could wait for ever
             raise ImageError("not a file but a pipe, socket or device")
         with path.open("rb") as file:
-            if not file.peek(1):
+            head = file.peek(HEAD)[:HEAD]
+            if not head:
                 raise ImageError("empty file")
             with Image.open(file, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError
                 if max(image.size) > MAX_SIDE:
                     raise ImageError(f"a side of more than {MAX_SIDE:,} pixels")
+                if image.format == "TIFF":
+                    check_tiff(image, file)
                 yield image
     except ImageError:
         raise
     except MemoryError:
         raise ImageError("not enough memory") from None
     except Exception as error:  # decoders raise exceptions of any type for a damaged file
-        raise ImageError(_reason(error)) from None
+        raise ImageError(_reason(error, head)) from None
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """The pixels of an image in whatever mode: (H, W, 3) uint8 RGB, transparent ones over white."""
+    """The pixels of an image in whatever mode: (H, W, 3) uint8 RGB, transparent ones over white.
+
+    Raises:
+        ImageError: no pixel of a scene is opaque; or grey values have a scale that is not known.
+    """
     if image.mode.startswith("I") or image.mode == "F":
-        grey = np.nan_to_num(np.array(image, dtype=np.float32), copy=False, posinf=np.inf, neginf=-np.inf)
-        with np.errstate(over="ignore"):
-            grey *= 255 if image.mode == "F" else np.float32(1 / 257)
-        return np.repeat(np.rint(grey.clip(0, 255)).astype(np.uint8)[..., None], 3, axis=2)
+        grey = scale_grey(np.array(image, dtype=np.float32), is_float=image.mode == "F")
+        return np.repeat(grey[..., None], 3, axis=2)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
+        *colours, (_, opaque) = cast(tuple[tuple[int, int], ...], rgba.getextrema())
+        if opaque < OPAQUE and any(low < high for low, high in colours):  # there is a scene below
+            raise ImageError("every pixel is transparent: save it without its alpha channel")
         image = Image.new("RGB", rgba.size, "white")
         image.paste(rgba, mask=rgba)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, head: bytes) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image"
+        return describe_foreign(head) or "not an image"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {MAX_PIXELS // 10**6} megapixels"
     if isinstance(error, OSError) and error.strerror:
@@ -158,24 +180,35 @@ def read_images(
             yield pending.popleft().result()
 
 
-def list_files(folder: Path) -> list[Path]:
-    """All files below a folder that are not hidden, in natural order (2 before 10).
+def keep_images(paths: list[Path], where: str, threads: int = 8) -> list[Path]:
+    """The files whose headers can be read as an image; the others are logged.
 
-    Broken links and inaccessible folders are included: reading them gives the reason.
+    Args:
+        paths: the files.
+        where: the end of a message: "of the train split".
+        threads: number of reading threads.
     """
-    found: list[Path] = []
-    errors: list[OSError] = []
-    for parent, folders, names in os.walk(folder, onerror=errors.append):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in names if not name.startswith(".")]
-    found = [path for path in found if path.is_file() or not path.exists()]
-    found += [Path(error.filename) for error in errors]
-    return sorted(found, key=lambda path: _natural_key(path.relative_to(folder).as_posix()))
+
+    def check(path: Path) -> UnreadableImage | None:
+        try:
+            with open_image(path):
+                return None
+        except ImageError as error:
+            return UnreadableImage(path, str(error))
+
+    with ThreadPoolExecutor(threads) as pool:
+        unreadable = list(filter(None, pool.map(check, paths)))
+    log_unreadable(unreadable, where)
+    lost = {item.path for item in unreadable}
+    return [path for path in paths if path not in lost]
 
 
-def _natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sort key that compares digits as numbers."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+def log_unreadable(items: Sequence[UnreadableImage], where: str = "") -> None:
+    """Warn of files that were skipped: of the first by name, and of their number."""
+    for item in items[:NAMED_ERRORS]:
+        logger.warning("skipped %s: %s", item.path, item.reason)
+    if items:
+        logger.warning("%s could not be read", " ".join(filter(None, [counted(len(items), "file"), where])))
 
 
 def sample_images(paths: list[Path], count: int, seed: int) -> tuple[list[DecodedImage], list[UnreadableImage]]:

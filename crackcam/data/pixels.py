@@ -16,12 +16,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from crackcam.data.images import ImageError, UnreadableImage, read_images, read_size
+from crackcam.data.images import ImageError, UnreadableImage, log_unreadable, read_images, read_size
 from crackcam.data.splits import SPLITS, ClassFiles, DataSplits
 from crackcam.distributed import hide_progress
 from crackcam.errors import UserError
 from crackcam.preprocessing import GREY, Preprocessing
-from crackcam.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -74,20 +73,23 @@ def load_split(
     labels = [index for index, c in enumerate(classes) for _ in files[c]]
     array = _pixel_array(len(paths), preprocessing.size)
     good: list[int] = []
+    unreadable: list[UnreadableImage] = []
     decoded = read_images(paths, preprocessing.apply, threads)
     progress = tqdm(decoded, f"reading {name}", len(paths), leave=False, disable=hide_progress(), unit="image")
     for i, item in enumerate(progress):
         if isinstance(item, UnreadableImage):
-            logger.warning(f"skipped {item.path}: {item.reason}")
+            unreadable.append(item)
             continue
         array[len(good)] = item.pixels.transpose(2, 0, 1)
         good.append(i)
-    if len(good) < len(paths):
-        logger.warning(f"{counted(len(paths) - len(good), 'file')} of the {name} split could not be read")
+    log_unreadable(unreadable, f"of the {name} split")
     kept = torch.tensor([labels[i] for i in good], dtype=torch.int64)
     for index, c in enumerate(classes):
-        if name == "train" and not (kept == index).any():
-            raise UserError(f"no image of class {c} in the {name} split can be read")
+        if files[c] and not (kept == index).any():
+            lost = f"no image of class {c} in the {name} split can be read"
+            if name == "train":
+                raise UserError(lost)
+            logger.warning(lost)
     if name == "val" and not good:
         raise UserError("no image in the val split can be read: training selects its best epoch on them")
     return PixelSplit(torch.from_numpy(array[: len(good)]), kept, [paths[i] for i in good])

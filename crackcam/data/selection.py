@@ -11,14 +11,16 @@ from crackcam.config import ImagesConfig
 from crackcam.data.images import (
     DecodedImage,
     UnreadableImage,
+    log_unreadable,
     partition_images,
     read_images,
     sample_images,
 )
+from crackcam.data.layout import nested_hint
 from crackcam.data.sources import find_files
 from crackcam.data.splits import ClassFiles, choose_split
 from crackcam.errors import UserError
-from crackcam.text import counted
+from crackcam.text import counted, normalized
 from crackcam.types import ModelCard
 
 logger = logging.getLogger(__name__)
@@ -64,20 +66,23 @@ def select(config: ImagesConfig, card: ModelCard, every_class: bool = False) -> 
         return Selection("images", None, {"": [file for path in config.image for file in find_files(path)]})
     if not card.knows_class_folders:
         raise UserError(f"{card.arch} has classes of its own, not those of a folder: name images with --image")
-    split, files = choose_split(config.data, config.split, card.split)
-    known = {name: found for name, found in files.items() if name in card.classes}
-    if config.type is not None and config.type not in known:
+    split, files = choose_split(config.data, config.split, card.split, card.held_out_hashes)
+    names = {normalized(name): name for name in card.classes}
+    known = {names[name]: found for name, found in files.items() if name in names}
+    wanted = names.get(normalized(config.type), config.type) if config.type is not None else None
+    if wanted is not None and wanted not in known:
         available = ", ".join(sorted(known)) or "none"
-        close = difflib.get_close_matches(config.type, known, n=1)
+        close = difflib.get_close_matches(wanted, known, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         place = f"the {split} split of {config.data}" if split else config.data
         raise UserError(f"no class {config.type!r} in {place}; available: {available}{hint}")
     if not known:
-        raise UserError(f"{config.data} has none of the classes of the model: {', '.join(card.classes)}")
+        hint = nested_hint(config.data)
+        raise UserError(f"{config.data} has none of the classes of the model: {', '.join(card.classes)}{hint}")
     where = f"the {split} split of {config.data}" if split else str(config.data)
     if config.type is None and every_class:
         return _all_classes(known, split, where)
-    name = config.type or (DEFAULT_CLASS if DEFAULT_CLASS in known else min(known))
+    name = wanted or (DEFAULT_CLASS if DEFAULT_CLASS in known else min(known))
     default = "" if config.type else " (the default; choose with --type)"
     logger.info("images: %s%s in %s, %s", name, default, where, counted(len(known[name]), "file"))
     if not known[name]:
@@ -106,12 +111,9 @@ def read_selection(config: ImagesConfig, selection: Selection) -> list[DecodedIm
         partition_images(read_images(files), images, unreadable)
     else:
         images, unreadable = sample_images(files, config.num, config.seed)
-    for skipped in unreadable:
-        logger.warning("skipped %s: %s", skipped.path, skipped.reason)
+    log_unreadable(unreadable)
     if not images:
         raise UserError(f"none of {counted(len(unreadable), 'file')} can be read as an image")
-    if unreadable:
-        logger.warning("%s could not be read", counted(len(unreadable), "file"))
     if len(images) < config.num and not one_by_one:
         logger.info("only %s available, %d requested", counted(len(images), "image"), config.num)
     return images

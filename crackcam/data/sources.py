@@ -13,8 +13,10 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
-from crackcam.data.images import DecodedImage, UnreadableImage, list_files, read_images, to_rgb
+from crackcam.data.images import NAMED_ERRORS, DecodedImage, ImageError, UnreadableImage, read_images, to_rgb
+from crackcam.data.listing import existing, list_files, without_outputs
 from crackcam.errors import UserError
+from crackcam.text import counted, normalized
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ class SourceImage(NamedTuple):
 def is_single(source: ImageSource) -> bool:
     """Whether the source is one image: a file, a Pillow image, or an array (H, W, 3)."""
     if _is_path(source):
-        path = Path(source)
+        path = existing(Path(source))
         return path.is_file() or not (path.exists() or _is_glob(path))
     return isinstance(source, Image.Image) or (isinstance(source, np.ndarray) and source.ndim < 4)
 
@@ -45,13 +47,20 @@ def find_files(path: Path) -> list[Path]:
     Raises:
         UserError: there are none.
     """
-    matching = [path] if path.exists() else sorted(map(Path, glob(str(path), recursive=True)))  # noqa: PTH207 - Path.glob takes no absolute patterns
+    path = existing(path)
+    matching = [path] if path.exists() else without_outputs(_matching(path))
     if not matching:
         raise UserError(f"no image {path}")
     files = [file for found in matching for file in (list_files(found) if found.is_dir() else [found])]
     if not files:
         raise UserError(f"no files in {path}")
     return files
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """What matches a glob, in any Unicode form."""
+    forms = {str(pattern), normalized(str(pattern)), normalized(str(pattern), "NFD")}
+    return sorted({Path(name) for form in forms for name in glob(form, recursive=True)})  # noqa: PTH207 - Path.glob takes no absolute patterns
 
 
 def read_source(source: ImageSource) -> Iterator[SourceImage | UnreadableImage]:
@@ -65,7 +74,7 @@ def read_source(source: ImageSource) -> Iterator[SourceImage | UnreadableImage]:
     if isinstance(source, list | tuple) and all(map(_is_path, source)):
         return _read_files(source)
     if isinstance(source, Image.Image):
-        return iter([SourceImage(None, to_rgb(ImageOps.exif_transpose(source)))])
+        return iter([SourceImage(None, _pixels_of(source))])
     if isinstance(source, np.ndarray):
         return (SourceImage(None, _checked(array)) for array in (source if source.ndim == 4 else [source]))
     if isinstance(source, Iterable) and not hasattr(source, "__array__"):  # a tensor is iterable too
@@ -78,6 +87,13 @@ def read_source(source: ImageSource) -> Iterator[SourceImage | UnreadableImage]:
 def _read_files(paths: Iterable[str | os.PathLike]) -> Iterator[SourceImage | UnreadableImage]:
     files = [file for path in paths for file in find_files(Path(path))]  # now: what is missing is found at once
     return (SourceImage(*found) if isinstance(found, DecodedImage) else found for found in read_images(files))
+
+
+def _pixels_of(image: Image.Image) -> np.ndarray:
+    try:
+        return to_rgb(ImageOps.exif_transpose(image))
+    except ImageError as error:
+        raise UserError(f"the image that was passed cannot be used: {error}") from None
 
 
 def _is_path(source: ImageSource) -> bool:
@@ -120,12 +136,17 @@ def map_source(
 def _map_batches(
     read: Iterator[SourceImage | UnreadableImage], work: Callable[[list[SourceImage]], Iterator[T]], batch_size: int
 ) -> Iterator[T]:
+    skipped = 0
     while batch := list(islice(read, batch_size)):
         readable = []
         for image in batch:
-            if isinstance(image, UnreadableImage):
-                logger.warning("skipped %s: %s", image.path, image.reason)
-            else:
+            if isinstance(image, SourceImage):
                 readable.append(image)
+                continue
+            skipped += 1
+            if skipped <= NAMED_ERRORS:
+                logger.warning("skipped %s: %s", image.path, image.reason)
         if readable:
             yield from work(readable)
+    if skipped > NAMED_ERRORS:
+        logger.warning("%s could not be read", counted(skipped, "file"))

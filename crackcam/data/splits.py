@@ -1,14 +1,9 @@
-"""Find class folders, and plan which files to train, validate and test on.
-
-Two layouts, told apart by their folder names:
-
-    root/{train,val,test}/<class>/...    any of the three; the names train, val and test are never classes
-    root/<class>/...                     split by :func:`plan_splits`
+"""Plan which files to train, validate and test on, in the folders that :mod:`crackcam.data.layout` finds.
 
 Files are held out in blocks of neighbouring names, because neighbours are often cut from one photograph; or, where a
 pattern says which files belong together, in groups. The split is stratified by class, depends on a seed, copies
-nothing, and is stored in the checkpoint. Hidden folders are not classes. Classes are identified by name: a folder that
-is missing or surplus in a split shifts no index.
+nothing, and is stored in the checkpoint. Only files that can be read as images are split. Classes are identified by
+name: a folder that is missing or surplus in a split shifts no index.
 """
 
 from __future__ import annotations
@@ -17,21 +12,24 @@ import logging
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from crackcam.data.images import list_files
+from crackcam.data.images import keep_images
+from crackcam.data.layout import SPLITS as SPLITS
+from crackcam.data.layout import class_folders, companions, nested_hint, warn_of_ignored
+from crackcam.data.listing import existing, list_files
 from crackcam.errors import UserError
-from crackcam.text import counted
+from crackcam.files import file_hash
+from crackcam.text import counted, normalized
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "val", "test")
 MOST_CLASSES = 100_000
 BLOCKS = 20  # a class is cut into about this many blocks of neighbours
-SAMPLE_HINT = "or generate synthetic images with python train.py --sample"
+HASHED = 32  # held-out files of each class by which a data set is recognised
 
 ClassFiles = dict[str, list[Path]]  # class name -> files
 
@@ -49,6 +47,12 @@ class DataSplits:
     classes: list[str]
     files: dict[str, ClassFiles]
     held_out: dict[str, list[str]]
+
+    def restrict(self, readable: Mapping[str, Collection[Path]]) -> None:
+        """Leave out the files that could not be decoded, given those of each split that could."""
+        for split, files in self.files.items():
+            good = set(readable.get(split, ()))
+            self.files[split] = {name: [path for path in paths if path in good] for name, paths in files.items()}
 
     def summary(self) -> list[str]:
         """For each split one line: number of images of each class, and whether the split was held out."""
@@ -69,25 +73,6 @@ def check_classes(names: Sequence[str]) -> str | None:
     return f"two classes are named {Counter(names).most_common(1)[0][0]}" if len(set(names)) < len(names) else None
 
 
-def class_folders(root: Path) -> dict[str, dict[str, Path]]:
-    """Folders by split and class; the split is "" where the layout has none.
-
-    Raises:
-        UserError: no such folder, or no class folders in it.
-    """
-    if not root.is_dir():
-        raise UserError(f"no data folder {root}: name one with --data, {SAMPLE_HINT}")
-    splits = {name: root / name for name in SPLITS if (root / name).is_dir()} or {"": root}
-    folders = {split: {f.name: f for f in sorted(folder.iterdir()) if _is_class(f)} for split, folder in splits.items()}
-    if not any(folders.values()):
-        raise UserError(f"no class folders in {root}: see data/README.md, {SAMPLE_HINT}")
-    return folders
-
-
-def _is_class(folder: Path) -> bool:
-    return folder.is_dir() and not folder.name.startswith(".")
-
-
 def plan_splits(root: Path, val_fraction: float, seed: int, group_by: str | None = None) -> DataSplits:
     """Plan which files to train, validate and test on; see the module's docstring.
 
@@ -102,23 +87,41 @@ def plan_splits(root: Path, val_fraction: float, seed: int, group_by: str | None
             group.
     """
     folders = class_folders(root)
+    warn_of_ignored(root, folders)
     base = next((split for split in ("train", "") if split in folders), None)
     if base is None:
         raise UserError(f"{root} has no train folder")
     files = {split: {name: list_files(f) for name, f in classes.items()} for split, classes in folders.items()}
-    train = files.pop(base)
-    _check_training_classes(root, folders[base], train)
     missing = [split for split in (("val",) if base else ("val", "test")) if not any(files.get(split, {}).values())]
     if group_by and not missing:
         raise UserError(f"--group-by is for data without splits, but {root} has them: drop it")
+    for name in companions(files[base]):
+        for of_split in files.values():
+            of_split.pop(name, None)
+    _check_training_classes(root, folders[base], files[base])
+    files = {split: _keep_images(split, found) for split, found in files.items()}
+    train = files.pop(base)
+    unreadable = next((name for name in sorted(train) if not train[name]), None)
+    if unreadable is not None:
+        raise UserError(f"no image of class {unreadable} in the train split can be read")
     groups = group_files(train, group_by) if group_by else None
     held_out: dict[str, list[str]] = {}
     for split in missing:
         train, files[split] = _hold_out_split(train, split, val_fraction, seed, groups)
-        held_out[split] = [path.relative_to(root).as_posix() for name in sorted(train) for path in files[split][name]]
+        held_out[split] = [_relative(path, root) for name in sorted(train) for path in files[split][name]]
     classes = sorted(train)
     matched = {split: _matching_classes(split, classes, found) for split, found in files.items()}
     return DataSplits(classes, {"train": train, **matched}, held_out)
+
+
+def _keep_images(split: str, files: ClassFiles) -> ClassFiles:
+    good = set(keep_images([path for paths in files.values() for path in paths], f"of the {split or 'train'} split"))
+    return {name: [path for path in paths if path in good] for name, paths in files.items()}
+
+
+def _relative(path: Path, root: Path) -> str:
+    """Name of a file in a list of what is held out."""
+    return normalized(path.relative_to(existing(root)).as_posix())
 
 
 def _check_training_classes(root: Path, folders: dict[str, Path], train: ClassFiles) -> None:
@@ -126,7 +129,8 @@ def _check_training_classes(root: Path, folders: dict[str, Path], train: ClassFi
         if not train[name]:
             raise UserError(f"class folder {folders[name]} is empty: fill it or remove it")
     if len(train) < 2:
-        raise UserError(f"only one class folder ({next(iter(train))}) in {root}: a classifier needs two or more")
+        named = f"only one class folder ({next(iter(train))})" if train else "no class folder"
+        raise UserError(f"{named} in {root}: a classifier needs two or more{nested_hint(root)}")
     if complaint := check_classes(sorted(train)):
         raise UserError(f"{root}: {complaint}: rename its folder")
 
@@ -179,7 +183,7 @@ def group_files(files: ClassFiles, pattern: str) -> dict[Path, str]:
     groups: dict[Path, str] = {}
     alone: list[Path] = []
     for path in (path for paths in files.values() for path in paths):
-        match = re.search(pattern, path.name)
+        match = re.search(normalized(pattern), normalized(path.name))
         name = match and match[min(1, match.re.groups)]
         groups[path] = name or str(path)
         if not name:
@@ -229,20 +233,24 @@ class ChosenSplit(NamedTuple):
     files: ClassFiles
 
 
-def choose_split(root: Path, split: str | None, held_out: dict[str, list[str]]) -> ChosenSplit:
-    """The requested split; by default test, else val, else what training held out.
+def choose_split(
+    root: Path, split: str | None, held_out: Mapping[str, list[str]], hashes: Mapping[str, str] | None = None
+) -> ChosenSplit:
+    """The requested split; by default test, else val, else what training held out, where this is its data set.
 
     Args:
         root: data folder.
         split: name; None: the default.
         held_out: the checkpoint's :attr:`DataSplits.held_out`.
+        hashes: the checkpoint's :func:`sample_hashes`; none: the data set is recognised by file names alone.
 
     Raises:
         UserError: there is no such split.
     """
     folders = class_folders(root)
-    available = {*folders, *held_out} - {""}
     order = [split] if split else ["test", "val"]
+    lists = _held_out_files(root, folders, held_out, hashes or {}) if not folders.keys() & set(order[:1]) else {}
+    available = {*folders, *lists} - {""}
     found = next((name for name in order if name in available), None)
     if found is None and not split and "" in folders:
         logger.info(f"{root} has no splits, and this checkpoint held out none of its images: using all of them")
@@ -252,10 +260,43 @@ def choose_split(root: Path, split: str | None, held_out: dict[str, list[str]]) 
         raise UserError(f"no {split or 'test or val'} split in {root}; available: {known}")
     if found in folders:
         return ChosenSplit(found, {name: list_files(folder) for name, folder in folders[found].items()})
-    return ChosenSplit(found, _held_out_files(root, folders, held_out[found]))
+    return ChosenSplit(found, lists[found])
 
 
-def _held_out_files(root: Path, folders: dict[str, dict[str, Path]], members: list[str]) -> ClassFiles:
+def sample_hashes(root: Path, plan: DataSplits) -> dict[str, str]:
+    """Hashes of some held-out files of each class, by which a data set is recognised: names are not enough."""
+    lists = [paths for split in plan.held_out for paths in plan.files[split].values()]
+    paths = [path for found in lists for path in found[:: max(1, len(found) // HASHED)][:HASHED]]
+    return {_relative(path, root): digest for path in paths if (digest := _hash(path))}
+
+
+def _hash(path: Path) -> str | None:
+    try:
+        return file_hash(path)[:16]
+    except OSError:
+        return None
+
+
+def _held_out_files(
+    root: Path, folders: dict[str, dict[str, Path]], held_out: Mapping[str, list[str]], hashes: Mapping[str, str]
+) -> dict[str, ClassFiles]:
+    """The files of each split that training held out; none where ``root`` is another data set."""
+    if not held_out:
+        return {}
     base = folders.get("", folders.get("train", {}))
-    files = {name: [root / m for m in members if (root / m).is_relative_to(folder)] for name, folder in base.items()}
-    return {name: [f for f in found if f.is_file()] for name, found in files.items()}
+    files = {name: {_relative(path, root): path for path in list_files(folder)} for name, folder in base.items()}
+    known = {name: path for of_class in files.values() for name, path in of_class.items()}
+    checked = [name for name in map(normalized, hashes) if name in known]
+    if hashes:
+        wanted = {normalized(name): value for name, value in hashes.items()}
+        same = sum(_hash(known[name]) == wanted[name] for name in checked) * 2 > len(checked)
+    else:
+        same = any(normalized(name) in known for names in held_out.values() for name in names)
+    if not same:
+        logger.info(f"{root} is not the data set that this checkpoint was trained on, or its files have changed")
+        return {}
+    members = {split: list(map(normalized, names)) for split, names in held_out.items()}
+    return {
+        split: {label: [found[name] for name in names if name in found] for label, found in files.items()}
+        for split, names in members.items()
+    }

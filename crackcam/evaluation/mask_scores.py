@@ -13,20 +13,14 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from crackcam.data import images as image_files
-from crackcam.data.images import DecodedImage
-from crackcam.errors import UserError
 from crackcam.evaluation.baselines import BASELINES
 from crackcam.evaluation.scores import ScoredMethod, Scores, score_table, score_text
-from crackcam.text import counted
 
 TOLERANCE = 15 / 448  # of the pointing game, as a fraction of the longer side; the paper's 15 pixels at our masks' size
 MAX_POOLED_PIXELS = 2_000_000  # with more, the pooled curves use every k-th pixel
@@ -172,45 +166,6 @@ def peak_hits(heatmap: np.ndarray, mask: np.ndarray, tolerance: float = TOLERANC
     y, x = round(rows.mean()), round(columns.mean())
     distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return bool(distance[y, x] <= tolerance * max(mask.shape))
-
-
-def read_masks(folder: Path, images: Sequence[DecodedImage]) -> list[np.ndarray]:
-    """The mask of each image, (H, W) bool: the file with its stem, whatever its suffix, anywhere below the folder.
-
-    Raises:
-        UserError: an image has none, several, or one of another size; or all are empty or full.
-    """
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}")
-    files: defaultdict[str, list[Path]] = defaultdict(list)
-    for path in image_files.list_files(folder):
-        files[path.stem].append(path)
-    missing = [image.path.name for image in images if image.path.stem not in files]
-    if missing:
-        raise UserError(f"no mask in {folder} for {counted(len(missing), 'image')}, the first is {missing[0]}")
-    masks = []
-    for image in images:
-        path, *others = files[image.path.stem]
-        if others:
-            raise UserError(f"{path} and {others[0]} are both masks of {image.path.name}: keep one in {folder}")
-        masks.append(_read_mask(path, image))
-    if not any(mask.any() and not mask.all() for mask in masks):
-        raise UserError(
-            f"the masks of {counted(len(masks), 'image')} are empty or full: nothing to locate; masks must be "
-            "white (255) on what the heatmaps should locate, and black elsewhere"
-        )
-    return masks
-
-
-def _read_mask(path: Path, image: DecodedImage) -> np.ndarray:
-    try:
-        mask = image_files.read_image(path).mean(axis=2) > 127
-    except image_files.ImageError as error:
-        raise UserError(f"cannot read the mask {path}: {error}") from None
-    if mask.shape != image.pixels.shape[:2]:
-        sizes = [f"{width} x {height}" for height, width in (mask.shape, image.pixels.shape[:2])]
-        raise UserError(f"the mask {path} is {sizes[0]}, its image {sizes[1]}")
-    return mask
 
 
 def compare_masks(

@@ -31,14 +31,14 @@ from crackcam.models.checks import check_finite, check_runs, to_device
 from crackcam.models.pretrained import WeightsUnavailableError, build_classifier, imagenet_network
 from crackcam.models.registry import create_imagenet_model, pretrained_config
 from crackcam.models.stages import with_maps
+from crackcam.models.tensors import KEY, read_tensors
 from crackcam.models.tensors import read_pickle as read_pickle
-from crackcam.models.tensors import read_tensors
-from crackcam.text import counted
+from crackcam.text import counted, normalized
 from crackcam.types import ModelCard
 
 logger = logging.getLogger(__name__)
 
-KEY, SCHEMA = "crackcam", 1
+SCHEMA = 1
 
 
 def _bundled() -> Path:
@@ -86,7 +86,7 @@ def keep_previous(path: Path, card: ModelCard) -> Path | None:
     Returns:
         The copy, ``<name>.previous.safetensors``; None where nothing had to be kept.
     """
-    if not path.is_file() or _same_origin(path, card):
+    if not path.is_file() or _same_origin(path, card.classes, card.training.get("data")):
         return None
     previous = path.with_name(f"{path.stem}.previous{path.suffix}")
     write_atomically(previous, lambda temporary: shutil.copyfile(path, temporary))
@@ -94,15 +94,25 @@ def keep_previous(path: Path, card: ModelCard) -> Path | None:
     return previous
 
 
-def _same_origin(path: Path, card: ModelCard) -> bool:
+def is_finished(path: Path, classes: Sequence[str], data: Path) -> bool:
+    """Whether a checkpoint is the final one of a training on these classes of this folder: it is calibrated."""
+    before = _card_or_none(path)
+    return before is not None and "temperature" in before.metrics and _same_origin(path, classes, data)
+
+
+def _card_or_none(path: Path) -> ModelCard | None:
     try:
-        before = _read_card(path)
+        return _read_card(path)
     except (UserError, SafetensorError, OSError):
-        return False
+        return None
+
+
+def _same_origin(path: Path, classes: Sequence[str], data: object) -> bool:
+    before = _card_or_none(path)
     if before is None:
         return False
-    folders = [Path(str(each.training.get("data"))).absolute() for each in (before, card)]
-    return before.classes == card.classes and folders[0] == folders[1]
+    folders = [Path(str(folder)).absolute() for folder in (before.training.get("data"), data)]
+    return list(map(normalized, before.classes)) == list(map(normalized, classes)) and folders[0] == folders[1]
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------
@@ -150,7 +160,7 @@ def _given_card(path: Path, arch: str | None, classes: Sequence[str] | None) -> 
     if complaint := check_classes(classes):
         raise UserError(f"--classes: {complaint}")
     size = pretrained_config(arch).preprocessing.size
-    return ModelCard(arch, list(classes), size, pretrained=f"plain state dict {path.name}")
+    return ModelCard(arch, list(map(normalized, classes)), size, pretrained=f"plain state dict {path.name}")
 
 
 def _model_of(card: ModelCard, path: Path) -> nn.Module:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from crackcam.config import TrainConfig
-from crackcam.data.splits import DataSplits
+from crackcam.data.splits import DataSplits, sample_hashes
 from crackcam.data.synthetic.datasets import synthetic_fraction
 from crackcam.data.synthetic.sample import CRACK_FREE
 from crackcam.models.checks import to_device
@@ -76,6 +76,9 @@ def _card(config: TrainConfig, plan: DataSplits, model: nn.Module, origin: Weigh
     made_for = pretrained_config(config.arch).preprocessing
     size = config.image_size or made_for.size
     grids, target = grid_layers(model, size)
+    training = {**config.as_dict(), **({"command": config.command} if config.command else {})}
+    if plan.held_out:
+        training["held_out_hashes"] = sample_hashes(config.data, plan)
     return ModelCard(
         arch=config.arch,
         classes=plan.classes,
@@ -88,5 +91,5 @@ def _card(config: TrainConfig, plan: DataSplits, model: nn.Module, origin: Weigh
         output_stride=size // grids[target].height if target else None,
         pretrained=origin.description,
         split=plan.held_out,
-        training={**config.as_dict(), **({"command": config.command} if config.command else {})},
+        training=training,
     )

@@ -24,6 +24,7 @@ from crackcam.data.pixels import PixelSplit, concatenate, load_splits, training_
 from crackcam.data.splits import plan_splits
 from crackcam.data.synthetic.datasets import synthetic_split
 from crackcam.data.synthetic.sample import write_sample_if_missing
+from crackcam.errors import UserError
 from crackcam.explain.thresholds import evidence_thresholds
 from crackcam.files import check_writable
 from crackcam.models import checkpoint, onnx
@@ -165,6 +166,11 @@ class Trainer:
         if self.resumed:
             self.state.check(self.resumed)
         elif config.resume:
+            if checkpoint.is_finished(config.output, self.plan.classes, config.data):
+                raise UserError(
+                    f"{config.output} is finished: nothing to resume; for more epochs start from it, with --pretrained "
+                    f"{config.output} instead of --resume; without either it is trained anew"
+                )
             logger.info("nothing to resume at %s; starting from the beginning", path)
 
     def build_model(self) -> InitialModel:
@@ -183,6 +189,7 @@ class Trainer:
         config, preprocessing = self.config, self.loaded.preprocessing
         self.trained_at = training_preprocessing(self.plan.files["train"], preprocessing, self.made_for.size)
         self.splits = load_splits(self.plan, self.trained_at, config.workers)
+        self.plan.restrict({name: split.paths for name, split in self.splits.items()})
         for line in self.plan.summary():
             logger.info(line)
         self.near_duplicates = warn_of_duplicates(self.splits)

@@ -13,7 +13,7 @@ from PIL import Image
 
 import inference
 import train
-from crackcam.data import duplicates, images, pixels, splits
+from crackcam.data import duplicates, listing, pixels, splits
 from crackcam.models import checkpoint
 from crackcam.preprocessing import Preprocessing
 from crackcam.training import loop, trainer
@@ -112,7 +112,7 @@ def test_equal_files_across_splits_and_classes_are_counted(tmp_path, caplog):
         files[split] = {}
         for name, shades in of_split.items():
             write_images(tmp_path / split / name, *(20 * shade for shade in shades))
-            files[split][name] = images.list_files(tmp_path / split / name)
+            files[split][name] = listing.list_files(tmp_path / split / name)
     assert duplicates.warn_of_duplicates(loaded(files)) == {"test": 2}
     err = "\n".join(caplog.messages)
     torn = f"{tmp_path}/train/a/1.png and {tmp_path}/train/b/1.png"

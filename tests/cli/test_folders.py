@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flights import TABLES, expected_files, run, table
+from flights import TABLES, expected_files, run, table, written
 from PIL import Image
 
 import crackcam
@@ -41,6 +41,25 @@ def test_a_folder_tree_as_a_table(flight, capsys):
     assert len(document["checkpoint"]["sha256"]) == 64
     assert not TABLES["inference.py"].with_name("predictions_images.csv.part").exists()
     assert "warning: flight/test/Negative/torn.jpg: truncated" in err
+
+
+@pytest.mark.parametrize("script", ["inference.py", "xai.py"])
+def test_results_among_the_images_are_no_images(flight, capsys, script):
+    """The same table again, a finished run to resume, and nothing of it for the next run."""
+    flags = ["--output", "flight/found.csv", *(["--save-maps", "flight"] if script == "xai.py" else [])]
+    assert run(capsys, script, *flags)[0] == 0
+    before = written("flight")
+    assert run(capsys, script, *flags)[0] == 0
+    assert written("flight") == before
+    code, _, err = run(capsys, script, *flags, "--resume")
+    assert (code, "nothing to resume: flight/found.csv is complete" in err) == (0, True)
+    code, out, _ = run(capsys, "inference.py", "--output", "flight/next.csv", "--report", "flight/report.html")
+    assert (code, out.splitlines()[0]) == (0, "72 images, 2 files not readable")
+    assert [row["file"] for row in table("flight/next.csv")] == [row["file"] for row in table("flight/found.csv")]
+    code, _, err = run(
+        capsys, "inference.py", "--output", "flight/next.csv", "--report", "flight/report.html", "--resume"
+    )
+    assert (code, "nothing to resume: flight/next.csv is complete" in err) == (0, True)
 
 
 def test_json_lines_hold_the_same(flight, capsys):

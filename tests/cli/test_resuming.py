@@ -121,6 +121,25 @@ def test_a_run_with_nothing_to_resume_starts_from_the_beginning(fresh, caplog):
     assert "nothing to resume at weights/model.resume; starting from the beginning" in caplog.messages
 
 
+def test_more_epochs_for_a_finished_run(fresh, caplog):
+    """Nothing is trained anew in its place: the message says how to go on, and that works."""
+    caplog.set_level(logging.INFO, "crackcam")
+    settings = {"arch": "squeezenet1_1", "epochs": 1, "batch_size": 12}
+    crackcam.train(tiny_config(**settings))
+    before = Path("weights/model.safetensors").read_bytes()
+    for more in ({"epochs": 20}, {}, {"epochs": 20, "lr": 1e-5}):
+        with pytest.raises(
+            UserError, match="is finished: nothing to resume; .* --pretrained weights/model.safetensors"
+        ):
+            crackcam.train(tiny_config(**{**settings, "resume": True, **more}))
+    assert Path("weights/model.safetensors").read_bytes() == before
+    caplog.clear()
+    crackcam.train(tiny_config(**{**settings, "pretrained": "weights/model.safetensors"}))
+    assert any("weights of weights/model.safetensors" in text for text in caplog.messages)
+    Path("data").rename("other")
+    assert len(crackcam.train(tiny_config(**settings, data="other", resume=True)).history) == 1
+
+
 def test_resuming_with_other_settings_is_refused(fresh, monkeypatch):
     """Before anything is decoded or built; those that change no result may differ."""
     killed(2, tiny_config(arch="squeezenet1_1"), monkeypatch)

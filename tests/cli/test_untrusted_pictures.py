@@ -22,7 +22,7 @@ from PIL import Image
 import inference
 import xai
 from crackcam.cli import predict
-from crackcam.data import images
+from crackcam.data import images, listing
 from crackcam.models import checkpoint, pretrained
 from crackcam.preprocessing import Preprocessing
 from crackcam.types import ModelCard
@@ -207,7 +207,7 @@ def test_links_folders_and_loops(tmp_path):
     (tmp_path / "self").symlink_to(".")
     (tmp_path / "folder.jpg").mkdir()
     os.mkfifo(tmp_path / "pipe.jpg")
-    found = images.list_files(tmp_path)
+    found = listing.list_files(tmp_path)
     assert [path.name for path in found] == ["a.png", "b.png", "broken.png", "loop.png"]
     reasons = [getattr(item, "reason", "read") for item in images.read_images(found)]
     assert reasons == ["read", "read", "no such file or directory", "too many levels of symbolic links"]
@@ -226,7 +226,7 @@ def test_what_may_not_be_read_is_named(tmp_path):
     (tmp_path / "b/x.png").chmod(0o600)
     try:
         os.seteuid(65534)
-        found = list(images.read_images(images.list_files(Path())))
+        found = list(images.read_images(listing.list_files(Path())))
     finally:
         os.seteuid(0)
         os.chdir(before)

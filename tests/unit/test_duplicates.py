@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageEnhance
 
 from crackcam.data import duplicates, pixels
-from crackcam.data.images import list_files
+from crackcam.data.listing import list_files
 from crackcam.data.pixels import PixelSplit
 from crackcam.data.synthetic import sample
 from crackcam.preprocessing import Preprocessing, squash

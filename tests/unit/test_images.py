@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crackcam.data import images, pixels
+from crackcam.data import images, listing, pixels
 from crackcam.preprocessing import GREY, Preprocessing, squash
 
 
@@ -134,7 +134,7 @@ def test_files_below_in_natural_order(tmp_path):
     for name in ("10.jpg", "9.jpg", "b/1.jpg", ".hidden/x.jpg", ".DS_Store", "a1b2.jpg", "a1b10.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    names = [p.relative_to(tmp_path).as_posix() for p in images.list_files(tmp_path)]
+    names = [p.relative_to(tmp_path).as_posix() for p in listing.list_files(tmp_path)]
     assert names == ["9.jpg", "10.jpg", "a1b2.jpg", "a1b10.jpg", "b/1.jpg"]
 
 

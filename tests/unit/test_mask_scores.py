@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from crackcam.data.images import DecodedImage
+from crackcam.data.masks import read_masks
 from crackcam.errors import UserError
 from crackcam.evaluation import baselines, mask_scores
 
@@ -178,7 +179,7 @@ def labelled(tmp_path):
 
 def test_masks_are_found_by_name(labelled):
     folder, images, masks = labelled
-    for found, mask in zip(mask_scores.read_masks(folder, images), masks, strict=True):
+    for found, mask in zip(read_masks(folder, images), masks, strict=True):
         assert found.dtype == bool
         assert np.array_equal(found, mask)
 
@@ -188,10 +189,10 @@ def test_masks_that_do_not_fit(labelled, tmp_path):
 
     def refused(message):
         with pytest.raises(UserError, match=message):
-            mask_scores.read_masks(folder, images)
+            read_masks(folder, images)
 
     with pytest.raises(UserError, match="no folder"):
-        mask_scores.read_masks(tmp_path / "none", images)
+        read_masks(tmp_path / "none", images)
     images.append(DecodedImage(Path("c.jpg"), np.zeros((5, 5, 3), np.uint8)))
     refused("no mask in .* for 1 image, the first is c.jpg")
     Image.new("L", (6, 5)).save(folder / "c.png")

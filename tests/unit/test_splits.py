@@ -6,16 +6,22 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from crackcam.data.splits import choose_split, hold_out, plan_splits
 from crackcam.errors import UserError
+
+
+def touch_image(path):
+    """A real image of one pixel, because files that are none are not split."""
+    Image.new("L", (1, 1)).save(path, "PPM")
 
 
 def test_plain_class_folders_are_split_without_copying(tmp_path):
     for name in ("b", "a", ".hidden", "Ünï côde"):
         (tmp_path / name).mkdir()
         for i in range(40):
-            (tmp_path / name / f"{i}.jpg").touch()
+            touch_image(tmp_path / name / f"{i}.jpg")
     plan = plan_splits(tmp_path, 0.2, seed=3)
     assert plan.classes == ["a", "b", "Ünï côde"]
     parts = [{p for files in plan.files[s].values() for p in files} for s in ("train", "val", "test")]
@@ -43,7 +49,7 @@ def photographs(root, classes=("a", "b"), count=20, tiles=6):
         (root / name).mkdir(parents=True)
         for photo in range(count):
             for tile in range(tiles):
-                (root / name / f"{tile}{index}_photo{photo:02d}_{'xy'[tile % 2]}.jpg").touch()
+                touch_image(root / name / f"{tile}{index}_photo{photo:02d}_{'xy'[tile % 2]}.jpg")
 
 
 def groups_of(plan, split, pattern):
@@ -87,7 +93,7 @@ def test_files_without_a_match_are_groups_of_their_own_and_counted(tmp_path, cap
     photographs(tmp_path)
     for name in ("a", "b"):
         for i in range(20):
-            (tmp_path / name / f"single{i}.jpg").touch()
+            touch_image(tmp_path / name / f"single{i}.jpg")
     plan = plan_splits(tmp_path, 0.2, 0, r"photo(\d+)|single")  # a match, but not of the first group
     first = tmp_path / "a" / "single0.jpg"
     message = f"groups: 60 of 280 files; 40 files without a match, the first {first}, each a group"
@@ -99,6 +105,6 @@ def test_files_without_a_match_are_groups_of_their_own_and_counted(tmp_path, cap
 def test_hold_out_needs_two(tmp_path):
     for name in ("a", "b"):
         (tmp_path / "train" / name).mkdir(parents=True)
-        (tmp_path / "train" / name / "1.jpg").touch()
+        touch_image(tmp_path / "train" / name / "1.jpg")
     with pytest.raises(UserError, match="too few images"):
         plan_splits(tmp_path, 0.2, 0)

@@ -13,6 +13,7 @@ import crackcam
 from crackcam import UserError
 from crackcam.data.pixels import PixelSplit, load_split
 from crackcam.data.splits import plan_splits
+from crackcam.files import file_hash
 from crackcam.models import checkpoint, heads, pretrained
 from crackcam.models.loaded import LoadedModel
 from crackcam.models.pretrained import WeightsOrigin
@@ -71,6 +72,7 @@ def test_result_of_a_training(fresh, capsys):
 def test_settings_are_stored_as_json_has_them(fresh):
     crackcam.train(tiny_config(**QUICK, data="data", command="python train.py"))
     training = load().card.training
+    assert len(training.pop("held_out_hashes")) == 4
     assert training == {**tiny_config(**QUICK).as_dict(), "command": "python train.py"}
     assert training["data"] == "data"
 
@@ -107,6 +109,8 @@ def test_validation_is_held_out_of_training_and_never_the_test_split(trained):
     train_files = {p.name for files in plan.files["train"].values() for p in files}
     assert not train_files & {Path(name).name for name in card.split["val"]}
     assert len(train_files) == 24 - 4
+    hashes = {name: file_hash(trained.root / "data" / name)[:16] for name in card.split["val"]}
+    assert card.held_out_hashes == hashes
 
 
 def test_group_by_holds_validation_out_of_a_training_folder(fresh, caplog):

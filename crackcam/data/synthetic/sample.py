@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from crackcam import distributed
-from crackcam.data.splits import class_folders
+from crackcam.data.layout import class_folders
 from crackcam.data.synthetic.camera import illumination, simulate_camera
 from crackcam.data.synthetic.cracks import CrackLimits, fractal_crack
 from crackcam.data.synthetic.distractors import ON_CONCRETE, add_distractors
