@@ -18,7 +18,7 @@ from crackcam.data.images import (
 from crackcam.data.sources import find_files
 from crackcam.data.splits import ClassFiles, choose_split
 from crackcam.errors import UserError
-from crackcam.text import counted
+from crackcam.text import counted, match_name
 from crackcam.types import ModelCard
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,8 @@ def select(config: ImagesConfig, card: ModelCard, every_class: bool = False) -> 
         raise UserError(f"{card.arch} has classes of its own, not those of a folder: name images with --image")
     split, files = choose_split(config.data, config.split, card.split)
     known = {name: found for name, found in files.items() if name in card.classes}
-    if config.type is not None and config.type not in known:
+    asked = config.type and match_name(config.type, known)
+    if config.type is not None and asked is None:
         available = ", ".join(sorted(known)) or "none"
         close = difflib.get_close_matches(config.type, known, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
@@ -77,7 +78,7 @@ def select(config: ImagesConfig, card: ModelCard, every_class: bool = False) -> 
     where = f"the {split} split of {config.data}" if split else str(config.data)
     if config.type is None and every_class:
         return _all_classes(known, split, where)
-    name = config.type or (DEFAULT_CLASS if DEFAULT_CLASS in known else min(known))
+    name = asked or (DEFAULT_CLASS if DEFAULT_CLASS in known else min(known))
     default = "" if config.type else " (the default; choose with --type)"
     logger.info("images: %s%s in %s, %s", name, default, where, counted(len(known[name]), "file"))
     if not known[name]:

@@ -31,11 +31,13 @@ class Style(NamedTuple):
         name: one of ``--style``: overlay, edges, sidebyside, contours, mask.
         colormap: from low to high values.
         unit: what 0..1 of the colors stands for; empty where they need no legend.
+        bar: whether the legend shows the colors.
     """
 
     name: str
     colormap: Colormap
     unit: str = f"heatmap, {RELATIVE}"
+    bar: bool = True
 
     @property
     def side_by_side(self) -> bool:
