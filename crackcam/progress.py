@@ -65,7 +65,7 @@ class Progress:
             self.bar.update(count)
             return
         elapsed = time.monotonic() - self.started
-        if is_main() and elapsed >= self.next and self.done + self.made < self.total:
+        if self.made and is_main() and elapsed >= self.next and self.done + self.made < self.total:
             self.next = elapsed + min(max(OFTEN, elapsed / 5), SELDOM)
             logger.info("%s", self._message(elapsed))
 

@@ -66,23 +66,30 @@ def shorten(text: str, length: int) -> str:
 def wrap(text: str, length: float) -> list[str]:
     """Lines of at most ``length`` columns that hold all of a text; ``$`` is escaped.
 
-    Lines end at spaces, and behind slashes, hyphens and underscores; longer words are broken.
+    Lines end at spaces; longer words behind slashes, hyphens and underscores, or anywhere.
 
     Examples:
         >>> from crackcam.text import wrap
         >>> wrap("evidence for Positive, at layer4", 16)
         ['evidence for', 'Positive, at', 'layer4']
     """
+    words = re.findall(r"\s*\S+", visible(text))
+    parts = [part for word in words for part in ([word] if columns(word.strip()) <= length else _parts(word))]
     lines = [""]
-    for word in re.findall(r"[^\s/_-]*[\s/_-]|[^\s/_-]+", visible(text)):
-        if lines[-1] and columns(lines[-1] + word.rstrip()) > length:
+    for part in parts:
+        if lines[-1] and columns((lines[-1] + part).strip()) > length:
             lines.append("")
-        while columns(word.rstrip()) > length:
-            start = _fitting(word, max(2, int(length)))
+        rest = part
+        while columns(rest.strip()) > length:
+            start = _fitting(rest, max(2, int(length)))
             lines[-1:] = [start, ""]
-            word = word[len(start) :]
-        lines[-1] += word
+            rest = rest[len(start) :]
+        lines[-1] += rest
     return [line.strip().replace("$", r"\$") for line in lines]
+
+
+def _parts(word: str) -> list[str]:
+    return re.findall(r"[^/_-]*[/_-]|[^/_-]+", word)
 
 
 def _fitting(text: str, length: int) -> str:

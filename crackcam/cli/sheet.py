@@ -23,7 +23,7 @@ from crackcam.methods import EVIDENCE, NAMED
 from crackcam.models.loaded import LoadedModel
 from crackcam.render import captions, figures, report
 from crackcam.render.figures import ComparisonRow, Tile, detection_tile, model_label
-from crackcam.render.overlays import PROBABILITY, SHOWN_SIDE, Style, choose_style, draw_mask_outline, thumbnail
+from crackcam.render.overlays import LINES, PROBABILITY, SHOWN_SIDE, Style, choose_style, draw_mask_outline, thumbnail
 from crackcam.text import shorten
 from crackcam.types import TOP_OF_MANY
 
@@ -112,10 +112,11 @@ class Sheet:
             return style
         signed = [method for method in methods if NAMED[method].signed_image]
         relative = [style.unit] if set(methods) - {*signed, EVIDENCE} else []
-        probability = [f"{EVIDENCE}: {PROBABILITY}"] if EVIDENCE in methods else []
+        absolute = f"{LINES} probability" if style.name == "contours" else PROBABILITY
+        probability = [f"{EVIDENCE}: {absolute}"] if EVIDENCE in methods else []
         own_colors = [f"{', '.join(signed)}: signed, grey is zero"] if signed else []
         unit = "; ".join([*relative, *probability, *own_colors])
-        return style._replace(unit=unit, bar=len(signed) < len(methods))
+        return style._replace(unit=unit, bar=style.bar and len(signed) < len(methods))
 
     @property
     def heatmaps(self) -> dict[str, list[np.ndarray]]:

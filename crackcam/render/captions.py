@@ -23,7 +23,7 @@ def subject(method: str, target: str) -> str:
 
 
 def describe(methods: Mapping[str, Sequence[str]], target: str) -> str:
-    """One line about the heatmaps of a figure; where methods differ, those that are not like most are named.
+    """One line about the heatmaps of a figure; methods that are not like most are named.
 
     Args:
         methods: the layers of each.
@@ -31,16 +31,25 @@ def describe(methods: Mapping[str, Sequence[str]], target: str) -> str:
 
     Examples:
         >>> from crackcam.render.captions import describe
-        >>> describe({"gradcam": ["layer4"], "eigencam": ["layer4"]}, "Positive")
-        'evidence for Positive, at layer4; eigencam: independent of the class, at layer4'
+        >>> describe({"gradcam": ["layer4"], "eigencam": ["layer4"], "fullgrad": []}, "Positive")
+        'evidence for Positive, at layer4; eigencam: independent of the class; fullgrad: no target layer'
     """
-    phrases = {method: _phrase(method, layers, target) for method, layers in methods.items()}
-    [(most, _)] = Counter(phrases.values()).most_common(1)
-    alike: dict[str, list[str]] = {}
+    subjects = {method: subject(method, target) for method in methods}
+    places = {method: _place(method, layers) for method, layers in methods.items()}
+    main = next((text for text in subjects.values() if text != CLASS_FREE), CLASS_FREE)
+    used = Counter(place for place in places.values() if place)
+    place = max(used, key=lambda name: used[name], default="")
+    found = [f"{main}, {place}" if place else main]
+    found += _exceptions(subjects, main)
+    found += _exceptions({method: text or "no target layer" for method, text in places.items()}, place) if place else []
+    return "; ".join(found)
+
+
+def _exceptions(phrases: Mapping[str, str], usual: str) -> list[str]:
+    named: dict[str, list[str]] = {}
     for method, phrase in phrases.items():
-        alike.setdefault(phrase, []).append(method)
-    others = [f"{', '.join(named)}: {phrase}" for phrase, named in alike.items() if phrase != most]
-    return "; ".join([most, *others])
+        named.setdefault(phrase, []).append(method)
+    return [f"{', '.join(methods)}: {phrase}" for phrase, methods in named.items() if phrase != usual]
 
 
 def note(method: str, target: str, found: bool) -> str:
@@ -56,6 +65,6 @@ def note(method: str, target: str, found: bool) -> str:
     return f"explains: {target}" if found else f"no evidence for {target}"
 
 
-def _phrase(method: str, layers: Sequence[str], target: str) -> str:
+def _place(method: str, layers: Sequence[str]) -> str:
     where = "all stages" if method == EVIDENCE else ", ".join(layers)
-    return subject(method, target) + (f", at {where}" if where else "")
+    return f"at {where}" if where else ""

@@ -33,8 +33,17 @@ def test_class_free_methods_are_those_of_the_engine():
         ({"fullgrad": []}, "evidence for Negative"),
         ({"evidence": ["layer2", "layer3"]}, "evidence for Negative, at all stages"),
         (
+            {"gradcam": ["layer4"], "refinecam": ["layer3", "layer4"]},
+            "evidence for Negative, at layer4; refinecam: at layer3, layer4",
+        ),
+        ({"eigencam": ["layer4"], "fem": ["layer4"]}, "independent of the class, at layer4"),
+        (
+            {"rise": [], "eigencam": ["layer4"]},
+            "evidence for Negative, at layer4; eigencam: independent of the class; rise: no target layer",
+        ),
+        (
             {"gradcam": ["layer4"], "fem": ["layer4"], "layercam": ["layer4"], "rise": []},
-            "evidence for Negative, at layer4; fem: independent of the class, at layer4; rise: evidence for Negative",
+            "evidence for Negative, at layer4; fem: independent of the class; rise: no target layer",
         ),
     ],
 )
