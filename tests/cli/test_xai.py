@@ -104,7 +104,7 @@ def test_layers(place, run):
     code, out, _ = run("--list-layers")
     assert code == 0
     assert "layer4  Sequential  512 x 2 x 2  (default)" in out.splitlines()
-    assert "layer2  128 x 8 x 8" in out.splitlines()
+    assert "layer2  Sequential  128 x 8 x 8" in out.splitlines()
     assert len([line for line in out.splitlines() if line.endswith("(default)")]) == 1
     code, _, _ = run("--layer", "layer3,layer4", "--method", "layercam", "--num", "2")
     assert code == 0

@@ -47,7 +47,7 @@ def inverted(arch, paths, target, sign=1):
     for start in range(0, len(images), 10):
         inputs = network.to_inputs(network.to_pixels(images[start : start + 10]))
         cam.maps(inputs, None if target is None else [target] * len(inputs), normalize=False)
-        found = principal_map(cam.activations)
+        found = principal_map(cam.activations, by_strength=True)
         pairs = zip(found.flatten(1).numpy(), cam.signed.flatten(1).numpy(), strict=True)
         agreement = sign * np.array([spearmanr(one, other)[0] for one, other in pairs])
         ours += int((agreement < 0).sum())
@@ -57,18 +57,18 @@ def inverted(arch, paths, target, sign=1):
 
 @pytest.mark.torture
 def test_signs_on_sound_concrete_under_the_bundled_network(real_data):
-    """Against the evidence for Positive, of which Negative's is the opposite: 2 of 100, by LAPACK 17."""
+    """Against the evidence for Positive, of which Negative's is the opposite: 1 of 100, by LAPACK 17, by the plain sum 2."""
     ours, theirs = inverted(None, sorted((real_data / "concrete/val/Negative").iterdir())[:100], 1, -1)
-    assert ours <= 2
+    assert ours <= 1
     assert ours < theirs
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize(
-    ("folders", "limit"), [(["concrete/val/Positive"], 0), (["cats_dogs/val/cats", "cats_dogs/val/dogs"], 7)]
+    ("folders", "limit"), [(["concrete/val/Positive"], 0), (["cats_dogs/val/cats", "cats_dogs/val/dogs"], 5)]
 )
 def test_signs_under_imagenet_weights(real_data, imagenet_weights, folders, limit):
-    """SqueezeNet, the predicted class: 0 and 7 of 100, by LAPACK 11 and 9."""
+    """SqueezeNet, the predicted class: 0 and 5 of 100, by LAPACK 11 and 9, by the plain sum 0 and 7."""
     paths: list[Path] = []
     for folder in folders:
         paths += sorted((real_data / folder).iterdir())[: 100 // len(folders)]
