@@ -63,9 +63,9 @@ def anatomy(path: Path, title: str, tile: Tile, steps: AnatomySteps, model: str 
         model: the model that is explained, see :func:`model_label`.
     """
     figure = Figure(figsize=(11.5, 8.4), dpi=DPI, facecolor="white")
-    lines = wrap(title, 115)
-    size = 11.5 if len(lines) < 3 else 22 / len(lines)
-    figure.text(0.5, 0.975, "\n".join(lines), ha="center", va="center", fontsize=size, color=INK)
+    lines = wrap(title, 120)
+    size = 11.5 if len(lines) == 1 else 19 / len(lines)  # in the same place
+    figure.text(0.5, 0.968, "\n".join(lines), ha="center", va="center", fontsize=size, color=INK)
     _draw_channels(figure, tile, steps)
     _draw_sum(figure, steps)
     if model:
