@@ -60,7 +60,7 @@ def choose_style(name: str, colormap: str | None) -> Style:
         raise UserError(f"matplotlib has no colormap {colormap!r}; close to it: {', '.join(close) or 'none'}")
     style = Style(name, colormaps[colormap])
     if name == "contours":
-        return style._replace(unit=f"{LINES} of the maximum of each image", bar=False)
+        return style._replace(unit=f"{LINES} of each image's maximum", bar=False)
     return style._replace(unit="") if name == "mask" else style  # which shows regions in the image's own colors
 
 
