@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = inference.main([*flags, "--precision", precision, "--output", str(path)])
             if code:
                 return code
-            with path.open(newline="", encoding="utf-8") as file:
+            with path.open(newline="", encoding="utf-8-sig") as file:
                 tables[precision] = list(csv.DictReader(file))
     count, alike, apart = compare(tables["fp32"], tables["bf16"])
     print(

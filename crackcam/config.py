@@ -195,7 +195,7 @@ class ExplainConfig(Settings):
 class AnalysisConfig(Settings):
     """What else is done with heatmaps than drawing them."""
 
-    list_layers: bool = setting(False, SWITCH, "print the layers that --layer takes, with their shapes")
+    list_layers: bool = setting(False, SWITCH, "print the layers that --layer takes, with their types and shapes")
     anatomy: bool = setting(False, SWITCH, "one figure of the steps of Grad-CAM on one image")
     verify: bool = setting(False, SWITCH, "compare with the heatmaps of the installed package grad-cam")
     masks: Path | None = setting(

@@ -40,11 +40,6 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def hide_progress() -> bool | None:
-    """The ``disable`` argument of tqdm: bars at a terminal only, and of the main process only."""
-    return None if is_main() else True
-
-
 def local_device(device: torch.device) -> torch.device:
     """The GPU of this process on its machine, where the device is "cuda" without a number and there are several."""
     import torch

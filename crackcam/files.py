@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
+import io
 import json
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from crackcam.errors import UserError
@@ -81,13 +84,25 @@ def write_json(path: Path, document: dict | list) -> None:
 
 def write_csv(path: Path, rows: list[dict]) -> str:
     """Write rows with the same keys, which become the header; returns the path as text."""
-
-    def write(temporary: Path) -> None:
-        # file names need not be valid text
-        with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_atomically(path, write)
+    header = list(rows[0])
+    cells = [header, *([row.get(name) for name in header] for row in rows)]
+    write_atomically(path, lambda temporary: write_cells(temporary, cells))
     return str(path)
+
+
+def write_cells(path: Path, rows: Iterable[Sequence]) -> None:
+    """Write rows of cells as CSV in UTF-8, with a byte order mark where it is not plain ASCII.
+
+    Excel takes a file without that mark for one in the encoding of the machine's language.
+    """
+    with tempfile.TemporaryFile(dir=path.parent) as body:
+        # file names need not be valid text
+        text = io.TextIOWrapper(body, "utf-8", "surrogateescape", newline="")
+        csv.writer(text).writerows(rows)
+        text.detach()  # writes what it holds back
+        body.seek(0)
+        ascii_only = all(line.isascii() for line in body)
+        body.seek(0)
+        with path.open("wb") as file:
+            file.write(b"" if ascii_only else codecs.BOM_UTF8)
+            shutil.copyfileobj(body, file)

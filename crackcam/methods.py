@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crackcam.text import split_list
+from crackcam.text import match_name, spelled_alike, split_list
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Method:
         signed_image: it makes signed RGB images rather than heatmaps.
         extensive: its values split the score among places: with twice the places, each gets half.
         normalized: its heatmaps are stretched to [0, 1] on the way, so that tiles cannot be put side by side.
-        uses_layers: it reads target layers; otherwise the pixels alone.
+        uses_layers: it reads target layers; otherwise the pixels, or all layers.
+        of_class: it explains a class; otherwise its heatmap is the same for all of them.
     """
 
     class_name: str
@@ -44,6 +45,7 @@ class Method:
     extensive: bool = False
     normalized: bool = False
     uses_layers: bool = True
+    of_class: bool = True
 
     @property
     def cost_text(self) -> str:
@@ -77,7 +79,9 @@ METHODS = {
         cost="2 at a late layer",
     ),
     "xgradcam": Method("XGradCAM", "channels weighted by gradients where they are active", 1, True, extensive=True),
-    "eigencam": Method("EigenCAM", "first principal component of the activations; of no class", 1, False, SIGN),
+    "eigencam": Method(
+        "EigenCAM", "first principal component of the activations; of no class", 1, False, SIGN, of_class=False
+    ),
     "eigengradcam": Method(
         "EigenGradCAM", "first principal component of gradients times activations", 1, True, SIGN, extensive=True
     ),
@@ -89,12 +93,15 @@ METHODS = {
         True,
         "stretches all channels of an image together, as the authors do",
         normalized=True,
+        uses_layers=False,
     ),
     "hirescam": Method("HiResCAM", "gradients times activations at each position", 1, True, extensive=True),
     "gradcamelementwise": Method(
         "GradCAMElementWise", "positive products of gradients and activations", 1, True, extensive=True
     ),
-    "kpcacam": Method("KPCA_CAM", "first kernel principal component of the activations; of no class", 1, False, SIGN),
+    "kpcacam": Method(
+        "KPCA_CAM", "first kernel principal component of the activations; of no class", 1, False, SIGN, of_class=False
+    ),
     "segeigencam": Method(
         "SegEigenCAM",
         "first principal component of absolute gradients times activations",
@@ -108,6 +115,7 @@ METHODS = {
         1,
         False,
         "the paper's formula: the mean of a channel where it is active",
+        of_class=False,
     ),
     "shapleycam": Method(
         "ShapleyCAM", "channels weighted by an estimate of their Shapley values", 1, True, extensive=True
@@ -132,7 +140,12 @@ METHODS = {
     "cam": Method("CAM", "channels weighted by the classifier's own weights, after average pooling", 1, False, None),
     "smoothgradcam++": Method("SmoothGradCAMPlusPlus", "Grad-CAM++ averaged over noisy copies", 9, True, None),
     "randomcam": Method(
-        "RandomCAM", "channels weighted at random: a baseline for all others", 1, False, "its own generator"
+        "RandomCAM",
+        "channels weighted at random: a baseline for all others; of no class",
+        1,
+        False,
+        "its own generator",
+        of_class=False,
     ),
     "sess": Method(
         "SESS", "Grad-CAM of windows at twelve scales, combined", 200, True, cost="about 200", normalized=True
@@ -144,12 +157,21 @@ METHODS = {
         True,
         None,
         extensive=True,
+        uses_layers=False,
     ),
     "smoothgrad": Method(
-        "SmoothGrad", "magnitude of the pixels' gradients over noisy copies", 75, True, None, extensive=True
+        "SmoothGrad",
+        "magnitude of the pixels' gradients over noisy copies",
+        75,
+        True,
+        None,
+        extensive=True,
+        uses_layers=False,
     ),
-    "occlusion": Method("Occlusion", "score lost where the image is covered", 170, False, None, cost="about 170"),
-    "rise": Method("RISE", "mean score of the image under random masks", 1000, False, None),
+    "occlusion": Method(
+        "Occlusion", "score lost where the image is covered", 170, False, None, cost="about 170", uses_layers=False
+    ),
+    "rise": Method("RISE", "mean score of the image under random masks", 1000, False, None, uses_layers=False),
     "guidedbackprop": Method(
         "GuidedBackpropReLUModel",
         "gradients of the pixels along positive paths",
@@ -191,7 +213,7 @@ def parse_methods(value: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         ValueError: an unknown name, or none; all are listed.
     """
-    parts = tuple(map(str, split_list(value)))
+    parts = tuple(_method_name(str(part)) for part in split_list(value))
     names = QUICK if parts == ("all",) else tuple(dict.fromkeys(parts))
     for name in names or ("",):
         if name not in NAMED and names != (BEST,):
@@ -200,6 +222,16 @@ def parse_methods(value: str | Sequence[str]) -> tuple[str, ...]:
             hint = f" (did you mean {close[0]}?)" if close else ""
             raise ValueError(f"{subject}; available: best, all, {', '.join(NAMED)}{hint}")
     return names
+
+
+def _method_name(text: str) -> str:
+    """The name behind a spelling: 'Eigen-CAM', 'GradCAMPlusPlus' of the engine; what is none stays as it is."""
+    spellings = {
+        spelled_alike(spelling): name
+        for name, method in NAMED.items()
+        for spelling in (method.class_name or name, name)
+    }
+    return spellings.get(spelled_alike(text)) or match_name(text, (BEST, "all")) or text
 
 
 def method_class(name: str) -> type:

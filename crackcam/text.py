@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 
@@ -30,6 +31,14 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def duration(seconds: float) -> str:
+    """'9 s', '12 min', '3 h 20 min'."""
+    if seconds < 90:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def percent(fraction: float) -> str:
     """'98.2 %' for 0.982; never a rounded '100.0 %' or '0.0 %' for what is not exactly 1 or 0."""
     if 0.9995 <= fraction < 1:
@@ -44,11 +53,79 @@ def confidence_text(probability: float) -> str:
     return percent(min(probability, 1 - 1e-9))
 
 
+def columns(text: str) -> int:
+    """The width of a text in characters: those of Chinese, Japanese and Korean count twice."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
 def shorten(text: str, length: int) -> str:
-    """At most ``length`` printable characters, the middle left out; ``$`` is escaped, which starts mathtext."""
+    """At most ``length`` printable columns, the middle left out; ``$`` is escaped, which starts mathtext."""
     text = visible(text)
-    text = text if len(text) <= length else f"{text[: length // 3]}…{text[len(text) - length + length // 3 + 1 :]}"
+    if columns(text) > length:
+        start = _fitting(text, length // 3)
+        end = _fitting(text[::-1], length - length // 3 - 1)[::-1]
+        text = f"{start}…{end}"
     return text.replace("$", r"\$")
+
+
+def wrap(text: str, length: float) -> list[str]:
+    """Lines of at most ``length`` columns that hold all of a text; ``$`` is escaped.
+
+    Lines end at spaces; longer words behind slashes, hyphens and underscores, or anywhere.
+
+    Examples:
+        >>> from crackcam.text import wrap
+        >>> wrap("evidence for Positive, at layer4", 16)
+        ['evidence for', 'Positive, at', 'layer4']
+    """
+    words = re.findall(r"\s*\S+", visible(text))
+    parts = [part for word in words for part in ([word] if columns(word.strip()) <= length else _parts(word))]
+    lines = [""]
+    for part in parts:
+        if lines[-1] and columns((lines[-1] + part).strip()) > length:
+            lines.append("")
+        rest = part
+        while columns(rest.strip()) > length:
+            start = _fitting(rest, max(2, int(length)))
+            lines[-1:] = [start, ""]
+            rest = rest[len(start) :]
+        lines[-1] += rest
+    return [line.strip().replace("$", r"\$") for line in lines]
+
+
+def _parts(word: str) -> list[str]:
+    return re.findall(r"[^/_-]*[/_-]|[^/_-]+", word)
+
+
+def _fitting(text: str, length: int) -> str:
+    """The start of a text that has at most so many columns."""
+    end = min(len(text), length)
+    while columns(text[:end]) > length:
+        end -= 1
+    return text[:end]
+
+
+def spelled_alike(text: str) -> str:
+    """What two spellings of a name have in common: 'Eigen-CAM' and 'eigencam', 'GOLDEN_retriever' and its like."""
+    return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", text).casefold())
+
+
+def match_name(text: str, names: Iterable[str]) -> str | None:
+    """The name that is meant: the one written so, else the only one written or spelled alike; None where there is none.
+
+    Examples:
+        >>> from crackcam.text import match_name
+        >>> match_name("positive", ["Negative", "Positive"])
+        'Positive'
+        >>> match_name("cat", ["Cat", "CAT"]) is None
+        True
+    """
+    known = list(names)
+    for form in (str, normalized, spelled_alike):
+        alike = [name for name in known if form(name) == form(text)]
+        if len(alike) == 1:
+            return alike[0]
+    return None
 
 
 def split_list(value: Any) -> Sequence[Any]:

@@ -11,7 +11,7 @@ from typing import Self
 
 from crackcam.errors import UserError
 from crackcam.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from crackcam.text import counted, normalized
+from crackcam.text import counted, match_name
 
 MANY_CLASSES = 100  # more classes are counted, not listed
 TOP_OF_MANY = 5  # classes that are reported where there are many
@@ -87,22 +87,18 @@ class ModelCard:
         return self.image_size is not None and (bool(self.training) or not self.many_classes)
 
     def class_index(self, text: str) -> int:
-        """A class by its name, in whatever case, or by its index.
+        """A class by its name, however it is spelled, or by its index.
 
         Raises:
             UserError: there is none; all are listed, or those with similar names where there are many.
         """
-        names = list(map(normalized, self.classes))
-        folded, wanted = [name.casefold() for name in names], normalized(text)
-        if wanted in names:
-            return names.index(wanted)
-        if wanted.casefold() in folded:
-            return folded.index(wanted.casefold())
+        if name := match_name(text, self.classes):
+            return self.classes.index(name)
         if text in map(str, range(len(self.classes))):
             return int(text)
         known = ", ".join(self.classes)
         if self.many_classes:
-            inside = [name for name, lower in zip(self.classes, folded, strict=True) if text.casefold() in lower]
+            inside = [name for name in self.classes if text.casefold() in name.casefold()]
             close = inside[:5] or difflib.get_close_matches(text, self.classes, n=5, cutoff=0.4)
             known = f"similar: {', '.join(close)}; or an index below {len(self.classes)}"
         raise UserError(f"no class {text!r} to explain; available: predicted, {known}")

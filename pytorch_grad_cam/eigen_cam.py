@@ -11,7 +11,7 @@ class EigenCAM(BaseCAM):
 
     Muhammad and Yeasin, Eigen-CAM: Class Activation Map using Principal Components, IJCNN 2020 (arXiv:2008.00299).
     Activations are centred first, and the sign of the component, which the paper leaves open, is chosen such that it
-    correlates with the sum of the channels.
+    correlates with the sum of the channels, each weighted by its root mean square.
 
     Examples:
         >>> import torch
@@ -26,4 +26,4 @@ class EigenCAM(BaseCAM):
     explains_target = False
 
     def layer_map(self, run: LayerRun, eigen_smooth: bool) -> torch.Tensor:
-        return principal_map(run.activations)
+        return principal_map(run.activations, by_strength=True)

@@ -16,8 +16,8 @@ class KPCA_CAM(BaseCAM):  # noqa: N801 - the documented name
     """First kernel principal component of the activations: Eigen-CAM for nonlinear structure.
 
     Independent of the class; needs no gradient. The sign of the component is chosen such that it correlates with the
-    sum of the channels. Memory grows with the square and time with the cube of the number of positions: use it at late
-    layers.
+    sum of the channels, each weighted by its root mean square. Memory grows with the square and time with the cube of
+    the number of positions: use it at late layers.
 
     Karmani et al., KPCA-CAM: Visual Explainability of Deep Computer Vision Models Using Kernel PCA, MMSP 2024
     (arXiv:2410.00267).
@@ -55,4 +55,5 @@ class KPCA_CAM(BaseCAM):  # noqa: N801 - the documented name
 
     def layer_map(self, run: LayerRun, eigen_smooth: bool) -> torch.Tensor:
         projection = get_2d_projection_kernel(require_finite(run.activations).cpu().numpy(), self.kernel, self.gamma)
-        return align_sign_with_channel_sum(torch.from_numpy(projection).to(run.activations.device), run.activations)
+        component = torch.from_numpy(projection).to(run.activations.device)
+        return align_sign_with_channel_sum(component, run.activations, by_strength=True)

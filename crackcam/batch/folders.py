@@ -6,7 +6,6 @@ and what a kill leaves behind: :mod:`crackcam.batch.streaming`.
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 from collections import Counter
@@ -20,7 +19,7 @@ from crackcam.batch.streaming import Row, Run
 from crackcam.batch.tasks import Task
 from crackcam.distributed import rank
 from crackcam.errors import UserError
-from crackcam.files import write_atomically, write_json
+from crackcam.files import write_atomically, write_cells, write_json
 from crackcam.text import counted
 
 logger = logging.getLogger(__name__)
@@ -94,11 +93,10 @@ def _write_table(run: Run, task: Task) -> dict[str, Any]:
             yield row
 
     def write(temporary: Path) -> None:
-        # names of files need not be text
-        with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            if run.table.suffix.lower() == ".csv":
-                csv.writer(file).writerows(chain([task.header], map(task.cells, counted_rows())))
-            else:
+        if run.table.suffix.lower() == ".csv":
+            write_cells(temporary, chain([task.header], map(task.cells, counted_rows())))
+        else:
+            with temporary.open("w", encoding="utf-8") as file:
                 file.writelines(json.dumps(task.line(row)) + "\n" for row in counted_rows())
         if not counts["pictures"]:
             raise UserError(f"none of {counted(counts['unreadable'], 'file')} can be read as an image")

@@ -31,12 +31,12 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
-from tqdm import tqdm
 
 from crackcam.data import images
-from crackcam.distributed import all_gather, barrier, check_identical, hide_progress, rank, start, world_size
+from crackcam.distributed import all_gather, barrier, check_identical, rank, start, world_size
 from crackcam.errors import UserError
 from crackcam.files import write_json
+from crackcam.progress import Progress
 from crackcam.text import counted
 
 try:
@@ -203,6 +203,8 @@ def _journal(run: Run) -> Iterator[IO[bytes]]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another run is writing {path}: wait for it, or end it") from None
+        except OSError as error:  # some network drives
+            logger.warning("%s cannot be locked (%s): start no second run into it", path, error.strerror)
         yield file
 
 
@@ -229,7 +231,7 @@ def _fill(run: Run, journal: IO[bytes], batches: Sequence[range], prepare: Calla
     paths = (run.files[place][1] for batch in batches for place in batch)
     reading = images.read_images(paths, prepare, threads, ahead=2 * run.batch_size)
     waiting: deque[list[Future[Row] | Row]] = deque()
-    bar = _progress_bar(run, sum(map(len, batches)))
+    bar = _progress(run, sum(map(len, batches)))
 
     def write() -> None:
         rows = [row.result() if isinstance(row, Future) else row for row in waiting.popleft()]
@@ -266,16 +268,10 @@ def _row(run: Run, place: int, make: Callable[[], Row]) -> Row:
     return {**run.head(place), **make()}
 
 
-def _progress_bar(run: Run, remaining: int) -> tqdm:
+def _progress(run: Run, remaining: int) -> Progress:
     several = f" (process 1 of {world_size()})" if world_size() > 1 else ""
     total = sum(map(len, run.own_batches))
-    return tqdm(
-        desc=f"{run.verb}{several}",
-        total=total,
-        initial=total - remaining,
-        unit="image",
-        disable=hide_progress(),
-    )
+    return Progress(f"{run.verb}{several}", total, done=total - remaining, leave=True)
 
 
 def _cores() -> int:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from crackcam import distributed
@@ -25,8 +27,12 @@ logger = logging.getLogger(__name__)
 
 USAGE_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 130, 141  # the last two as shells report SIGINT and SIGPIPE
 
+NO_SHARED_MEMORY = "out of shared memory: in Docker add --shm-size 2g, or --ipc host; or try --workers 0, and --resume"
+
 # What libraries raise where the machine is at its limits: part of it -> what to do
 ADVICE = {
+    "shared memory": NO_SHARED_MEMORY,
+    "</torch_": NO_SHARED_MEMORY,  # a file of torch in it
     "OutOfMemoryError": "out of memory on the GPU: try a smaller --batch-size",
     "MemoryError": "out of memory: try a smaller --batch-size, or smaller images",
     "DefaultCPUAllocator: can't allocate memory": "out of memory: try a smaller --batch-size",
@@ -46,13 +52,13 @@ def command(main: Main) -> Main:
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
         keep_freed_memory()
+        prepare_streams()
         try:
             with log_to_stderr(), signals_end_the_script():
                 return _finish(main, argv)
         except UserError as error:
             return _usage_error(str(error))
         except BrokenPipeError:  # the reader of the results, head say, has enough of them
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its exit
             return PIPE_CLOSED
         except OSError as error:
             if error.strerror is None:
@@ -71,6 +77,8 @@ def command(main: Main) -> Main:
             if not advice:
                 raise
             return _usage_error(advice)
+        finally:
+            abandon_unwritable_streams()
 
     return run
 
@@ -89,8 +97,39 @@ def _finish(main: Main, argv: Sequence[str] | None) -> int:
 def _usage_error(message: str) -> int:
     """Any process may be the one that meets an error."""
     who = "error" if distributed.is_main() else f"error in process {distributed.rank()}"
-    print(visible(f"{who}: {' '.join(message.split())}"), file=sys.stderr, flush=True)
+    _print_message(f"{who}: {' '.join(message.split())}")
     return USAGE_ERROR
+
+
+# -- streams ---------------------------------------------------------------------------------------------------------
+
+
+def prepare_streams() -> None:
+    """Make standard streams accept any text, whatever their encoding, and exist where the caller closed them.
+
+    Without them Python prints messages among the results, and the next file that is opened gets the messages of
+    libraries.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+        stream = getattr(sys, name)
+        if stream is None:
+            stream = Path(os.devnull).open("w" if number else "r", encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, stream)
+        if number and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def abandon_unwritable_streams() -> None:
+    """What cannot be written, to a closed pipe or a full disk, would fail once more when Python exits."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 # -- messages and results --------------------------------------------------------------------------------------------
@@ -113,7 +152,12 @@ class _Handler(logging.Handler):
 
 def _to_stderr(line: str) -> None:
     if distributed.is_main():
-        print(line, file=sys.stderr, flush=True)
+        _print_message(line)
+
+
+def _print_message(line: str) -> None:
+    with contextlib.suppress(OSError):  # results do not depend on whether somebody reads the messages
+        print(visible(line), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -27,11 +27,11 @@ from crackcam.explain.detectors import Detector, method_settings, of_class
 from crackcam.explain.explainer import PREDICTED, Comparison, Explainer, compare
 from crackcam.explain.explanation import Explanation
 from crackcam.files import check_writable, write_csv, write_json
-from crackcam.methods import BEST, EVIDENCE
+from crackcam.methods import BEST, NAMED
 from crackcam.models.output_stride import dilate
 from crackcam.models.registry import is_detector
 from crackcam.models.target_layers import grid_layers
-from crackcam.render import coco, figures
+from crackcam.render import captions, coco, figures
 from crackcam.render.figures import Tile
 from crackcam.render.overlays import choose_style, thumbnail
 from crackcam.text import counted
@@ -95,10 +95,12 @@ def check_names(images: list[DecodedImage]) -> None:
 def _list_layers(asked: ExplainRun, network: Classifier) -> int:
     """Print the layers that ``--layer`` takes."""
     size, stride = network.preprocessing.size, asked.explain.stride
-    found, default = grid_layers(dilate(network.model, stride, size) if stride else network.model, size)
+    model = dilate(network.model, stride, size) if stride else network.model
+    found, default = grid_layers(model, size)
     for name, grid in found.items():
         mark = "  (default)" if name == default else ""
-        say(f"{name}  {grid.channels} x {grid.height} x {grid.width}{mark}")
+        kind = type(model.get_submodule(name)).__name__
+        say(f"{name}  {kind}  {grid.channels} x {grid.height} x {grid.width}{mark}")
     return 0
 
 
@@ -155,12 +157,10 @@ def _explain_some(
 
 
 def _title(compared: Comparison, target: int | None) -> str:
-    """'evidence for Positive, at layer4'."""
-    explainers = list(compared.explainers.values())
-    where = ", ".join(sorted({name for each in explainers for name in each.layer_names}))
-    where = "all stages" if list(compared.explainers) == [EVIDENCE] else where
-    name = "the predicted class" if target is None else explainers[0].network.card.classes[target]
-    return f"evidence for {name}, at {where}"
+    explainers = compared.explainers
+    network = next(iter(explainers.values())).network
+    name = "the predicted class" if target is None else network.card.classes[target]
+    return captions.describe({method: each.layer_names for method, each in explainers.items()}, name)
 
 
 def _score_faithfulness(compared: Comparison, batch_size: int) -> list[ScoredMethod[faithfulness.FaithfulnessScores]]:
@@ -290,12 +290,13 @@ def _explain_boxes(asked: ExplainRun) -> int:
         logger.info("%s: explaining %s by %s", image.path, boxes, ", ".join(config.method))
         explained.append(network.explain_boxes(image, prediction, config, layers))
     sheet = Sheet.of_boxes(asked, network, explained)
-    sheet.draw_boxes(path, f"evidence for {config.target or 'the boxes'}, at {', '.join(layers)}")
+    methods = {name: list(layers) if NAMED[name].uses_layers else [] for name in config.method}
+    sheet.draw_boxes(path, captions.describe(methods, config.target or "the boxes"))
     with_boxes = [row for row in coco.rows(predictions) if row["detections"]]
     rows = [{**row, "maps": drawn["maps"]} for row, drawn in zip(with_boxes, sheet.rows, strict=True)]
     document = {
         **manifest(network, asked, selection, rows),
-        "methods": {name: list(layers) for name in config.method},
+        "methods": methods,
         "target": config.target,
         "score_threshold": asked.predict.score_threshold,
         "eigen_smooth": config.eigen_smooth,

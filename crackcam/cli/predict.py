@@ -88,7 +88,8 @@ def _draw_grid(asked: PredictRun, network: LoadedModel, selection: Selection, pa
         return 0
     for prediction in predictions:
         mark = "   <- incorrect" if prediction.wrong else ""
-        say(f"{prediction.path}  {prediction.label} {confidence_text(prediction.confidence)}{mark}")
+        best = [f"{name} {confidence_text(value)}" for name, value in prediction.top(top_k or 1).items()]
+        say(f"{prediction.path}  {', '.join(best)}{mark}")
     say(of_all if true else counted(len(tiles), "image"))
     say(", ".join(filter(None, [f"wrote {path}", f"{path.with_suffix('.json')}", document.get("report")])))
     return 0

@@ -21,9 +21,9 @@ from crackcam.explain.thresholds import complete_thresholds
 from crackcam.files import write_atomically
 from crackcam.methods import EVIDENCE, NAMED
 from crackcam.models.loaded import LoadedModel
-from crackcam.render import figures, report
+from crackcam.render import captions, figures, report
 from crackcam.render.figures import ComparisonRow, Tile, detection_tile, model_label
-from crackcam.render.overlays import PROBABILITY, SHOWN_SIDE, choose_style, draw_mask_outline, thumbnail
+from crackcam.render.overlays import LINES, PROBABILITY, SHOWN_SIDE, Style, choose_style, draw_mask_outline, thumbnail
 from crackcam.text import shorten
 from crackcam.types import TOP_OF_MANY
 
@@ -105,6 +105,20 @@ class Sheet:
         return list(self.asked.explain.method)
 
     @property
+    def legend(self) -> Style:
+        """The style, with what its colors stand for in the heatmaps of these methods."""
+        style, methods = self.style, self.methods
+        if not style.unit:
+            return style
+        signed = [method for method in methods if NAMED[method].signed_image]
+        relative = [style.unit] if set(methods) - {*signed, EVIDENCE} else []
+        absolute = f"{LINES} probability" if style.name == "contours" else PROBABILITY
+        probability = [f"{EVIDENCE}: {absolute}"] if EVIDENCE in methods else []
+        own_colors = [f"{', '.join(signed)}: signed, grey is zero"] if signed else []
+        unit = "; ".join([*relative, *probability, *own_colors])
+        return style._replace(unit=unit, bar=style.bar and len(signed) < len(methods))
+
+    @property
     def heatmaps(self) -> dict[str, list[np.ndarray]]:
         """By method, the heatmaps at the images' sizes, where there are masks to score them against."""
         found = zip(*self.views, strict=True)
@@ -158,7 +172,7 @@ class Sheet:
         prediction, top_k = explanation.prediction, self.asked.predict.top_k
         name = shorten(explanation.target, NAME_LENGTH)
         found = any(view.entry["max"] for view in views)
-        note = f"explains: {name}" if found else f"no evidence for {name} here"
+        note = captions.note(explanation.method, name, found)
         shown = thumbnail(explanation.image, self.side)
         drawing = views[0].drawing
         if not self.asked.explain.several and not self.masks and drawing is not None:
@@ -177,9 +191,7 @@ class Sheet:
 
     def draw(self, path: Path, title: str) -> None:
         """The figure: one method's grid, several side by side, or heatmaps beside masks."""
-        style, asked = self.style, self.asked
-        if self.methods == [EVIDENCE] and style.unit:
-            style = style._replace(unit=f"evidence: {PROBABILITY}")
+        style, asked = self.legend, self.asked
         if self.masks:
             rows = [self._scored_row(index) for index in range(min(SCORED_ROWS, len(self.tiles)))]
             figures.comparison(path, title, ["predicted, mask", *self.methods], rows, style, self.label)
@@ -188,8 +200,6 @@ class Sheet:
         else:
             method = self.methods[0]
             lines = asked.predict.top_k or (1 if self.network.path else TOP_OF_MANY)
-            if NAMED[method].signed_image:
-                style = style._replace(unit="")
             heading = title if method == EVIDENCE else f"{method}: {title}"
             figures.heatmap_grid(path, heading, self.tiles, style, lines, self.label)
 
@@ -206,7 +216,7 @@ class Sheet:
             for tile, views in zip(self.tiles, self.views, strict=True)
         ]
         first = "detected" if self.tiles[0].boxes else "predicted"
-        figures.comparison(path, title, [first, *self.methods], rows, self.style, self.label)
+        figures.comparison(path, title, [first, *self.methods], rows, self.legend, self.label)
 
     def _scored_row(self, index: int) -> ComparisonRow:
         """One image with its mask, and the average precision of each heatmap."""

@@ -45,7 +45,10 @@ def write_figures(result: TrainResult, config: TrainConfig) -> None:
     write_log(result.history)
     model = figures.model_label(card.arch, result.checkpoint)
     title = f"{card.arch}, {result.origin.label}"
-    figures.training_curves(CURVES, [vars(epoch) for epoch in result.history], title, model)
+    if len(result.history) > 1:
+        figures.training_curves(CURVES, [vars(epoch) for epoch in result.history], title, model)
+    else:  # one epoch makes no curve, and that of an earlier run is another's
+        CURVES.unlink(missing_ok=True)
     title = f"{split} split, accuracy {percent(scores['accuracy'])}"
     figures.confusion_matrix(CONFUSION, result.confusion, card.classes, title, model)
     title = f"{split} split, {SCORES.format_map(scores)}"
@@ -58,7 +61,8 @@ def write_figures(result: TrainResult, config: TrainConfig) -> None:
 
 def print_result(result: TrainResult, config: TrainConfig) -> None:
     """Print the scores, as a table or as JSON, and the names of all files."""
-    files = [result.checkpoint, LOG, CURVES, CONFUSION, RELIABILITY, result.exported, config.report]
+    curves = CURVES if len(result.history) > 1 else None
+    files = [result.checkpoint, LOG, curves, CONFUSION, RELIABILITY, result.exported, config.report]
     written = [str(path) for path in files if path]
     if config.json:
         card = result.classifier.card

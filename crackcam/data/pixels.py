@@ -14,13 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from crackcam.data.images import ImageError, UnreadableImage, log_unreadable, read_images, read_size
 from crackcam.data.splits import SPLITS, ClassFiles, DataSplits
-from crackcam.distributed import hide_progress
 from crackcam.errors import UserError
 from crackcam.preprocessing import GREY, Preprocessing
+from crackcam.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +74,7 @@ def load_split(
     good: list[int] = []
     unreadable: list[UnreadableImage] = []
     decoded = read_images(paths, preprocessing.apply, threads)
-    progress = tqdm(decoded, f"reading {name}", len(paths), leave=False, disable=hide_progress(), unit="image")
-    for i, item in enumerate(progress):
+    for i, item in enumerate(Progress(f"reading {name}", len(paths)).over(decoded)):
         if isinstance(item, UnreadableImage):
             unreadable.append(item)
             continue

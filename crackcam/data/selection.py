@@ -20,7 +20,7 @@ from crackcam.data.layout import nested_hint
 from crackcam.data.sources import find_files
 from crackcam.data.splits import ClassFiles, choose_split
 from crackcam.errors import UserError
-from crackcam.text import counted, normalized
+from crackcam.text import counted, match_name, normalized
 from crackcam.types import ModelCard
 
 logger = logging.getLogger(__name__)
@@ -69,10 +69,10 @@ def select(config: ImagesConfig, card: ModelCard, every_class: bool = False) -> 
     split, files = choose_split(config.data, config.split, card.split, card.held_out_hashes)
     names = {normalized(name): name for name in card.classes}
     known = {names[name]: found for name, found in files.items() if name in names}
-    wanted = names.get(normalized(config.type), config.type) if config.type is not None else None
-    if wanted is not None and wanted not in known:
+    asked = config.type and match_name(config.type, known)
+    if config.type is not None and asked is None:
         available = ", ".join(sorted(known)) or "none"
-        close = difflib.get_close_matches(wanted, known, n=1)
+        close = difflib.get_close_matches(config.type, known, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         place = f"the {split} split of {config.data}" if split else config.data
         raise UserError(f"no class {config.type!r} in {place}; available: {available}{hint}")
@@ -82,7 +82,7 @@ def select(config: ImagesConfig, card: ModelCard, every_class: bool = False) -> 
     where = f"the {split} split of {config.data}" if split else str(config.data)
     if config.type is None and every_class:
         return _all_classes(known, split, where)
-    name = wanted or (DEFAULT_CLASS if DEFAULT_CLASS in known else min(known))
+    name = asked or (DEFAULT_CLASS if DEFAULT_CLASS in known else min(known))
     default = "" if config.type else " (the default; choose with --type)"
     logger.info("images: %s%s in %s, %s", name, default, where, counted(len(known[name]), "file"))
     if not known[name]:

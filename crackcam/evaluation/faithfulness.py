@@ -30,6 +30,7 @@ from crackcam.evaluation.baselines import BASELINES, Baseline
 from crackcam.evaluation.scores import ScoredMethod, Scores, rank_correlation, score_table, score_text
 from crackcam.models.loaded import LoadedModel
 from crackcam.preprocessing import Preprocessing
+from crackcam.progress import Progress
 
 STEPS = 32  # of deletion and insertion
 NOISE = 0.02 / 0.225  # half width of instability's noise: 0.02 of pixel values in 0..1, by ImageNet's deviation
@@ -114,10 +115,10 @@ def compare_faithfulness(
     """
     inputs = network.to_inputs(pixels)
     baselines = {name: _model_free(baseline, network.preprocessing) for name, baseline in BASELINES.items()}
+    all_of_them = [(group is baselines, *item) for group in (explains, baselines) for item in group.items()]
     rows = [
-        ScoredMethod(name, group is baselines, score_faithfulness(network.model, inputs, targets, explain, batch_size))
-        for group in (explains, baselines)
-        for name, explain in group.items()
+        ScoredMethod(name, baseline, score_faithfulness(network.model, inputs, targets, explain, batch_size))
+        for baseline, name, explain in Progress("scoring", len(all_of_them), "method").over(all_of_them)
     ]
     return sorted(rows, key=lambda row: (row.baseline, -row.scores.insertion))
 
@@ -164,8 +165,9 @@ def perturbation_curve(
     Returns:
         (N, STEPS) float32: the mean of each step's two ends, so that the mean of a row is the area by trapezoids.
     """
-    curves = []
-    for image, heatmap, target in zip(inputs, heatmaps, targets, strict=True):
+    curves, label = [], "insertion" if insert else "deletion"
+    images = Progress(label, len(targets)).over(zip(inputs, heatmaps, targets, strict=True))
+    for image, heatmap, target in images:
         empty = blur(image) if insert else torch.zeros_like(image)
         order = heatmap.flatten().argsort(descending=True, stable=True)
         rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))

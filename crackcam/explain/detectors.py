@@ -22,7 +22,7 @@ from crackcam.data.images import DecodedImage
 from crackcam.data.sources import ImageSource, SourceImage, map_source
 from crackcam.errors import UserError
 from crackcam.explain.explanation import Explanation
-from crackcam.explain.heatmaps import engine_errors
+from crackcam.explain.heatmaps import Technique, engine_errors, show_progress
 from crackcam.methods import BEST, EVIDENCE, METHODS, method_class
 from crackcam.models import checkpoint, checks
 from crackcam.models.loaded import LoadedModel
@@ -135,7 +135,7 @@ class Detector(LoadedModel):
                 prediction,
                 config.target or "the boxes",
                 method,
-                list(layers),
+                list(layers) if METHODS[method].uses_layers else [],
                 self._heatmap(image.pixels, prediction, method, layers, config.eigen_smooth),
                 None,
                 threshold,
@@ -156,7 +156,7 @@ class Detector(LoadedModel):
             settings = {"ablation_layer": rows, "ratio_channels_to_ablate": STRONGEST}
         elif method == "scorecam":
             settings = {"ratio_channels_to_score": STRONGEST}
-        with engine_errors(method):
+        with engine_errors(method), show_progress(self.model, Technique(method), 1):
             explain = method_class(method)(self.model, list(layers), pyramid_reshape_transform, **settings)
             explain.batch_size = COPIES
             boxes = prediction.detections

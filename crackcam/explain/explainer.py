@@ -31,6 +31,7 @@ from crackcam.models.loaded import LoadedModel
 from crackcam.models.multiscale import Multiscale
 from crackcam.models.output_stride import can_dilate, dilate
 from crackcam.models.target_layers import find_target_layers
+from crackcam.render import captions
 from crackcam.types import Prediction
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,8 @@ class Explainer:
             UserError: the model cannot be dilated so, or has no such layer.
         """
         config = resolve_best(config, network)
+        if config.layer and not any(NAMED[method].uses_layers for method in config.method):
+            raise UserError(f"{', '.join(config.method)}: no target layer is used, leave --layer out")
         size = network.preprocessing.size
         explained = network.with_model(dilate(network.model, config.stride, size)) if config.stride else network
         found = []
@@ -257,9 +260,9 @@ def compare(
         targets = explained_classes(probabilities, target)
     maps: dict[str, list[torch.Tensor]] = {}
     seconds: dict[str, float] = {}
-    explained_text = f"explaining {PREDICTED if target is None else network.card.classes[target]}"
+    target_text = "the predicted class" if target is None else network.card.classes[target]
     for each in explainers:
-        logger.info("%s at %s, %s", each.method, ", ".join(each.layer_names), explained_text)
+        logger.info("%s: %s", each.method, captions.describe({each.method: each.layer_names}, target_text))
         if each.method != EVIDENCE:
             method_class(each.method)  # imported now: its time is not the method's
         start = time.perf_counter()

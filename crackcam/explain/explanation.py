@@ -20,6 +20,7 @@ from crackcam.explain.thresholds import complete_thresholds
 from crackcam.files import write_atomically
 from crackcam.methods import EVIDENCE
 from crackcam.preprocessing import Preprocessing
+from crackcam.render.captions import subject
 from crackcam.render.overlays import (
     SHOWN_SIDE,
     Style,
@@ -74,7 +75,7 @@ class Explanation(Result):
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
         image = self.path or "an image"
-        return f"Explanation({self.method} of {image}, {width} x {height}, evidence for {self.target})"
+        return f"Explanation({self.method} of {image}, {width} x {height}, {subject(self.method, self.target)})"
 
     @property
     def path(self) -> Path | None:

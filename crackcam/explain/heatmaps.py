@@ -9,18 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from crackcam.errors import UserError
 from crackcam.methods import EVIDENCE, METHODS, NAMED, method_class
 from crackcam.models.loaded import LoadedModel
 from crackcam.models.multiscale import Multiscale
 from crackcam.models.target_layers import TargetLayer
-from pytorch_grad_cam.checks import NoEvidenceWarning
+from crackcam.progress import Progress
 from pytorch_grad_cam.utils.maps import resize
 
-# Figures and reports say so themselves.
-warnings.filterwarnings("ignore", category=NoEvidenceWarning)
-
+MANY_COPIES = 20  # of an image; methods that run the model on more show their progress
 NOT_SMOOTHED = f"{EVIDENCE} is the decision itself: leave --aug-smooth and --eigen-smooth out"
 
 
@@ -51,8 +50,8 @@ class Technique:
 
     @property
     def layer_names(self) -> list[str]:
-        """Names of the target layers."""
-        return [layer.name for layer in self.layers]
+        """Names of the target layers; none of a method that reads no layer in particular."""
+        return [layer.name for layer in self.layers] if NAMED[self.method].uses_layers else []
 
 
 def heatmaps(
@@ -85,7 +84,7 @@ def heatmaps(
     if not signed:
         explain.batch_size = min(batch_size, explain.batch_size)
     made = []
-    with engine_errors(technique.method):
+    with engine_errors(technique.method), show_progress(network.model, technique, len(pixels)):
         for start in range(0, len(pixels), batch_size):
             inputs = network.to_inputs(pixels[start : start + batch_size])
             chosen = list(targets[start : start + batch_size])
@@ -180,6 +179,23 @@ def bind(network: LoadedModel, technique: Technique) -> Any:
         return cls(network.model)
     reshape = next((layer.reshape for layer in technique.layers if layer.reshape), None)
     return cls(network.model, [layer.module for layer in technique.layers], reshape)
+
+
+@contextmanager
+def show_progress(model: nn.Module, technique: Technique, count: int) -> Iterator[None]:
+    """Shows the progress of a method that runs the model on many copies of ``count`` images."""
+    method = NAMED[technique.method]
+    channels = max((layer.grid.channels for layer in technique.layers), default=0)
+    copies = channels if method.forwards is None else method.forwards // (1 + 2 * method.gradients)
+    if copies < MANY_COPIES:
+        yield
+        return
+    with Progress(technique.method, count * copies, "forward pass") as progress:
+        hook = model.register_forward_pre_hook(lambda module, inputs: progress.update(len(inputs[0])))
+        try:
+            yield
+        finally:
+            hook.remove()
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from crackcam.config import ExplainConfig
 from crackcam.errors import UserError
@@ -17,6 +16,7 @@ from crackcam.methods import NAMED, OWN
 from crackcam.models.checks import accepts_size
 from crackcam.models.loaded import LoadedModel, stack
 from crackcam.preprocessing import Preprocessing, pad_to
+from crackcam.progress import Progress
 from pytorch_grad_cam.sess import starts
 from pytorch_grad_cam.utils.maps import resize
 
@@ -55,6 +55,8 @@ class Combination:
         method, layers = self.technique.method, self.technique.layers
         if NAMED[method].signed_image:
             raise UserError(f"{method} makes images, not heatmaps: leave --scales and --fuse out")
+        if self.fuse and not NAMED[method].uses_layers:
+            raise UserError(f"{method} reads no target layer: leave --fuse out")
         if self.fuse and NAMED[method].multi_layer:
             raise UserError(f"{method} combines its layers itself: leave --fuse out")
         if self.fuse and len(layers) == 1:
@@ -240,7 +242,8 @@ def _tiled_heatmap(network: LoadedModel, combination: Combination, image: np.nda
     batch_size = max(1, combination.batch_size * size**2 // (rows.tile * columns.tile))
     corners = [(top, left) for top in rows.starts for left in columns.starts]
     technique = combination.technique
-    for first in tqdm(range(0, len(corners), batch_size), technique.method, disable=None, leave=False, unit="batch"):
+    firsts = range(0, len(corners), batch_size)
+    for first in Progress(f"{technique.method} in tiles", len(firsts), "batch").over(firsts):
         some = corners[first : first + batch_size]
         tiles = stack([large[top : top + rows.tile, left : left + columns.tile] for top, left in some])
         made = heatmaps(network, technique, tiles, [target] * len(some), batch_size)

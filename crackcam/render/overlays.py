@@ -21,6 +21,7 @@ SHOWN_SIDE = 480  # pixels of an image in a tile
 MASKED = (90, 220, 120)  # RGB of a mask's outline
 OPACITY = 0.75  # of a heatmap at its maximum
 RELATIVE = "relative to the maximum of each image"  # what 0..1 of a heatmap's colors stands for
+LINES = "lines at 25, 50 and 75 %"  # of contours
 PROBABILITY = "probability of the class at each position"
 
 
@@ -31,11 +32,13 @@ class Style(NamedTuple):
         name: one of ``--style``: overlay, edges, sidebyside, contours, mask.
         colormap: from low to high values.
         unit: what 0..1 of the colors stands for; empty where they need no legend.
+        bar: whether the legend shows the colors.
     """
 
     name: str
     colormap: Colormap
     unit: str = f"heatmap, {RELATIVE}"
+    bar: bool = True
 
     @property
     def side_by_side(self) -> bool:
@@ -56,6 +59,8 @@ def choose_style(name: str, colormap: str | None) -> Style:
         close = difflib.get_close_matches(colormap, list(colormaps), n=5, cutoff=0.4)
         raise UserError(f"matplotlib has no colormap {colormap!r}; close to it: {', '.join(close) or 'none'}")
     style = Style(name, colormaps[colormap])
+    if name == "contours":
+        return style._replace(unit=f"{LINES} of each image's maximum", bar=False)
     return style._replace(unit="") if name == "mask" else style  # which shows regions in the image's own colors
 
 

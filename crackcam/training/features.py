@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from tqdm import tqdm
 
 from crackcam import distributed
 from crackcam.data.pixels import PixelSplit
 from crackcam.files import write_atomically
 from crackcam.models.heads import head_inputs, head_name
 from crackcam.models.loaded import LoadedModel
+from crackcam.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,8 @@ def _shard_logits(loaded: LoadedModel, split: PixelSplit, batch_size: int, label
     shard = split.pixels[distributed.shard(len(split))]
     if not len(shard):
         return None
-    batches = tqdm(shard.split(batch_size), label, leave=False, disable=distributed.hide_progress(), unit="batch")
+    parts = shard.split(batch_size)
+    batches = Progress(label, len(parts), "batch").over(parts)
     with torch.inference_mode(), loaded.runtime.autocast():
         # Fetched at the end: a GPU goes on without waiting for us to look.
         return torch.cat([loaded.model(loaded.to_inputs(pixels)).float() for pixels in batches]).cpu()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
@@ -17,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
-from tqdm import tqdm
 
 from crackcam import distributed
 from crackcam.data.pixels import AugmentedSplit, PixelSplit, augmentation
@@ -25,6 +25,7 @@ from crackcam.data.synthetic.datasets import BlendedImages, SyntheticImages
 from crackcam.data.synthetic.sample import CRACKED
 from crackcam.errors import UserError
 from crackcam.models.loaded import LoadedModel
+from crackcam.progress import Progress
 from crackcam.text import first_line
 from crackcam.training import parallel
 from crackcam.training.evaluate import evaluate
@@ -172,14 +173,8 @@ class FineTuning:
         # Loss and correct predictions stay on the device until the epoch is over: a GPU is never waited for.
         sums = torch.zeros(2, device=device)
         seen = 0
-        bar = tqdm(
-            loader,
-            f"epoch {number}/{len(schedule.sizes)}",
-            leave=False,
-            disable=distributed.hide_progress(),
-            unit="batch",
-        )
-        for pixels, labels, *masks in bar:
+        progress = Progress(f"epoch {number}/{len(schedule.sizes)}", len(loader), "batch")
+        for pixels, labels, *masks in progress.over(loader):
             labels = labels.to(device, non_blocking=True)
             count = min(schedule.batch_size, len(self.train) - seen)
             loss, logits = self._step(pixels, labels, masks[0] if masks else None)
@@ -207,6 +202,7 @@ class FineTuning:
             images,
             batch_sampler=parallel.ShardedBatches(batches),
             num_workers=schedule.workers,
+            multiprocessing_context=worker_start(schedule.workers),
             generator=generator,
             pin_memory=self.loaded.runtime.device.type == "cuda",
         )
@@ -226,6 +222,15 @@ class FineTuning:
         self.optimizer.step()
         self.cycle.step()
         return loss.detach(), logits.detach()
+
+
+def worker_start(workers: int) -> str | None:
+    """How worker processes start: on Linux forked, whatever Python's default is; None: by that default.
+
+    A forked process has the images in memory already. Others would get them through /dev/shm, which Docker limits to
+    64 MB.
+    """
+    return "fork" if workers and sys.platform == "linux" else None
 
 
 def copy_tensors(model: nn.Module) -> dict[str, torch.Tensor]:

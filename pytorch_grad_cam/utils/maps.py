@@ -54,7 +54,9 @@ def resize(maps: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     return F.interpolate(maps[:, None], size=tuple(size), mode=LINEAR[len(size)], align_corners=False)[:, 0]
 
 
-def align_sign_with_channel_sum(component: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+def align_sign_with_channel_sum(
+    component: torch.Tensor, activations: torch.Tensor, by_strength: bool = False
+) -> torch.Tensor:
     """Choose the signs of components (N, *spatial) such that each correlates with the sum of the channels.
 
     The sign of a principal component is arbitrary. Where the sum is the same at all positions, as after a LayerNorm
@@ -63,8 +65,12 @@ def align_sign_with_channel_sum(component: torch.Tensor, activations: torch.Tens
     Args:
         component: (N, *spatial).
         activations: (N, C, *spatial).
+        by_strength: whether a channel counts in the sum by its root mean square: weak channels, of which there are
+            many, may turn a component round.
     """
     flat, channels = component.flatten(1), activations.to(component).flatten(2)
+    if by_strength:
+        channels = channels * channels.square().mean(dim=2, keepdim=True).sqrt()
     total, size = channels.sum(dim=1), channels.abs().sum(dim=1)
     constant = total.std(dim=1, keepdim=True) <= EQUAL_SUM * size.mean(dim=1, keepdim=True)
     total = torch.where(constant, size, total)

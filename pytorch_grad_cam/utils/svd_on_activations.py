@@ -9,7 +9,7 @@ import torch
 from pytorch_grad_cam.utils.maps import ROUNDING, align_sign_with_channel_sum
 
 
-def principal_map(activations: torch.Tensor) -> torch.Tensor:
+def principal_map(activations: torch.Tensor, by_strength: bool = False) -> torch.Tensor:
     """Project all spatial positions onto the first principal component of the channels.
 
     With X the (positions x channels) matrix of one image, centred over its positions, the map is X v1. Only one
@@ -19,6 +19,7 @@ def principal_map(activations: torch.Tensor) -> torch.Tensor:
 
     Args:
         activations: (N, C, *spatial) floating point.
+        by_strength: how the sign is chosen, see :func:`~pytorch_grad_cam.utils.maps.align_sign_with_channel_sum`.
 
     Returns:
         (N, *spatial) float32: zeros where the positions differ by no more than rounding, NaN where activations are not
@@ -44,7 +45,7 @@ def principal_map(activations: torch.Tensor) -> torch.Tensor:
     largest = activations.detach().abs().flatten(1).amax(dim=1, keepdim=True)
     component = torch.where(component.abs().amax(dim=1, keepdim=True) > ROUNDING * largest, component, 0.0)
     component = component.reshape(activations.shape[0], *activations.shape[2:])
-    return align_sign_with_channel_sum(component, activations.detach()).float()
+    return align_sign_with_channel_sum(component, activations.detach(), by_strength).float()
 
 
 def get_2d_projection(activation_batch: np.ndarray) -> np.ndarray:

@@ -217,3 +217,16 @@ def test_the_site_builds(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "LayerCAM" in (tmp_path / "site/reference/engine/index.html").read_text("utf-8")
+
+
+def test_the_cats_and_dogs_tutorial_shows_one_image_throughout():
+    """Commands of one class folder name the same images: split, number and seed."""
+    texts = code_of(ROOT / "docs/tutorials/cats-and-dogs.md")
+    calls = [words_of(script) for text in texts for script, _ in CALL.findall(text)]
+    chosen = []
+    for name, *flags in calls:
+        if "--type" in flags:
+            parsed = vars(COMMANDS["predict" if name == "inference.py" else "explain"].parser().parse_args(flags))
+            chosen.append(tuple(str(parsed[key]) for key in ("data", "type", "split", "num", "seed")))
+    assert len(chosen) >= 3
+    assert set(chosen) == {("cats_dogs", "dogs", "val", "1", "7")}

@@ -5,6 +5,7 @@ import errno
 import itertools
 import json
 import logging
+import multiprocessing
 import os
 import random
 import resource
@@ -368,3 +369,47 @@ def test_a_clock_that_goes_backwards(flight, monkeypatch):
     monkeypatch.setattr(tqdm.std, "time", time.time)
     assert inference.main(["--image", "in", "--all", "--batch-size", "2"]) == 0
     assert Path("outputs/predictions_images.csv").read_bytes() == before
+
+
+def test_no_split_goes_through_shared_memory(fresh, monkeypatch):
+    """Docker gives 64 MB of it, and Python 3.14 does not fork by default."""
+    shared, this, share = [], os.getpid(), torch.UntypedStorage._share_fd_cpu_
+
+    def watch(storage, *arguments):
+        if os.getpid() == this:  # workers share their batches
+            shared.append(storage.nbytes())
+        return share(storage, *arguments)
+
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", watch)
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("forkserver", force=True)
+    try:
+        assert train.main([*QUICK, "--workers", "2"]) == 0
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert shared == []
+    by_workers = checkpoint.load(Path("weights/model.safetensors"), CPU)[0].state_dict()
+    assert train.main([*QUICK, "--workers", "0"]) == 0
+    alone = checkpoint.load(Path("weights/model.safetensors"), CPU)[0].state_dict()
+    assert all(torch.equal(by_workers[name], alone[name]) for name in alone)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
+        "shared memory. Please try to raise your shared memory limit.",
+        "unable to write to file </torch_42_1>: No space left on device (28)",
+        "unable to mmap 4816896 bytes from file </torch_42_1>: Cannot allocate memory (12)",
+        "unable to open shared memory object </torch_42_1> in read-write mode: Too many open files (24)",
+    ],
+)
+def test_lack_of_shared_memory_has_its_advice(capsys, text):
+    @console.command
+    def main(argv=None):
+        raise RuntimeError(text)
+
+    assert main([]) == 2
+    assert capsys.readouterr().err == (
+        "error: out of shared memory: in Docker add --shm-size 2g, or --ipc host; or try --workers 0, and --resume\n"
+    )

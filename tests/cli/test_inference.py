@@ -172,3 +172,26 @@ def test_plain_state_dict_with_arch_and_classes(place, run):
 def test_readme_in_every_folder_of_files():
     for folder in ("data", "weights", "outputs"):
         assert (ROOT / folder / "README.md").stat().st_size > 200
+
+
+def test_all_classes_that_are_asked_for_are_printed(place, run):
+    images = sorted(str(path) for path in Path("data/test/Positive").iterdir())[:2]
+    flags = ("--image", *images, "--arch", "squeezenet1_1", "--pretrained", "none")
+    code, out, _ = run(*flags, "--top-k", "5")
+    assert code == 0
+    for line, row in zip(out.splitlines(), document("inference_images")["pictures"], strict=False):
+        path, _, classes = line.partition("  ")
+        assert path == row["file"]
+        assert classes == ", ".join(
+            f"{name} {value:.1%}".replace("%", " %") for name, value in row["probabilities"].items()
+        )
+        assert len(row["probabilities"]) == 5
+    _, out, _ = run(*flags)
+    assert [line.count(" %") for line in out.splitlines()[:2]] == [1, 1]
+
+
+def test_a_class_folder_is_found_however_it_is_spelled(place, run):
+    code, out, err = run("--type", "positive", "--num", "1")
+    assert code == 0
+    assert "images: Positive in the test split of data" in err
+    assert out.splitlines()[-1] == "wrote outputs/inference_Positive.png, outputs/inference_Positive.json"

@@ -73,7 +73,7 @@ def test_result_as_table_and_as_json(fresh, capsys):
     assert scores.startswith("test accuracy 0.")
     assert scores.endswith(" before calibration), 12 images")
     names = written.removeprefix("wrote ").split(", ")
-    assert set(names) == {"weights/model.safetensors", *OUTPUTS}
+    assert set(names) == {"weights/model.safetensors", *OUTPUTS} - {"outputs/training_curves.png"}
     assert train.main([*QUICK, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["split"] == "test"
@@ -240,3 +240,12 @@ def test_weights_of_other_data_are_kept_with_a_warning(fresh, capsys):
     assert "warning: weights/model.safetensors was trained on other classes or data: keeping it as" in err
     assert Path("weights/model.previous.safetensors").read_bytes() == b"earlier"
     checkpoint.load(Path("weights/model.safetensors"), CPU)
+
+
+def test_one_epoch_makes_no_curve(fresh, capsys):
+    curves = Path("outputs/training_curves.png")
+    curves.parent.mkdir()
+    curves.write_bytes(b"of an earlier run")
+    assert train.main(QUICK) == 0
+    assert not curves.exists()
+    assert "training_curves" not in capsys.readouterr().out

@@ -14,6 +14,7 @@ from crackcam.data import images
 from crackcam.explain.explainer import Explainer
 from crackcam.methods import METHODS, QUICK, STYLES
 from crackcam.models import checkpoint
+from crackcam.render.figures import comparison_table, grids
 
 
 @pytest.fixture
@@ -35,7 +36,8 @@ def document(name="xai_Positive_gradcam"):
 def test_every_method_writes_its_grid(place, run, method):
     number = 4 if method in QUICK else 1
     # FEM needs more places than the 2 x 2 of the last layer: none of four exceeds their mean by two deviations.
-    layer = ["layer2"] if method == "fem" else ["layer2", "layer3", "layer4"] if method == "refinecam" else ["layer4"]
+    default = ["layer4"] if METHODS[method].uses_layers else []
+    layer = ["layer2"] if method == "fem" else ["layer2", "layer3", "layer4"] if method == "refinecam" else default
     flags = ["--layer", "layer2"] if method == "fem" else []
     code, out, err = run("--method", method, "--save-maps", "maps", "--num", str(number), *flags)
     assert code == 0
@@ -64,7 +66,7 @@ def test_tutorial_call(place, run):
     code, _, err = run("--type", "Negative", "--method", "eigencam")
     assert code == 0
     assert {"outputs/xai_Negative_eigencam.png", "outputs/xai_Negative_eigencam.json"} <= place.files("outputs")
-    assert "eigencam at layer4, explaining Negative" in err
+    assert "eigencam: independent of the class, at layer4" in err
     assert list(document("xai_Negative_eigencam")) == [
         "schema", "command", "type", "split", "seed", "device", "precision", "checkpoint", "classes", "versions",
         "pictures", "methods", "target", "stride", "scales", "fuse", "refine", "aug_smooth", "eigen_smooth", "picture",
@@ -101,8 +103,8 @@ def test_targets(place, run):
 def test_layers(place, run):
     code, out, _ = run("--list-layers")
     assert code == 0
-    assert "layer4  512 x 2 x 2  (default)" in out.splitlines()
-    assert "layer2  128 x 8 x 8" in out.splitlines()
+    assert "layer4  Sequential  512 x 2 x 2  (default)" in out.splitlines()
+    assert "layer2  Sequential  128 x 8 x 8" in out.splitlines()
     assert len([line for line in out.splitlines() if line.endswith("(default)")]) == 1
     code, _, _ = run("--layer", "layer3,layer4", "--method", "layercam", "--num", "2")
     assert code == 0
@@ -192,3 +194,56 @@ def test_the_default_is_what_was_measured_to_be_best(place, capsys):
     found = document("xai_Positive_best")
     assert found["methods"] == {"layercam": ["layer2", "layer3", "layer4"]}
     assert (found["stride"], found["fuse"]) == (8, "product")
+
+
+def test_the_types_of_layers_are_listed(place, run):
+    code, out, _ = run("--list-layers")
+    assert code == 0
+    lines = dict(line.split("  ", 1) for line in out.splitlines())
+    assert lines["conv1"] == "Conv2d  64 x 32 x 32"
+    assert lines["relu"] == "ReLU  64 x 32 x 32"
+    assert lines["layer4"] == "Sequential  512 x 2 x 2  (default)"
+
+
+def test_methods_and_targets_are_found_however_they_are_spelled(place, run):
+    code, out, _ = run("--type", "positive", "--method", "Eigen-CAM,Grad-CAM", "--target", "NEGATIVE", "--num", "1")
+    assert code == 0
+    assert "outputs/xai_Positive_compared.png" in out
+    found = document("xai_Positive_compared")
+    assert list(found["methods"]) == ["eigencam", "gradcam"]
+    assert found["target"] == "Negative"
+
+
+@pytest.mark.parametrize(
+    ("methods", "bars", "legend"),
+    [
+        ("guidedbackprop", 0, "guidedbackprop: signed, grey is zero"),
+        ("guidedbackprop,guidedgradcam", 0, "guidedbackprop, guidedgradcam: signed, grey is zero"),
+        ("gradcam", 1, "heatmap, relative to the maximum of each image"),
+        (
+            "gradcam,guidedgradcam",
+            1,
+            "heatmap, relative to the maximum of each image; guidedgradcam: signed, grey is zero",
+        ),
+    ],
+)
+def test_a_color_bar_only_where_colors_are_a_heatmap(place, run, monkeypatch, methods, bars, legend):
+    kept = []
+    for module in (grids, comparison_table):
+        monkeypatch.setattr(module, "save", lambda figure, path: kept.append(figure))
+    run("--method", methods, "--num", "2")
+    (figure,) = kept
+    texts = [text.get_text() for text in figure.texts]
+    assert legend in " ".join(reversed(texts))
+    assert sum(axes.get_window_extent().height < 0.11 * figure.dpi for axes in figure.axes) == bars
+
+
+def test_the_reference_command_claims_no_class(place, run, monkeypatch):
+    kept = []
+    monkeypatch.setattr(grids, "save", lambda figure, path: kept.append(figure))
+    run("--type", "Negative", "--method", "eigencam", "--report")
+    texts = [text.get_text() for text in (*kept[0].texts, *(t for axes in kept[0].axes for t in axes.texts))]
+    assert texts[0] == "eigencam: independent of the class, at layer4"
+    assert texts.count("independent of the class") == 6
+    assert not [text for text in texts if "Negative" in text and not text.startswith(("predicted:", "✗ true:"))]
+    assert "<title>Independent of the class</title>" in Path("outputs/report.html").read_text()

@@ -302,7 +302,7 @@ def test_methods():
     ):
         message = refusal(ExplainConfig, method=value)
         assert f"{subject}; available: best, all, gradcam, scorecam, " in message
-    assert refusal(ExplainConfig, method="grad-cam").endswith("(did you mean gradcam?)")
+    assert refusal(ExplainConfig, method="gradcamm").endswith("(did you mean gradcam?)")
 
 
 def test_values_in_python_are_those_of_the_flags():

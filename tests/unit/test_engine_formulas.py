@@ -41,6 +41,11 @@ def principal(matrix):
     return centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
 
 
+def by_strength(one):
+    """(C, *spatial), each channel times its root mean square."""
+    return one * np.sqrt((one**2).mean(axis=tuple(range(1, one.ndim)), keepdims=True))
+
+
 def along(component, one):
     """The component of (C, *spatial), with the sign that correlates with the sum of the channels."""
     sign = np.sign(np.corrcoef(component, one.sum(axis=0).ravel())[0, 1])
@@ -90,10 +95,10 @@ def reference_maps(name, model, layer, x):
         return ((alpha * g.clamp(min=0)).sum(dim=(2, 3), keepdim=True) * a).sum(1).float()
     a, g = a.double().numpy(), g.double().numpy()
     found = {
-        "EigenCAM": lambda: [along(principal(one), one) for one in a],
+        "EigenCAM": lambda: [along(principal(one), by_strength(one)) for one in a],
         "EigenGradCAM": lambda: [along(principal(one), one) for one in g * a],
         "SegEigenCAM": lambda: [largest_positive(principal(one), one) for one in abs(g) * a],
-        "KPCA_CAM": lambda: [along(kernel_principal(one), one) for one in a],
+        "KPCA_CAM": lambda: [along(kernel_principal(one), by_strength(one)) for one in a],
         "FEM": lambda: [unusual_positions(one) for one in a],
     }[name]()
     return torch.from_numpy(np.stack(found)).float()

@@ -6,13 +6,27 @@ import numpy as np
 import pytest
 import torch
 from package_results import given_values, package_values
+from torch import nn
 
+from pytorch_grad_cam import EigenCAM
 from pytorch_grad_cam.utils.svd_on_activations import (
     get_2d_projection,
     get_2d_projection_kernel,
     get_2d_projection_with_sign_correction,
     principal_map,
 )
+
+
+class Fixed(nn.Module):
+    """A network whose layer puts out given activations (N, C, W)."""
+
+    def __init__(self, activations):
+        super().__init__()
+        self.layer = nn.Identity()
+        self.register_buffer("activations", activations)
+
+    def forward(self, x):
+        return self.layer(self.activations + 0 * x).mean(dim=2)
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +99,13 @@ def test_principal_map_of_rounding_differences_is_zero():
     found = principal_map(activations)
     assert not found[0].any()
     assert found[1].flatten().argmax() == 2 * 6 + 2
+
+
+def test_weak_channels_do_not_turn_the_sign_round():
+    """One strong channel at the left, and many weak ones at the right, whose sum is larger there."""
+    left, right = torch.tensor([10.0, 0, 0, 0]), torch.tensor([0, 1.0, 1.0, 1.0])
+    activations = torch.cat([left[None], right.repeat(15, 1)])[None]
+    component = principal_map(activations)[0]
+    assert component[0] < 0 < component[1]
+    assert torch.equal(principal_map(activations, by_strength=True)[0], -component)
+    assert EigenCAM(Fixed(activations), ["layer"]).maps(torch.zeros(1, 1, 4))[0].argmax() == 0

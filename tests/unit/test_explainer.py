@@ -194,7 +194,7 @@ def test_methods_are_compared_on_the_same_images(resnet, caplog):
         assert all(each.prediction is prediction and each.target == prediction.label for each in explanations)
         alone = explainer(resnet, method="eigencam").explain(found.pixels, arrays, found.targets)
         assert torch.allclose(explanations[1].map, alone[index], rtol=1e-4, atol=1e-6)
-    assert "gradcam at layer4, explaining predicted" in caplog.messages
+    assert "gradcam: evidence for the predicted class, at layer4" in caplog.messages
     assert compare(explainers[:1], decoded(arrays), 1).targets == [1, 1]
 
 
@@ -245,3 +245,13 @@ def test_steps_lead_to_grad_cam(resnet):
     assert torch.allclose(steps.heatmap, expected, atol=1e-7)
     assert torch.allclose(steps.weights, steps.gradients.mean(dim=(1, 2)))
     assert torch.allclose(steps.signed, (steps.weights[:, None, None] * steps.activations).sum(dim=0), atol=1e-6)
+
+
+def test_layers_are_named_only_where_they_are_used(resnet):
+    fullgrad, gradcam = Explainer.of(resnet, ExplainConfig(method="fullgrad,gradcam", layer="layer3"))
+    assert (fullgrad.layer_names, gradcam.layer_names) == ([], ["layer3"])
+    with pytest.raises(UserError, match="fullgrad, rise: no target layer is used, leave --layer out"):
+        Explainer.of(resnet, ExplainConfig(method="fullgrad,rise", layer="layer3"))
+    pixels, images = batch(1)
+    with pytest.raises(UserError, match="smoothgrad reads no target layer: leave --fuse out"):
+        explainer(resnet, method="smoothgrad", fuse="mean").explain(pixels, images, [0])

@@ -8,7 +8,7 @@ from PIL import Image
 
 from crackcam.models.checkpoint import BUNDLED
 from crackcam.render import figures
-from crackcam.render.figures import comparison_table, grids, training
+from crackcam.render.figures import comparison_table, grids, layout, training
 from crackcam.render.overlays import choose_style
 
 GREY = np.full((60, 60, 3), 128, np.uint8)
@@ -130,13 +130,13 @@ def test_a_comparison_captions_its_images(tmp_path, monkeypatch):
     )
     assert [text for text in found if text] == [
         "title",
+        style.unit,
         "cat 80.0 %",
         "prediction, mask",
         "AP 0.50",
         "gradcam",
         "AP 0.25",
         "layercam",
-        style.unit,
     ]
 
 
@@ -185,9 +185,74 @@ def test_anatomy_is_drawn_for_few_and_many_channels(tmp_path, channels):
     assert Image.open(tmp_path / "anatomy.png").size == (1380, 1008)
 
 
-def test_long_titles_are_shortened():
-    figure, _ = grids._grid(1, "a" * 500, 0.4, "b" * 500)
-    assert all(text.get_window_extent().width < figure.bbox.width for text in figure.texts)
+@pytest.mark.parametrize("count", [1, 9])
+@pytest.mark.parametrize("title", ["gradcam: evidence for the predicted class, at features.12.conv", "a" * 200])
+def test_titles_are_wrapped_and_never_cut(count, title):
+    figure, cells = grids._grid(
+        count, title, 0.4, "resnet18, a/long/path/of/weights_" + "b" * 150, choose_style("overlay", None)
+    )
+    texts = [(text.get_text(), text.get_window_extent()) for text in figure.texts]
+    lines = [text for text, _ in texts]
+    height = len(layout.heading(title, figure.get_figwidth()))
+    assert "".join(lines[:height]).replace(" ", "") == title.replace(" ", "")
+    assert "b" * 150 in "".join(reversed(lines[height:])).replace(" ", "")
+    whole = figure.bbox
+    assert all(box.x0 > 0 and box.x1 < whole.width and box.y0 > 0 and box.y1 < whole.height for _, box in texts)
+    highest = max(image.get_window_extent().y1 for image, _ in cells)
+    assert min(box.y0 for _, box in texts[:height]) - highest > 0.2 * figure.dpi  # room for the names of the images
+    boxes = [*(box for _, box in texts), *(axes.get_window_extent() for axes in figure.axes)]
+    for i, box in enumerate(boxes):
+        beside = [box.x1 <= other.x0 or other.x1 <= box.x0 for other in boxes[:i]]
+        above = [box.y1 <= other.y0 + 1 or other.y1 <= box.y0 + 1 for other in boxes[:i]]
+        assert all(a or b for a, b in zip(beside, above, strict=True))
+
+
+def test_the_title_of_a_training_figure_is_wrapped(tmp_path, monkeypatch):
+    title = "test split of a data set with a long name, accuracy 98.7 %, ECE 0.0123 (0.0456 before calibration)"
+    kept = []
+    monkeypatch.setattr(training, "save", lambda figure, path: kept.append(figure))
+    figures.confusion_matrix(tmp_path / "x.png", np.eye(2, dtype=int), ["a", "b"], title, "resnet18")
+    (figure,) = kept
+    figure.canvas.draw()
+    heading = figure._suptitle
+    assert heading.get_text().replace("\n", " ") == title
+    box = heading.get_window_extent()
+    assert box.x0 > 0
+    assert box.x1 < figure.bbox.width
+
+
+def test_large_figures_get_a_lower_resolution():
+    assert layout.resolution(9, 9) == figures.DPI
+    for width, height in ((300, 280), (5, 900), (2000, 3)):
+        dpi = layout.resolution(width, height)
+        assert width * height * dpi**2 <= 64e6 * 1.001
+        assert max(width, height) * dpi <= 30_001
+
+
+def test_no_figure_grows_with_the_classes_that_are_asked_for():
+    many = figures.Tile(GREY, "a.jpg", {f"class {i}": 0.001 for i in range(1000)}, None)
+    heights = []
+    for draw in (
+        lambda count: figures.prediction_grid(None, "title", [many], count),
+        lambda count: figures.heatmap_grid(None, "title", [many], choose_style("overlay", None), count),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(grids, "save", lambda figure, path: heights.append(figure.get_figheight()))
+            draw(10)
+            draw(1000)
+    assert heights[0] == heights[1] < 7
+    assert heights[2] == heights[3] < 7
+
+
+@pytest.mark.parametrize("count", [120, 1000])
+def test_a_large_confusion_matrix_has_no_texts_in_its_cells(monkeypatch, count, tmp_path):
+    names = [f"a class with a long name, number {i}" for i in range(count)]
+    found = drawn_texts(
+        monkeypatch,
+        training,
+        lambda: figures.confusion_matrix(tmp_path / "x.png", np.ones((count, count), int), names, "title"),
+    )
+    assert [text for text in found if text] == ["title", "predicted class"]
 
 
 def test_dollars_are_no_formulas(tmp_path):

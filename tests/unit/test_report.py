@@ -2,8 +2,10 @@
 
 import base64
 import hashlib
+import ntpath
 import re
 from datetime import datetime
+from pathlib import PureWindowsPath
 
 import numpy as np
 import pytest
@@ -253,3 +255,23 @@ def test_names_that_are_no_text_do_not_stop_a_report(tmp_path):
 @pytest.mark.parametrize(("size", "shape"), [((30, 20), "wide"), ((20, 30), "tall"), ((20, 21), "square")])
 def test_the_shape_of_most_images_is_that_of_all(size, shape):
     assert cards.stage([size, size, (25, 25)]) == shape
+
+
+def test_images_on_several_drives_have_no_common_folder(tmp_path, monkeypatch):
+    """On Windows."""
+    monkeypatch.setattr(content, "commonpath", ntpath.commonpath)
+    monkeypatch.setattr(content, "Path", PureWindowsPath)
+    one, other = ({"file": name} for name in ("C:\\a\\1.jpg", "D:\\b\\2.jpg"))
+    assert content._origin({"pictures": [one, other]}) == ""
+    assert content._origin({"pictures": [one], "split": "val", "seed": 7}) == "C:\\a, val split, seed 7"
+    assert content._origin({"pictures": [one, {"file": "b\\3.jpg"}]}) == ""
+
+
+def test_the_day_of_a_date_is_written_without_extensions_of_libc(monkeypatch):
+    class Date(datetime):
+        def __format__(self, form):
+            assert "%-" not in form
+            return super().__format__(form)
+
+    facts = dict(content._facts(document([row("a.jpg", "cat", "cat", 0.9)]), Date(2026, 3, 5, 14, 7)))
+    assert facts["created"] == "5 March 2026, 14:07"

@@ -158,3 +158,14 @@ def test_the_most_confident_mistakes_come_first():
     assert most_confident_mistakes(probabilities, np.array([1, 1, 1, 1])) == [1, 3, 0]
     assert most_confident_mistakes(probabilities, np.array([1, 1, 1, 1]), 2) == [1, 3]
     assert most_confident_mistakes(probabilities, np.array([0, 0, 1, 0])) == []
+
+
+def test_a_page_of_a_thousand_classes_stays_small(tmp_path):
+    classes = [f"class with a long name {i}" for i in range(1000)]
+    confusion = np.eye(1000, dtype=int) * 1000
+    scores = dict.fromkeys(classes, training_document([])["metrics"]["per_class"]["cat"])
+    metrics = {**training_document([])["metrics"], "per_class": scores}
+    html = page(tmp_path, classes=classes, confusion=confusion.tolist(), metrics=metrics)
+    assert len(html) < 1e6
+    assert "Confusion matrix" not in html
+    assert '"confusion": [[' in page(tmp_path)

@@ -1,9 +1,12 @@
 """Images of a folder through a function into journals: order, interruption, resumption."""
 
+import errno
 import json
 import logging
+import os
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -220,6 +223,19 @@ def test_two_runs_do_not_write_one_journal(run):
         streaming.fcntl.flock(file, streaming.fcntl.LOCK_EX)
         with pytest.raises(UserError, match=r"another run is writing outputs/table\.csv\.part/0\.jsonl"):
             stream(run)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_said_and_used(run, monkeypatch, caplog, number):
+    def flock(file, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(streaming, "fcntl", SimpleNamespace(flock=flock, LOCK_EX=2, LOCK_NB=4))
+    assert stream(run) == expected_rows()
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings == [
+        f"outputs/table.csv.part/0.jsonl cannot be locked ({os.strerror(number)}): start no second run into it"
+    ]
 
 
 def test_an_error_in_a_finishing_thread_ends_the_run(run):

@@ -17,8 +17,9 @@ from crackcam.render.figures.layout import (
     INK,
     MARGIN,
     PALE,
-    add_color_bar,
     add_heading,
+    add_legend,
+    extra_head,
     foot_height,
     mark_spines,
     save,
@@ -58,12 +59,13 @@ def comparison(
     """
     side = 2.6 if rows[0].tile.boxes else 1.45
     width = 2 * MARGIN + len(columns) * (side + GAP) - GAP
-    height = HEAD + len(rows) * (side + GAP) + max(foot_height(style, model), MARGIN)
+    head = HEAD + extra_head(title, width)
+    height = head + len(rows) * (side + GAP) + max(foot_height(style, model, width), MARGIN)
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     add_heading(figure, title, model)
     for r, row in enumerate(rows):
         for c, image in enumerate([row.tile.image, *row.drawings]):
-            x, y = MARGIN + c * (side + GAP), height - HEAD - r * (side + GAP) - side
+            x, y = MARGIN + c * (side + GAP), height - head - r * (side + GAP) - side
             axes = figure.add_axes((x / width, y / height, side / width, side / height))
             axes.imshow(image, interpolation="lanczos")
             axes.set(xticks=[], yticks=[])
@@ -77,7 +79,7 @@ def comparison(
             if r == 0:
                 size = min(8.5, 115 / max(len(columns[c]), 1))  # long names fit their column
                 axes.set_title(columns[c], fontsize=size, color=INK if c else PALE, pad=4)
-    add_color_bar(figure, style, model)
+    add_legend(figure, style, model)
     save(figure, path)
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from crackcam.render.figures.grids import Tile
 from crackcam.render.figures.layout import CORRECT, DPI, GREY, INCORRECT, INK, PALE, save
-from crackcam.text import confidence_text, shorten
+from crackcam.text import confidence_text, shorten, wrap
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ def anatomy(path: Path, title: str, tile: Tile, steps: AnatomySteps, model: str 
         model: the model that is explained, see :func:`model_label`.
     """
     figure = Figure(figsize=(11.5, 8.4), dpi=DPI, facecolor="white")
-    figure.text(0.5, 0.975, shorten(title, 120), ha="center", va="center", fontsize=11.5, color=INK)
+    lines = wrap(title, 120)
+    size = 11.5 if len(lines) == 1 else 19 / len(lines)  # in the same place
+    figure.text(0.5, 0.968, "\n".join(lines), ha="center", va="center", fontsize=size, color=INK)
     _draw_channels(figure, tile, steps)
     _draw_sum(figure, steps)
     if model:

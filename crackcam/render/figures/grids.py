@@ -22,8 +22,9 @@ from crackcam.render.figures.layout import (
     INK,
     MARGIN,
     PALE,
-    add_color_bar,
     add_heading,
+    add_legend,
+    extra_head,
     foot_height,
     mark_spines,
     save,
@@ -34,7 +35,7 @@ from crackcam.types import Prediction
 
 SIDE = 2.7  # inches of an image
 GAP, NAME_HEIGHT, HEAD = 0.12, 0.24, 0.5  # inches
-BARS = 3  # classes whose probability is shown
+BARS, MOST = 3, 10  # classes whose probability is shown: by default, and however many are asked for
 NAMED_BOXES = 12  # more names than that hide an image
 
 
@@ -92,7 +93,7 @@ def prediction_grid(path: Path, title: str, tiles: list[Tile], bars: int | None 
     """
     known = len(tiles[0].probabilities)
     complete = abs(sum(tiles[0].probabilities.values()) - 1) < 1e-3
-    bars = min(bars or (BARS if complete else known), known)
+    bars = min(bars or (BARS if complete else known), known, MOST)
     figure, cells = _grid(len(tiles), title, 0.26 * bars + 0.1, model)
     for tile, (axes, below) in zip(tiles, cells, strict=True):
         _show(axes, tile)
@@ -117,7 +118,7 @@ def heatmap_grid(path: Path, title: str, tiles: list[Tile], style: Style, lines:
         lines: how many of the most probable classes are named.
         model: the model that is explained, see :func:`model_label`.
     """
-    lines = min(lines, len(tiles[0].probabilities))
+    lines = min(lines, len(tiles[0].probabilities), MOST)
     figure, cells = _grid(len(tiles), title, 0.21 * (lines + 1), model, style)
     for tile, (axes, below) in zip(tiles, cells, strict=True):
         _show(axes, tile)
@@ -184,20 +185,21 @@ def _grid(
     rows = math.ceil(count / columns)
     cell = NAME_HEIGHT + side + note_height + GAP
     width = max(columns * tile + (columns - 1) * GAP + 2 * MARGIN, 3.4)
-    height = HEAD + rows * cell + foot_height(style, model) + MARGIN
+    head = HEAD + extra_head(title, width)
+    height = head + rows * cell + foot_height(style, model, width) + MARGIN
     left = (width - columns * tile - (columns - 1) * GAP) / 2
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     add_heading(figure, title, model)
     cells = []
     for i in range(count):
         row, column = divmod(i, columns)
-        x, top = left + column * (tile + GAP), height - HEAD - row * cell - NAME_HEIGHT
+        x, top = left + column * (tile + GAP), height - head - row * cell - NAME_HEIGHT
         axes = figure.add_axes((x / width, (top - side) / height, tile / width, side / height))
         below = figure.add_axes((x / width, (top - side - note_height) / height, tile / width, note_height / height))
         below.axis("off")
         cells.append((axes, below))
     if style:
-        add_color_bar(figure, style, model)
+        add_legend(figure, style, model)
     return figure, cells
 
 

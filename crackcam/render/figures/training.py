@@ -18,7 +18,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
-from crackcam.render.figures.layout import CORRECT, DPI, GREY, GRID, INCORRECT, INK, PALE, save
+from crackcam.render.figures.layout import CORRECT, DPI, GREY, GRID, INCORRECT, INK, PALE, heading, model_lines, save
 from crackcam.text import percent, shorten
 
 TRAIN, VALIDATION = "#8a8a8a", CORRECT
@@ -41,7 +41,7 @@ def training_curves(path: Path, history: History, title: str, model: str = "") -
         title: at the top.
         model: the model that was trained, see :func:`model_label`.
     """
-    figure = _figure(9, 3.6, shorten(title, 100), model)
+    figure = _figure(9, 3.6, title, model)
     for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         axes.set_title(measure, fontsize=9.5, color=INK)
         draw_curve(axes, history, measure)
@@ -79,7 +79,7 @@ def confusion_matrix(path: Path, counts: np.ndarray, classes: Sequence[str], tit
         model: the model that made the predictions, see :func:`model_label`.
     """
     side = min(max(3.4, 0.75 * len(classes) + 1.6), LARGEST)
-    figure = _figure(side + 0.6, side + (0.2 if model else 0), shorten(title, 60), model)
+    figure = _figure(side + 0.6, side + (0.2 if model else 0), title, model)
     draw_confusion(figure.subplots(), counts, classes)
     save(figure, path)
 
@@ -135,7 +135,7 @@ def reliability(path: Path, bins: Bins, classes: int, title: str, model: str = "
         title: at the top.
         model: the model that made the predictions, see :func:`model_label`.
     """
-    figure = _figure(5.6, 6.2 if model else 6, shorten(title, 70), model)
+    figure = _figure(5.6, 6.2 if model else 6, title, model)
     draw_reliability(figure.subplots(2, 1, sharex=True, height_ratios=(4, 1)), bins, classes)
     save(figure, path)
 
@@ -190,9 +190,9 @@ def _intervals(accuracy: np.ndarray, counts: np.ndarray) -> list[tuple[float, fl
 
 def _figure(width: float, height: float, title: str, model: str) -> Figure:
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout=ConstrainedLayoutEngine(h_pad=0.08))
-    figure.suptitle(title, fontsize=10.5, color=INK)
+    figure.suptitle("\n".join(heading(title, width)), fontsize=10.5, color=INK)
     if model:
-        figure.supxlabel(shorten(f"Model: {model}", int(width * 15)), fontsize=7.5, color=PALE)
+        figure.supxlabel("\n".join(model_lines(model, width)), fontsize=7.5, color=PALE)
     return figure
 
 

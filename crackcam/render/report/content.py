@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from os.path import commonpath
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from crackcam.render import captions
 from crackcam.render.figures.layout import model_label
 from crackcam.render.report.cards import confidence, is_incorrect
 from crackcam.render.report.svg import InlineFigure
@@ -63,8 +65,9 @@ def is_training(document: dict) -> bool:
 def _title(document: dict) -> str:
     if "methods" not in document:
         return f"Predictions: {document['type'] or 'images'}"
-    target = document["target"]
-    return f"Evidence for {'the predicted class' if target == 'predicted' else target}"
+    target = "the predicted class" if document["target"] == "predicted" else document["target"]
+    found = captions.describe(dict.fromkeys(document["methods"], ()), target)
+    return found[0].upper() + found[1:]
 
 
 def key_figures(document: dict) -> list[tuple[str, str, str]]:
@@ -90,10 +93,10 @@ def key_figures(document: dict) -> list[tuple[str, str, str]]:
 
 
 def _count_predicted(predicted: list[str]) -> str:
-    names = sorted(set(predicted), key=lambda name: (-predicted.count(name), name))
-    more = len(names) - NAMED_CLASSES
+    counts = sorted(Counter(predicted).items(), key=lambda item: (-item[1], item[0]))
+    more = len(counts) - NAMED_CLASSES
     rest = f", {more} other class{'es' if more > 1 else ''}" if more > 0 else ""
-    return "predicted " + ", ".join(f"{name} {predicted.count(name):,}" for name in names[:NAMED_CLASSES]) + rest
+    return "predicted " + ", ".join(f"{name} {count:,}" for name, count in counts[:NAMED_CLASSES]) + rest
 
 
 def _facts(document: dict, date: datetime) -> list[tuple[str, str]]:
@@ -108,7 +111,7 @@ def _facts(document: dict, date: datetime) -> list[tuple[str, str]]:
         ("options", ", ".join(f"{key} {document[key]}" for key in ("stride", "fuse", "refine") if document.get(key))),
         ("device", f"{document['device']}, {document['precision']}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in document["versions"].items())),
-        ("created", f"{date:%-d %B %Y, %H:%M}"),
+        ("created", f"{date.day} {date:%B %Y, %H:%M}"),
     ]
     return [(name, value) for name, value in found if value]
 
@@ -116,7 +119,10 @@ def _facts(document: dict, date: datetime) -> list[tuple[str, str]]:
 def _origin(document: dict) -> str:
     """Folder, split and seed of the images."""
     folders = {str(Path(row["file"]).parent) for row in document["pictures"]}
-    where = commonpath(folders) if len({Path(folder).is_absolute() for folder in folders}) == 1 else ""
+    try:
+        where = commonpath(folders)
+    except ValueError:  # some relative; on Windows, several drives
+        where = ""
     split = document.get("split")
     chosen = (f"{split} split", f"seed {document['seed']}") if split else ()
     return ", ".join(filter(None, [where, *chosen]))
@@ -125,6 +131,6 @@ def _origin(document: dict) -> str:
 def _methods(document: dict) -> str:
     seconds = document.get("seconds", {})
     return "; ".join(
-        f"{name} at {', '.join(layers)}" + (f", {seconds[name]:.1f} s" if name in seconds else "")
+        name + (f" at {', '.join(layers)}" if layers else "") + (f", {seconds[name]:.1f} s" if name in seconds else "")
         for name, layers in document.get("methods", {}).items()
     )

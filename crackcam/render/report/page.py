@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crackcam.files import write_atomically
+from crackcam.render import captions
 from crackcam.render.report.cards import (
     Card,
     Heatmaps,
@@ -30,6 +31,7 @@ from crackcam.render.report.cards import (
 )
 from crackcam.render.report.content import Content, describe, is_training
 from crackcam.render.report.numbers import label, number_text, without_nan
+from crackcam.render.report.training import MATRIX
 from crackcam.text import confidence_text, counted, percent
 
 logger = logging.getLogger(__name__)
@@ -109,11 +111,12 @@ def _render(document: dict, content: Content, sources: Sources, cards: list[Card
     )
     templates.policies["json.dumps_kwargs"] = {}  # in the order of the run, not of the alphabet
     templates.filters |= {"percent": percent, "confidence": confidence_text, "number": number_text, "label": label}
+    templates.filters["note"] = captions.note
     return templates.get_template("report.html").render(
         **_assets(),
         **content._asdict(),
         **_controls(document, sources.heatmaps, cards),
-        document=without_nan(document),
+        document=without_nan(_embedded(document)),
         training=is_training(document),
         cards=cards,
         bars=BARS,
@@ -121,6 +124,12 @@ def _render(document: dict, content: Content, sources: Sources, cards: list[Card
         page=pages.number,
         sides=sources.sides,
     )
+
+
+def _embedded(document: dict) -> dict:
+    """The document as the page holds it: without a confusion matrix that would be larger than all the rest."""
+    large = len(document.get("confusion", ())) > MATRIX
+    return {name: value for name, value in document.items() if not (large and name == "confusion")}
 
 
 def _assets() -> dict[str, Any]:

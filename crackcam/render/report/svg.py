@@ -15,6 +15,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from crackcam.render.figures.fonts import fonts_for
 from crackcam.render.figures.layout import CORRECT, GREY, GRID, INCORRECT, INK, PALE
 from crackcam.render.figures.training import OVER, TRAIN, UNDER
 from crackcam.text import visible
@@ -65,7 +66,8 @@ def inline(figure: Figure, title: str, description: str) -> InlineFigure:
     for axes in figure.axes:
         axes.patch.set_visible(False)
     file = io.BytesIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+    # browsers have fonts of their own
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}), fonts_for(figure, report=False):
         figure.savefig(file, format="svg", metadata={"Date": None})
     root = ElementTree.fromstring(file.getvalue())  # noqa: S314 - written above
     _simplify(root, title.split()[0].lower())
