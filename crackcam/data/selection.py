@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import logging
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from crackcam.data.images import (
     read_images,
     sample_images,
 )
-from crackcam.data.sources import find_files
+from crackcam.data.sources import find_files, has_loose_files, warn_of_tiny
 from crackcam.data.splits import ClassFiles, choose_split
 from crackcam.errors import UserError
 from crackcam.text import counted
@@ -61,9 +63,13 @@ def select(config: ImagesConfig, card: ModelCard, every_class: bool = False) -> 
         UserError: no such file, split or class; or nothing in it.
     """
     if config.image:
+        for path in config.image:
+            _check_spelling(path, config.image)
         return Selection("images", None, {"": [file for path in config.image for file in find_files(path)]})
     if not card.knows_class_folders:
         raise UserError(f"{card.arch} has classes of its own, not those of a folder: name images with --image")
+    if has_loose_files(config.data):
+        raise UserError(f"{config.data} has files and no class folders: name it with --image {config.data}")
     split, files = choose_split(config.data, config.split, card.split)
     known = {name: found for name, found in files.items() if name in card.classes}
     if config.type is not None and config.type not in known:
@@ -83,6 +89,22 @@ def select(config: ImagesConfig, card: ModelCard, every_class: bool = False) -> 
     if not known[name]:
         raise UserError(f"no images of {name} in {where}")
     return Selection(name, split, {name: known[name]})
+
+
+def _check_spelling(path: Path, paths: Sequence[Path]) -> None:
+    """Raises UserError where a name is no file, and what was meant is one."""
+    if path.exists():
+        return
+    parts, words, place = str(path).split(","), list(map(str, paths)), paths.index(path)
+    ways = [(place, last) for last in range(len(words), place + 1, -1)]
+    quoted = next((name for first, last in ways if Path(name := " ".join(words[first:last])).exists()), None)
+    if quoted:
+        raise UserError(f"no image {path}: quote a name with spaces: --image {shlex.quote(quoted)}")
+    if len(parts) > 1 and all(part and Path(part).exists() for part in parts):
+        raise UserError(f"no image {path}: separate names by spaces: --image {shlex.join(parts)}")
+    names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    if close := difflib.get_close_matches(path.name, names, n=1, cutoff=0.8):
+        raise UserError(f"no image {path}: did you mean --image {shlex.quote(str(path.parent / close[0]))}?")
 
 
 def _all_classes(known: ClassFiles, split: str, where: str) -> Selection:
@@ -106,6 +128,13 @@ def read_selection(config: ImagesConfig, selection: Selection) -> list[DecodedIm
         partition_images(read_images(files), images, unreadable)
     else:
         images, unreadable = sample_images(files, config.num, config.seed)
+        if len(files) > config.num:
+            text = "%d of %s, drawn by --seed %d: --num N draws more, --all takes every one"
+            logger.info(text, config.num, counted(len(files), "file"), config.seed)
+    for image in images:
+        warn_of_tiny(*image)
+    if len(files) == 1 and unreadable:
+        raise UserError(f"{unreadable[0].path} cannot be read as an image: {unreadable[0].reason}")
     for skipped in unreadable:
         logger.warning("skipped %s: %s", skipped.path, skipped.reason)
     if not images:

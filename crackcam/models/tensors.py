@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from crackcam.errors import UserError
 
+SUFFIXES = (".safetensors", ".pth", ".pt", ".onnx")
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
@@ -20,6 +21,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         UserError: no such file, damaged, or not weights.
     """
+    refuse_folder(path)
     if not path.is_file():
         raise UserError(f"no weights file at {path}")
     if path.suffix == ".safetensors":
@@ -37,6 +39,14 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{path} does not contain a state_dict: save model.state_dict()")
     # Prefixes of torch.compile and DataParallel.
     return _checked({n.removeprefix("_orig_mod.").removeprefix("module."): tensor for n, tensor in state.items()}, path)
+
+
+def refuse_folder(path: Path) -> None:
+    """Raises UserError, with the weights in it, where a path is a folder."""
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+        hint = f"name a file in it, {', '.join(map(str, files))}" if files else "there are no weights in it"
+        raise UserError(f"{path} is a folder: {hint}")
 
 
 def read_pickle(path: Path) -> Any:
