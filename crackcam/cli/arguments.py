@@ -8,10 +8,10 @@ import shlex
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import Field
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from crackcam.errors import UserError
+from crackcam.files import exists
 from crackcam.settings import SWITCH, Settings, flag_of, settings_of
 
 S = TypeVar("S", bound=Settings)
@@ -59,12 +59,12 @@ class Parser(argparse.ArgumentParser):
         if unknown.startswith("-"):
             close = difflib.get_close_matches(unknown.split("=")[0], flags, n=1)
             return f": did you mean {close[0]}?" if close else ""
-        place = words.index(unknown)
+        place = words.index(unknown) if unknown in words else 0
         before = next((i for i in reversed(range(place)) if words[i].startswith("--")), None)
         first = place if before is None else before + 1
         for last in range(len(words), first, -1):  # the longest name of a file that the words make
             name = " ".join(words[first:last])
-            if last - first > 1 and Path(name).exists():
+            if last - first > 1 and exists(name):
                 flag = self._flag_of_files if before is None else words[before]
                 return f": quote a name with spaces: {flag} {shlex.quote(name)}"
         return f": type {shlex.join([*self.call, self._flag_of_files, unknown])}"

@@ -17,9 +17,10 @@ from crackcam.data.images import (
     read_images,
     sample_images,
 )
-from crackcam.data.sources import find_files, has_loose_files, warn_of_tiny
+from crackcam.data.sources import find_files, has_loose_files, is_glob, warn_of_tiny
 from crackcam.data.splits import ClassFiles, choose_split
 from crackcam.errors import UserError
+from crackcam.files import exists
 from crackcam.text import counted
 from crackcam.types import ModelCard
 
@@ -68,6 +69,8 @@ def select(config: ImagesConfig, card: ModelCard, every_class: bool = False) -> 
         return Selection("images", None, {"": [file for path in config.image for file in find_files(path)]})
     if not card.knows_class_folders:
         raise UserError(f"{card.arch} has classes of its own, not those of a folder: name images with --image")
+    if config.data.is_file():
+        raise UserError(f"{config.data} is a file, not a folder of classes: name it with --image {config.data}")
     if has_loose_files(config.data):
         raise UserError(f"{config.data} has files and no class folders: name it with --image {config.data}")
     split, files = choose_split(config.data, config.split, card.split)
@@ -93,14 +96,14 @@ def select(config: ImagesConfig, card: ModelCard, every_class: bool = False) -> 
 
 def _check_spelling(path: Path, paths: Sequence[Path]) -> None:
     """Raises UserError where a name is no file, and what was meant is one."""
-    if path.exists():
+    if exists(path) or is_glob(path):
         return
     parts, words, place = str(path).split(","), list(map(str, paths)), paths.index(path)
     ways = [(place, last) for last in range(len(words), place + 1, -1)]
-    quoted = next((name for first, last in ways if Path(name := " ".join(words[first:last])).exists()), None)
+    quoted = next((name for first, last in ways if exists(name := " ".join(words[first:last]))), None)
     if quoted:
         raise UserError(f"no image {path}: quote a name with spaces: --image {shlex.quote(quoted)}")
-    if len(parts) > 1 and all(part and Path(part).exists() for part in parts):
+    if len(parts) > 1 and all(map(exists, parts)):
         raise UserError(f"no image {path}: separate names by spaces: --image {shlex.join(parts)}")
     names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
     if close := difflib.get_close_matches(path.name, names, n=1, cutoff=0.8):

@@ -23,7 +23,7 @@ ImageSource = Any  # str | Path | Image.Image | np.ndarray, or an iterable of th
 
 GLOB = "*?["
 MASKS = {"mask", "masks"}  # folders of these names, in any case, hold no images to look at
-SMALLEST = 8  # pixels of a side: there is nothing to see in less
+SMALLEST = 4  # pixels of a side: there is nothing to see in less
 
 
 class SourceImage(NamedTuple):
@@ -37,7 +37,7 @@ def is_single(source: ImageSource) -> bool:
     """Whether the source is one image: a file, a Pillow image, or an array (H, W, 3)."""
     if _is_path(source):
         path = Path(source)
-        return path.is_file() or not (path.exists() or _is_glob(path))
+        return path.is_file() or not (path.exists() or is_glob(path))
     return isinstance(source, Image.Image) or (isinstance(source, np.ndarray) and source.ndim < 4)
 
 
@@ -125,7 +125,8 @@ def _checked(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _is_glob(path: Path) -> bool:
+def is_glob(path: Path) -> bool:
+    """Whether a path has wildcards."""
     return any(character in str(path) for character in GLOB)
 
 

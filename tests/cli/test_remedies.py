@@ -99,6 +99,8 @@ def test_a_folder_without_weights(photos, capsys):
 def test_a_folder_of_loose_images(photos, capsys):
     error = error_of(capsys, inference.main(["--data", "loose"]))
     assert error == "error: loose has files and no class folders: name it with --image loose"
+    error = error_of(capsys, inference.main(["--data", "a.jpg"]))
+    assert error == "error: a.jpg is a file, not a folder of classes: name it with --image a.jpg"
     error = error_of(capsys, train.main(["--data", "loose"]))
     assert error == (
         "error: loose has files and no class folders: move them into, say, "

@@ -50,13 +50,13 @@ def test_a_table_that_is_replaced_and_one_that_is_resumed(place, capsys):
 
 def test_an_image_of_a_pixel(place, capsys):
     Image.fromarray(np.full((1, 1, 3), 99, np.uint8)).save("dot.png")
-    Image.fromarray(np.full((7, 300, 3), 99, np.uint8)).save("line.png")
+    Image.fromarray(np.full((3, 300, 3), 99, np.uint8)).save("line.png")
     for main in (inference.main, xai.main):
         assert main([*QUICK, "--image", "dot.png", "line.png"]) == 0
         found = [line for line in lines_of(capsys) if line.startswith("warning")]
         assert found == [
             "warning: dot.png has 1 x 1 pixels: too few to see anything, so its result means nothing",
-            "warning: line.png has 300 x 7 pixels: too few to see anything, so its result means nothing",
+            "warning: line.png has 300 x 3 pixels: too few to see anything, so its result means nothing",
         ]
 
 

@@ -156,7 +156,7 @@ def test_masks_that_are_named_are_used(with_masks, caplog, source, number):
 
 def test_images_of_a_few_pixels_are_warned_of(tmp_path, caplog):
     work = lambda images: iter([len(images)])  # noqa: E731
-    for shape, warned in (((1, 1), True), ((7, 90), True), ((90, 7), True), ((8, 8), False)):
+    for shape, warned in (((1, 1), True), ((3, 90), True), ((90, 3), True), ((4, 4), False)):
         caplog.clear()
         map_source(array(5, *shape), work, 4)
         list(map_source([array(5, *shape)], work, 4))
