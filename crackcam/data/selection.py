@@ -99,9 +99,8 @@ def _check_spelling(path: Path, paths: Sequence[Path]) -> None:
     if exists(path) or is_glob(path):
         return
     parts, words, place = str(path).split(","), list(map(str, paths)), paths.index(path)
-    ways = [(place, last) for last in range(len(words), place + 1, -1)]
-    quoted = next((name for first, last in ways if exists(name := " ".join(words[first:last]))), None)
-    if quoted:
+    joined = (" ".join(words[place:last]) for last in range(len(words), place + 1, -1))
+    if quoted := next(filter(exists, joined), None):
         raise UserError(f"no image {path}: quote a name with spaces: --image {shlex.quote(quoted)}")
     if len(parts) > 1 and all(map(exists, parts)):
         raise UserError(f"no image {path}: separate names by spaces: --image {shlex.join(parts)}")
