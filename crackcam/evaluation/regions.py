@@ -68,12 +68,12 @@ class Measurement:
         }
 
     def description(self, short: bool = False) -> str:
-        """'1.8 % marked, 412 px long, marking width 6.1 px'; short: '1.8 % marked, 412 px long'."""
+        """'1.8 %, 412 px long, marking width 6.1 px'; short: '1.8 %, 412 px long'; 'nothing detected'."""
         if not self.regions:
             return "nothing detected"
         if short:
-            return f"{percent(self.fraction)} marked, {self.length:,.0f} px long"
-        return f"{percent(self.fraction)} marked, {self.length:,.0f} px long, marking width {self.width:.1f} px"
+            return f"{percent(self.fraction)}, {self.length:,.0f} px long"
+        return f"{percent(self.fraction)}, {self.length:,.0f} px long, marking width {self.width:.1f} px"
 
 
 def measure(heatmap: np.ndarray, threshold: float) -> Measurement:
@@ -91,7 +91,7 @@ def measure(heatmap: np.ndarray, threshold: float) -> Measurement:
         >>> measurement.boxes, measurement.regions[0].area
         ([(10, 40, 80, 4)], 320)
         >>> measurement.description()
-        '3.2 % marked, 80 px long, marking width 4.0 px'
+        '3.2 %, 80 px long, marking width 4.0 px'
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats((heatmap > threshold).astype(np.uint8), connectivity=8)
     kept = [label for label in range(1, count) if stats[label, cv2.CC_STAT_AREA] >= MIN_FRACTION * heatmap.size]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -68,5 +69,5 @@ def test_the_width_is_that_of_the_marking(place, monkeypatch):
 
     monkeypatch.setattr(regions.Measurement, "description", description)
     assert xai.main([*QUICK, "--threshold", "1e-9"]) == 0
-    assert all("% marked" in text and "marking width" in text and "wide" not in text for text in drawn)
+    assert all(re.fullmatch(r"[\d.]+ %, [\d,]+ px long, marking width [\d.]+ px", text) for text in drawn)
     assert len(drawn) == 2
