@@ -157,10 +157,7 @@ def test_python_of_the_page_of_own_networks_runs(run_python):
     assert names["signed"].min() < 0
     assert len(names["maps"]) == 3
     assert all(heatmap.shape == (4, 96, 128) and heatmap.max() == 1 for heatmap in names["maps"])
-
-
-def test_python_of_the_page_of_own_networks_explains_a_segmentation_network(run_python):
-    names = run_python(ROOT / "docs/how-to/explain-your-own-network.md")
+    # of the segmentation network
     assert names["evidence"].shape == (4, 96, 128)
     assert names["labels"].shape == (4, 96, 128)
     for each, heatmap in zip(names["classes"], names["evidence"], strict=True):
