@@ -9,6 +9,7 @@
 Importing the package imports no torch: public names are loaded when they are first used.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-_engine.check()
+if sys.version_info >= (3, 11):  # noqa: UP036 - else the first use of a name says so
+    _engine.check()
 
 _HOMES = {
     "Classifier": "classifier",
@@ -61,6 +63,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    _engine.check_python()
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
@@ -68,5 +71,5 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-def __dir__() -> list[str]:
+def __dir__() -> "list[str]":
     return sorted({*globals(), *__all__})

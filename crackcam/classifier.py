@@ -22,6 +22,7 @@ from crackcam.models import checkpoint, onnx
 from crackcam.models.checks import check_runs, to_device
 from crackcam.models.loaded import LoadedModel
 from crackcam.models.registry import check_arch, is_detector
+from crackcam.models.tensors import SUFFIXES
 from crackcam.preprocessing import Preprocessing
 from crackcam.runtime import Runtime
 from crackcam.settings import settings_of
@@ -292,7 +293,6 @@ def load(
     pretrained: str = "auto",
     device: str = "auto",
     precision: str = "fp32",
-    offline: bool = False,
 ) -> Classifier | Detector:
     """Load a model.
 
@@ -304,7 +304,8 @@ def load(
         pretrained: "none": random weights for an architecture.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         precision: "fp32", "bf16", or "auto": bf16 where the processor has it natively.
-        offline: use cached weights only.
+
+    Weights that are not cached are downloaded, unless the environment variable ``HF_HUB_OFFLINE`` is 1.
 
     Raises:
         UserError: no such file or architecture; or its weights are not available.
@@ -317,7 +318,7 @@ def load(
     weights = checkpoint.BUNDLED if source is None and arch is None else None
     if source is not None:
         path = Path(source)
-        is_file = path.suffix in (".safetensors", ".pth", ".pt", ".onnx") or path.exists()
+        is_file = path.suffix in SUFFIXES or path.exists()
         weights, arch = (path, arch) if is_file else (None, str(source))
     config = ModelConfig(weights=weights, arch=arch, pretrained=pretrained, classes=tuple(classes) if classes else None)
-    return Loader(config, ExactRuntimeConfig(device=device, precision=precision, offline=offline)).load()
+    return Loader(config, ExactRuntimeConfig(device=device, precision=precision)).load()

@@ -76,7 +76,7 @@ class RuntimeConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ExactRuntimeConfig(RuntimeConfig):
-    """As :class:`RuntimeConfig`; exact by default, because heatmaps are compared and scored by their values."""
+    """As :class:`RuntimeConfig`; exact by default: an image has one probability, and heatmaps are compared by value."""
 
     precision: str = setting(
         "fp32", choice("auto", "fp32", "bf16"), "auto: bf16 where the processor has it natively (default: fp32)"
@@ -245,7 +245,7 @@ class PredictRun:
     model: ModelConfig = field(default_factory=ModelConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    runtime: RuntimeConfig = field(default_factory=ExactRuntimeConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     command: str = ""
 

@@ -116,7 +116,7 @@ def broadcast_object(make: Callable[[], T]) -> T:
         try:
             made[0] = make()
         except UserError as error:
-            made[1] = str(error)
+            made[1] = error.with_flags
     dist.broadcast_object_list(made)
     if made[1] is not None:
         raise UserError(made[1])

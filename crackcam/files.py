@@ -23,6 +23,11 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def exists(name: str | Path) -> bool:
+    """Whether there is such a file or folder; False also for names that no file system takes."""
+    return os.path.exists(name)  # noqa: PTH110 - Path.exists raises for names that are too long
+
+
 def check_writable(*paths: Path | None) -> None:
     """Raise UserError where a file cannot be written later on; creates its folder. None: nothing to write."""
     for path in filter(None, paths):

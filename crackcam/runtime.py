@@ -21,12 +21,12 @@ class Runtime:
     Attributes:
         device: where.
         dtype: float32, or what autocast computes in.
-        reason: why this dtype, for people.
+        reason: why this dtype, for people; empty where the settings name it.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
-    reason: str = "requested"
+    reason: str = ""
 
     @classmethod
     def of(cls, config: RuntimeConfig) -> Runtime:
@@ -40,7 +40,7 @@ class Runtime:
         return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
     def __str__(self) -> str:
-        return f"{self.device}, {self.precision} ({self.reason})"
+        return f"{self.device}, {self.precision}" + (f" ({self.reason})" if self.reason else "")
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context to run a model in."""
@@ -63,9 +63,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:
-    """The dtype of ``--precision``, and the reason for it."""
+    """The dtype of ``--precision``, and the reason for it where the machine chose."""
     if name != "auto":
-        return {"fp32": torch.float32, "bf16": torch.bfloat16}[name], "requested"
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[name], ""
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16, "native on this GPU"
     if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -10,11 +11,19 @@ from pathlib import Path
 from typing import Self
 
 from crackcam.errors import UserError
+from crackcam.methods import EVIDENCE
 from crackcam.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from crackcam.text import counted, match_name
 
 MANY_CLASSES = 100  # more classes are counted, not listed
 TOP_OF_MANY = 5  # classes that are reported where there are many
+
+# Names of classes that are the absence of the others
+ABSENCE = re.compile(
+    r"negatives?|background|none|nothing|normal|good|ok|okay|sound|intact|healthy|clean|undamaged|uncracked"
+    r"|(no|non|not|without)([ _-].*|(crack|damage|defect)\w*)|.*[ _-]free",
+    re.IGNORECASE,
+)
 
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 
@@ -102,6 +111,17 @@ class ModelCard:
             close = inside[:5] or difflib.get_close_matches(text, self.classes, n=5, cutoff=0.4)
             known = f"similar: {', '.join(close)}; or an index below {len(self.classes)}"
         raise UserError(f"no class {text!r} to explain; available: predicted, {known}")
+
+    @property
+    def absences(self) -> list[str]:
+        """Classes that are the absence of the others, so that no region of an image shows them.
+
+        Those whose map the training masked out, which leaves them a threshold of 0; and those named like it, such as
+        "Negative", "background", "sound", "no crack". Where all are, none is.
+        """
+        masked_out = {name for name, limit in self.thresholds.get(EVIDENCE, {}).items() if limit == 0}
+        found = [name for name in self.classes if name in masked_out or ABSENCE.fullmatch(name)]
+        return found if len(found) < len(self.classes) else []
 
     @property
     def class_summary(self) -> str:
@@ -196,7 +216,7 @@ class Region:
         box: (x, y, width, height) in pixels of the image.
         area: in pixels.
         length: along its skeleton, in pixels.
-        width: mean, in pixels: area over length.
+        width: of the marking, not of a crack in it: mean, in pixels: area over length.
 
     Examples:
         >>> import crackcam

@@ -182,14 +182,17 @@ class ExplainTask:
         """Whether the image is needed at its own size, not only at that of its overlay."""
         return bool(self.config.refine or self.save_maps or not self.config.single_scale or self.measures)
 
-    def prepare(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def prepare(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        whole = self.explainer.whole
+        explained = whole.apply(image) if whole else None
         fitted = self.explainer.network.preprocessing.apply(image)
-        return fitted, image if self._needs_original else thumbnail(image, OVERLAY_SIDE)
+        return fitted, image if self._needs_original else thumbnail(image, OVERLAY_SIDE), explained
 
     def work(self, items: list[Item]) -> list[Callable[[], Row]]:
         pixels = stack([item.prepared[0] for item in items])
         images = [item.prepared[1] for item in items]
-        found = self.explainer.predict_and_explain(pixels, images, self.target)
+        explained = stack([item.prepared[2] for item in items]) if self.explainer.whole else None
+        found = self.explainer.predict_and_explain(pixels, images, self.target, explained)
         return [partial(self._row, *of_one) for of_one in zip(items, *found, strict=True)]
 
     def _row(self, item: Item, probabilities: torch.Tensor, target: int, heatmap: torch.Tensor) -> Row:
@@ -216,7 +219,7 @@ class ExplainTask:
         measured = None
         if self.measures and whole is not None:
             measured = explanation.measure(heatmap=whole)
-            row |= {"threshold": explanation.threshold, **measured.as_row()}
+            row |= {"threshold": explanation.finite_threshold, **measured.as_row()}
         # outlines are fine lines: small images are enlarged for them
         side = min(OVERLAY_SIDE, max(SHOWN_SIDE, *explanation.image.shape[:2]))
         drawn = explanation.draw(self.style, side, measured)

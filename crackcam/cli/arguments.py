@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import shlex
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -10,6 +11,7 @@ from dataclasses import Field
 from typing import Any, NoReturn, TypeVar
 
 from crackcam.errors import UserError
+from crackcam.files import exists
 from crackcam.settings import SWITCH, Settings, flag_of, settings_of
 
 S = TypeVar("S", bound=Settings)
@@ -45,9 +47,32 @@ class Parser(argparse.ArgumentParser):
         words = sys.argv[1:] if args is None else args
         if any(word == "--" or word.endswith("=--") for word in words):
             self.error("-- has no meaning here")  # argparse of Python 3.11 would make an empty list of it
-        found = super().parse_args(words, namespace)
+        found, surplus = super().parse_known_args(words, namespace)
+        if surplus:
+            self.error(f"unrecognized arguments: {' '.join(surplus)}{self._remedy(words, surplus[0])}")
         found.command = shlex.join([*self.call, *words])
         return found
+
+    def _remedy(self, words: Sequence[str], unknown: str) -> str:
+        """What to type instead of a word that belongs to no flag."""
+        flags = self._option_string_actions
+        if unknown.startswith("-"):
+            close = difflib.get_close_matches(unknown.split("=")[0], flags, n=1)
+            return f": did you mean {close[0]}?" if close else ""
+        place = words.index(unknown) if unknown in words else 0
+        before = next((i for i in reversed(range(place)) if words[i].startswith("--")), None)
+        first = place if before is None else before + 1
+        for last in range(len(words), first, -1):  # the longest name of a file that the words make
+            name = " ".join(words[first:last])
+            if last - first > 1 and exists(name):
+                flag = self._flag_of_files if before is None else words[before]
+                return f": quote a name with spaces: {flag} {shlex.quote(name)}"
+        return f": type {shlex.join([*self.call, self._flag_of_files, unknown])}"
+
+    @property
+    def _flag_of_files(self) -> str:
+        """The flag that takes what a user has: images, else a data folder."""
+        return next(flag for flag in ("--image", "--data", "--help") if flag in self._option_string_actions)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {shlex.join(self.call)} --help)")

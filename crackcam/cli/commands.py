@@ -84,7 +84,7 @@ _PREDICT = {
     "images": ImagesConfig,
     "model": ModelConfig,
     "predict": PredictConfig,
-    "runtime": RuntimeConfig,
+    "runtime": ExactRuntimeConfig,
     "output": OutputConfig,
 }
 PREDICT = Command(

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 USAGE_ERROR, INTERRUPTED, PIPE_CLOSED = 2, 130, 141  # the last two as shells report SIGINT and SIGPIPE
 
 NO_SHARED_MEMORY = "out of shared memory: in Docker add --shm-size 2g, or --ipc host; or try --workers 0, and --resume"
+OWN_PACKAGES = ("crackcam", "pytorch_grad_cam")
+INSTALL = "activate the environment (. .venv/bin/activate), or install what is missing (pip install .)"
 
 # What libraries raise where the machine is at its limits: part of it -> what to do
 ADVICE = {
@@ -57,7 +59,7 @@ def command(main: Main) -> Main:
             with log_to_stderr(), signals_end_the_script():
                 return _finish(main, argv)
         except UserError as error:
-            return _usage_error(str(error))
+            return _usage_error(error.with_flags)
         except BrokenPipeError:  # the reader of the results, head say, has enough of them
             return PIPE_CLOSED
         except OSError as error:
@@ -65,6 +67,9 @@ def command(main: Main) -> Main:
                 raise
             return _usage_error(f"{error.strerror}{f': {error.filename}' if error.filename else ''}")
         except ImportError as error:
+            package = str(error.name).split(".")[0]
+            if isinstance(error, ModuleNotFoundError) and package not in OWN_PACKAGES:
+                return _usage_error(f"no package {package} for {sys.executable}: {INSTALL}")
             if ".so" not in str(error):
                 raise
             return _usage_error(f"a system library is missing ({error}); opencv-python-headless needs none")

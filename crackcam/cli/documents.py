@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from crackcam.config import ExplainRun, PredictRun
 from crackcam.data.selection import Selection
-from crackcam.files import file_hash
+from crackcam.files import check_writable, file_hash
 from crackcam.models.loaded import LoadedModel
 from crackcam.types import library_versions
 
+logger = logging.getLogger(__name__)
+
 SCHEMA = 1
+
+
+def prepare_output(resume: bool, *paths: Path | None) -> None:
+    """Check that files can be written, and log which of them are replaced: none where a run is resumed.
+
+    Raises:
+        UserError: one cannot be written.
+    """
+    check_writable(*paths)
+    replaced = [str(path) for path in paths if path and path.exists() and not resume]
+    if replaced:
+        logger.info("replacing %s", ", ".join(replaced))
 
 
 def manifest(network: LoadedModel, run: PredictRun | ExplainRun, selection: Selection, rows: list[dict]) -> dict:

@@ -11,7 +11,7 @@ from crackcam.batch.streaming import Run
 from crackcam.batch.tasks import ExplainTask
 from crackcam.classifier import Classifier, Loader
 from crackcam.cli.console import print_json, say
-from crackcam.cli.documents import manifest, table_beside
+from crackcam.cli.documents import manifest, prepare_output, table_beside
 from crackcam.cli.predict import check_processes, print_summary
 from crackcam.cli.sheet import Sheet
 from crackcam.config import OUTPUTS, ExplainRun
@@ -26,7 +26,7 @@ from crackcam.explain.anatomy import gradcam_steps
 from crackcam.explain.detectors import Detector, method_settings, of_class
 from crackcam.explain.explainer import PREDICTED, Comparison, Explainer, compare
 from crackcam.explain.explanation import Explanation
-from crackcam.files import check_writable, write_csv, write_json
+from crackcam.files import write_csv, write_json
 from crackcam.methods import BEST, NAMED
 from crackcam.models.output_stride import dilate
 from crackcam.models.registry import is_detector
@@ -59,9 +59,9 @@ def run(asked: ExplainRun) -> int:
         explain = replace(explain, method=("gradcam",))
     explainers = Explainer.of(network, explain, asked.runtime.batch_size)
     selection = select(asked.images, network.card, every_class=asked.output.all)
-    target = explainers[0].target_index(selection.true or PREDICTED)
+    target = _target(asked, explainers[0], selection)
     path = asked.output.output or _default_path(asked, selection)
-    check_writable(path, asked.output.report)
+    prepare_output(asked.output.resume, path, asked.output.report)
     if asked.output.all:
         return _explain_all(asked, explainers[0], selection, target, path)
     images = read_selection(asked.images, selection)
@@ -70,6 +70,27 @@ def run(asked: ExplainRun) -> int:
     if asked.analysis.anatomy:
         return _draw_anatomy(asked, explainers[0], selection, images[0], target, path)
     return _explain_some(asked, explainers, selection, images, target, path)
+
+
+def _target(asked: ExplainRun, explainer: Explainer, selection: Selection) -> int | None:
+    """Index of the class to explain; None: the one predicted.
+
+    Regions are asked for of what is there: of the only class that is no absence, whatever is predicted.
+
+    Raises:
+        UserError: no such class; or regions are asked for of one that has none.
+    """
+    card, default = explainer.network.card, selection.true or PREDICTED
+    if asked.explain.style == "mask" or asked.analysis.masks:
+        present = [name for name in card.classes if name not in card.absences]
+        default = present[0] if len(present) == 1 else default if default in present else PREDICTED
+    target = explainer.target_index(default)
+    if asked.explain.style == "mask" and target is not None and card.classes[target] in card.absences:
+        raise UserError(
+            f"{card.classes[target]} is the absence of the other classes, so it has no regions: leave --target out, "
+            "or --style mask"
+        )
+    return target
 
 
 def _default_path(asked: ExplainRun, selection: Selection) -> Path:
@@ -216,7 +237,7 @@ def _draw_anatomy(
     probabilities = network.all_probabilities(pixels, 1)[0]
     prediction = Prediction.of(network.card.classes, probabilities.tolist(), image.path, selection.true)
     index = int(probabilities.argmax()) if target is None else target
-    steps = gradcam_steps(explainer.explained, layer, pixels, index)
+    steps = gradcam_steps(explainer.explained, layer, explainer.as_explained(pixels, [image.pixels]), index)
     style = choose_style(asked.explain.style, asked.explain.colormap)
     rows = network.preprocessing.inside(*image.pixels.shape[:2])
     explanation = explainer.explanation(image.pixels, prediction, index, steps.heatmap[rows])
@@ -277,7 +298,7 @@ def _explain_boxes(asked: ExplainRun) -> int:
     selection = select(asked.images, network.card)
     kind = "compared" if config.several else config.method[0]
     path = asked.output.output or OUTPUTS / f"xai_{selection.name}_{kind}.png"
-    check_writable(path)
+    prepare_output(False, path)
     network.set_score_threshold(asked.predict.score_threshold)
     images = read_selection(asked.images, selection)
     predictions = _detected(asked, network, images)

@@ -12,12 +12,12 @@ from crackcam.batch.streaming import Row, Run
 from crackcam.batch.tasks import PredictTask
 from crackcam.classifier import Loader
 from crackcam.cli.console import print_json, say
-from crackcam.cli.documents import manifest
+from crackcam.cli.documents import manifest, prepare_output
 from crackcam.config import OUTPUTS, ExplainRun, PredictRun
 from crackcam.data.selection import Selection, read_selection, select
 from crackcam.errors import UserError
 from crackcam.explain.detectors import Detector
-from crackcam.files import check_writable, write_json
+from crackcam.files import write_json
 from crackcam.models.loaded import LoadedModel
 from crackcam.models.registry import is_detector
 from crackcam.render import coco, figures, report
@@ -46,7 +46,7 @@ def run(asked: PredictRun) -> int:
     kind = "predictions" if asked.output.all else "inference"
     default = OUTPUTS / f"{kind}_{selection.name}{'.csv' if asked.output.all else '.png'}"
     path = asked.output.output or default
-    check_writable(path, asked.output.report)
+    prepare_output(asked.output.resume, path, asked.output.report)
     if asked.output.all:
         return _score_all(asked, network, selection, path)
     return _draw_grid(asked, network, selection, path)
@@ -149,7 +149,7 @@ def _draw_boxes(asked: PredictRun) -> int:
     selection = select(asked.images, network.card)
     path = asked.output.output or OUTPUTS / f"inference_{selection.name}.png"
     coco_path = path.with_name(f"{path.stem}_coco.json")
-    check_writable(path)
+    prepare_output(False, path)
     network.set_score_threshold(threshold)
     images = read_selection(asked.images, selection)
     predictions = [network.detect(image) for image in images]

@@ -154,7 +154,7 @@ class Sheet:
         measured, caption = None, ""
         if masked:
             measured = explanation.measure(heatmap=whole)
-            entry |= {"threshold": explanation.threshold, **measured.as_row()}
+            entry |= {"threshold": explanation.finite_threshold, **measured.as_row()}
             caption = measured.description(short=self.asked.explain.several)
         alone = self.asked.explain.several or bool(self.masks)
         drawing = explanation.draw(self.style, self.side, measured, beside=not alone) if in_figure else None

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 
 from crackcam import distributed
 from crackcam.cli import console
+from crackcam.cli.documents import prepare_output
 from crackcam.config import OUTPUTS, TrainConfig
+from crackcam.data.sources import has_loose_files
+from crackcam.errors import UserError
 from crackcam.files import check_writable, write_csv
 from crackcam.text import counted, percent
 
@@ -23,7 +26,13 @@ SCORES = "accuracy {accuracy:.4f}, ECE {ece:.4f} ({ece_before:.4f} before calibr
 
 def run(config: TrainConfig) -> int:
     """Train, write figures, print the result; returns the exit code."""
-    check_writable(config.output, LOG, CURVES, CONFUSION, RELIABILITY, config.report)
+    if has_loose_files(config.data):
+        classes = f"{config.data / 'train' / 'cracked'}/ and {config.data / 'train' / 'sound'}/"
+        raise UserError(
+            f"{config.data} has files and no class folders: move them into, say, {classes} (data/README.md)"
+        )
+    prepare_output(config.resume, config.output)
+    check_writable(LOG, CURVES, CONFUSION, RELIABILITY, config.report)
     from crackcam.training.trainer import train
 
     result = train(config, on_epoch=write_log, on_result=lambda result: write_figures(result, config))

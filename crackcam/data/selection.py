@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import logging
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +19,10 @@ from crackcam.data.images import (
     sample_images,
 )
 from crackcam.data.layout import nested_hint
-from crackcam.data.sources import find_files
+from crackcam.data.sources import find_files, has_loose_files, is_glob, warn_of_tiny
 from crackcam.data.splits import ClassFiles, choose_split
 from crackcam.errors import UserError
+from crackcam.files import exists
 from crackcam.text import counted, match_name, normalized
 from crackcam.types import ModelCard
 
@@ -63,9 +66,15 @@ def select(config: ImagesConfig, card: ModelCard, every_class: bool = False) -> 
         UserError: no such file, split or class; or nothing in it.
     """
     if config.image:
+        for path in config.image:
+            _check_spelling(path, config.image)
         return Selection("images", None, {"": [file for path in config.image for file in find_files(path)]})
     if not card.knows_class_folders:
         raise UserError(f"{card.arch} has classes of its own, not those of a folder: name images with --image")
+    if config.data.is_file():
+        raise UserError(f"{config.data} is a file, not a folder of classes: name it with --image {config.data}")
+    if has_loose_files(config.data):
+        raise UserError(f"{config.data} has files and no class folders: name it with --image {config.data}")
     split, files = choose_split(config.data, config.split, card.split, card.held_out_hashes)
     names = {normalized(name): name for name in card.classes}
     known = {names[name]: found for name, found in files.items() if name in names}
@@ -90,6 +99,21 @@ def select(config: ImagesConfig, card: ModelCard, every_class: bool = False) -> 
     return Selection(name, split, {name: known[name]})
 
 
+def _check_spelling(path: Path, paths: Sequence[Path]) -> None:
+    """Raises UserError where a name is no file, and what was meant is one."""
+    if exists(path) or is_glob(path):
+        return
+    parts, words, place = str(path).split(","), list(map(str, paths)), paths.index(path)
+    joined = (" ".join(words[place:last]) for last in range(len(words), place + 1, -1))
+    if quoted := next(filter(exists, joined), None):
+        raise UserError(f"no image {path}: quote a name with spaces: --image {shlex.quote(quoted)}")
+    if len(parts) > 1 and all(map(exists, parts)):
+        raise UserError(f"no image {path}: separate names by spaces: --image {shlex.join(parts)}")
+    names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    if close := difflib.get_close_matches(path.name, names, n=1, cutoff=0.8):
+        raise UserError(f"no image {path}: did you mean --image {shlex.quote(str(path.parent / close[0]))}?")
+
+
 def _all_classes(known: ClassFiles, split: str, where: str) -> Selection:
     if not any(known.values()):
         raise UserError(f"no images in {where}")
@@ -111,6 +135,13 @@ def read_selection(config: ImagesConfig, selection: Selection) -> list[DecodedIm
         partition_images(read_images(files), images, unreadable)
     else:
         images, unreadable = sample_images(files, config.num, config.seed)
+        if len(files) > config.num:
+            text = "%d of %s, drawn by --seed %d: --num N draws more, --all takes every one"
+            logger.info(text, config.num, counted(len(files), "file"), config.seed)
+    for image in images:
+        warn_of_tiny(*image)
+    if len(files) == 1 and unreadable:
+        raise UserError(f"{unreadable[0].path} cannot be read as an image: {unreadable[0].reason}")
     log_unreadable(unreadable)
     if not images:
         raise UserError(f"none of {counted(len(unreadable), 'file')} can be read as an image")

@@ -24,6 +24,8 @@ T = TypeVar("T")
 ImageSource = Any  # str | Path | Image.Image | np.ndarray, or an iterable of them
 
 GLOB = "*?["
+MASKS = {"mask", "masks"}  # folders of these names, in any case, hold no images to look at
+SMALLEST = 4  # pixels of a side: there is nothing to see in less
 
 
 class SourceImage(NamedTuple):
@@ -37,12 +39,14 @@ def is_single(source: ImageSource) -> bool:
     """Whether the source is one image: a file, a Pillow image, or an array (H, W, 3)."""
     if _is_path(source):
         path = existing(Path(source))
-        return path.is_file() or not (path.exists() or _is_glob(path))
+        return path.is_file() or not (path.exists() or is_glob(path))
     return isinstance(source, Image.Image) or (isinstance(source, np.ndarray) and source.ndim < 4)
 
 
 def find_files(path: Path) -> list[Path]:
     """The files that a path stands for: itself, those below a folder, or those that match a glob.
+
+    Of a folder without those in folders of masks in it, which is logged.
 
     Raises:
         UserError: there are none.
@@ -51,7 +55,7 @@ def find_files(path: Path) -> list[Path]:
     matching = [path] if path.exists() else without_outputs(_matching(path))
     if not matching:
         raise UserError(f"no image {path}")
-    files = [file for found in matching for file in (list_files(found) if found.is_dir() else [found])]
+    files = [file for found in matching for file in (_without_masks(found) if found.is_dir() else [found])]
     if not files:
         raise UserError(f"no files in {path}")
     return files
@@ -61,6 +65,37 @@ def _matching(pattern: Path) -> list[Path]:
     """What matches a glob, in any Unicode form."""
     forms = {str(pattern), normalized(str(pattern)), normalized(str(pattern), "NFD")}
     return sorted({Path(name) for form in forms for name in glob(form, recursive=True)})  # noqa: PTH207 - Path.glob takes no absolute patterns
+
+
+def _without_masks(folder: Path) -> list[Path]:
+    """The files below a folder, but those in folders of masks; all of them where there are no others."""
+    files = list_files(folder)
+    masks = {file: parent for file in files for parent in file.relative_to(folder).parents if _is_masks(parent)}
+    if not masks or len(masks) == len(files):
+        return files
+    names = sorted({str(folder / parent) for parent in masks.values()})
+    logger.info("left out %s: masks, no images; name such a folder to use it", ", ".join(names))
+    return [file for file in files if file not in masks]
+
+
+def _is_masks(folder: Path) -> bool:
+    return folder.name.casefold() in MASKS
+
+
+def has_loose_files(folder: Path) -> bool:
+    """Whether files lie in a folder itself, and no folders."""
+    inside = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    return bool(inside) and not any(path.is_dir() for path in inside)
+
+
+def warn_of_tiny(path: Path | None, pixels: np.ndarray) -> None:
+    """Log a warning where an image is too small to show anything."""
+    height, width = pixels.shape[:2]
+    if min(height, width) < SMALLEST:
+        name = path or "an image"
+        logger.warning(
+            "%s has %d x %d pixels: too few to see anything, so its result means nothing", name, width, height
+        )
 
 
 def read_source(source: ImageSource) -> Iterator[SourceImage | UnreadableImage]:
@@ -106,7 +141,8 @@ def _checked(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _is_glob(path: Path) -> bool:
+def is_glob(path: Path) -> bool:
+    """Whether a path has wildcards."""
     return any(character in str(path) for character in GLOB)
 
 
@@ -130,6 +166,7 @@ def map_source(
     (image,) = read_source(source)
     if isinstance(image, UnreadableImage):
         raise UserError(f"{image.path} cannot be read as an image: {image.reason}")
+    warn_of_tiny(*image)
     return next(work([image]))
 
 
@@ -141,6 +178,7 @@ def _map_batches(
         readable = []
         for image in batch:
             if isinstance(image, SourceImage):
+                warn_of_tiny(*image)
                 readable.append(image)
                 continue
             skipped += 1

@@ -1,12 +1,15 @@
 """Regions of a heatmap above a detection threshold: where they are, how large, how long and how wide.
 
+These are measures of the marking, not of the thing that is marked: a region is wider than the crack in it, by an amount
+that depends on the network.
+
 A heatmap shows where; a :class:`Measurement` gives numbers for a report:
 
     fraction    of the image's area above the threshold
     length      of the regions along their skeleton, in pixels. The skeleton is that of Zhang and Suen, A Fast Parallel
                 Algorithm for Thinning Digital Patterns, Communications of the ACM, 1984, without spurs; a diagonal step
                 counts as the square root of 2
-    width       mean, in pixels: area over length
+    width       the marking width: mean, in pixels: area over length
     boxes       around the connected regions, largest region first
 
 A skeleton ends half a width before the region does, so half a width is added at each of its ends. The length of a
@@ -41,7 +44,7 @@ class Measurement:
         regions: each with its own box, area, length and width; largest first.
         fraction: of the image's area, in [0, 1].
         length: of all regions together, in pixels.
-        width: mean over all regions, in pixels; 0 without regions.
+        width: of the marking, not of a crack: mean over all regions, in pixels; 0 without regions.
     """
 
     mask: np.ndarray
@@ -65,12 +68,12 @@ class Measurement:
         }
 
     def description(self, short: bool = False) -> str:
-        """'1.8 % detected, 412 px long, 6.1 px wide'; short: '1.8 %, 412 x 6.1 px'."""
+        """'1.8 %, 412 px long, marking width 6.1 px'; short: '1.8 %, 412 px long'; 'nothing detected'."""
         if not self.regions:
             return "nothing detected"
         if short:
-            return f"{percent(self.fraction)}, {self.length:,.0f} x {self.width:.1f} px"
-        return f"{percent(self.fraction)} detected, {self.length:,.0f} px long, {self.width:.1f} px wide"
+            return f"{percent(self.fraction)}, {self.length:,.0f} px long"
+        return f"{percent(self.fraction)}, {self.length:,.0f} px long, marking width {self.width:.1f} px"
 
 
 def measure(heatmap: np.ndarray, threshold: float) -> Measurement:
@@ -88,7 +91,7 @@ def measure(heatmap: np.ndarray, threshold: float) -> Measurement:
         >>> measurement.boxes, measurement.regions[0].area
         ([(10, 40, 80, 4)], 320)
         >>> measurement.description()
-        '3.2 % detected, 80 px long, 4.0 px wide'
+        '3.2 %, 80 px long, marking width 4.0 px'
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats((heatmap > threshold).astype(np.uint8), connectivity=8)
     kept = [label for label in range(1, count) if stats[label, cv2.CC_STAT_AREA] >= MIN_FRACTION * heatmap.size]

@@ -31,6 +31,7 @@ from crackcam.models.loaded import LoadedModel
 from crackcam.models.multiscale import Multiscale
 from crackcam.models.output_stride import can_dilate, dilate
 from crackcam.models.target_layers import find_target_layers
+from crackcam.preprocessing import Preprocessing
 from crackcam.render import captions
 from crackcam.types import Prediction
 
@@ -66,7 +67,7 @@ class Explainer:
 
     Attributes:
         network: what predicts.
-        explained: what is explained: the same, or dilated.
+        explained: what is explained: the same, or dilated; it sees whole images, also where the network crops them.
         combination: how heatmaps are made.
         config: of one method, with ``best`` resolved.
     """
@@ -87,7 +88,11 @@ class Explainer:
         if config.layer and not any(NAMED[method].uses_layers for method in config.method):
             raise UserError(f"{', '.join(config.method)}: no target layer is used, leave --layer out")
         size = network.preprocessing.size
-        explained = network.with_model(dilate(network.model, config.stride, size)) if config.stride else network
+        explained = network.without_crop()
+        if explained is not network:
+            logger.info("heatmaps are of the whole image, predictions of its centre, as the weights were scored")
+        if config.stride:
+            explained = explained.with_model(dilate(network.model, config.stride, size))
         found = []
         for method in config.method:
             # found in the model as it is, where the stages differ in their grids
@@ -125,15 +130,30 @@ class Explainer:
         target = self.config.target or default
         return None if target == PREDICTED else self.network.card.class_index(target)
 
+    @property
+    def whole(self) -> Preprocessing | None:
+        """How images are explained, where that is not how they are predicted: without the crop."""
+        explained = self.explained.preprocessing
+        return None if explained == self.network.preprocessing else explained
+
+    def as_explained(self, pixels: torch.Tensor, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """(N, 3, size, size) uint8: images as they are explained, of those as they are predicted."""
+        return self.explained.to_pixels(images) if self.whole else pixels
+
     def predict_and_explain(
-        self, pixels: torch.Tensor, images: Sequence[np.ndarray], target: int | None
+        self,
+        pixels: torch.Tensor,
+        images: Sequence[np.ndarray],
+        target: int | None,
+        explained: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, list[int], list[torch.Tensor]]:
         """Predict and explain a batch, from one forward pass where the method needs no more.
 
         Args:
-            pixels: (N, 3, size, size) uint8.
+            pixels: (N, 3, size, size) uint8, as they are predicted.
             images: (H, W, 3) uint8 each, what they were made from.
             target: class to explain; None: the one predicted.
+            explained: what :meth:`as_explained` returns, where it is known.
 
         Returns:
             Probabilities (N, classes) float32; the class that each heatmap explains; and the heatmaps, as
@@ -147,10 +167,11 @@ class Explainer:
             return probabilities, explained_classes(probabilities, target), maps
         probabilities = torch.from_numpy(network.all_probabilities(pixels, self.combination.batch_size))
         targets = explained_classes(probabilities, target)
-        return probabilities, targets, self.explain(pixels, images, targets)
+        explained = self.as_explained(pixels, images) if explained is None else explained
+        return probabilities, targets, self.explain(explained, images, targets)
 
     def explain(self, pixels: torch.Tensor, images: Sequence[np.ndarray], targets: Sequence[int]) -> list[torch.Tensor]:
-        """Heatmaps of a batch, as :func:`crackcam.explain.scales.combined_heatmaps` returns them."""
+        """Heatmaps of a batch that is :meth:`as_explained`, as :func:`crackcam.explain.scales.combined_heatmaps`."""
         return combined_heatmaps(self.explained, self.combination, pixels, images, targets)
 
     def explanation(self, image: np.ndarray, prediction: Prediction, target: int, heatmap: torch.Tensor) -> Explanation:
@@ -171,7 +192,7 @@ class Explainer:
             self.method,
             self.layer_names,
             heatmap,
-            self.network.preprocessing,
+            self.explained.preprocessing,
             known_threshold(self.config, card, self.method, name),
             bool(self.config.refine),
         )
@@ -206,7 +227,7 @@ class Comparison:
         images: what was explained.
         predictions: of each image.
         targets: class index that each heatmap explains.
-        pixels: (N, 3, size, size) uint8, the images as the model sees them.
+        pixels: (N, 3, size, size) uint8, the images as they are explained.
         explainers: by method, those that can explain the model.
         maps: by method, one for each image.
         seconds: by method.
@@ -252,6 +273,7 @@ def compare(
     network = explainers[0].network
     arrays = [image.pixels for image in images]
     pixels = network.to_pixels(arrays)
+    explained = explainers[0].as_explained(pixels, arrays)
     single = len(explainers) == 1 and not timed
     probabilities, targets = torch.empty(0), []
     if not single:
@@ -268,13 +290,13 @@ def compare(
         start = time.perf_counter()
         try:
             if single:
-                probabilities, targets, maps[each.method] = each.predict_and_explain(pixels, arrays, target)
+                probabilities, targets, maps[each.method] = each.predict_and_explain(pixels, arrays, target, explained)
             else:
-                maps[each.method] = each.explain(pixels, arrays, targets)
+                maps[each.method] = each.explain(explained, arrays, targets)
         except UserError as error:
             if len(explainers) == 1:
                 raise
-            logger.warning("left out %s", error)
+            logger.warning("left out %s", error.with_flags)
         seconds[each.method] = time.perf_counter() - start
     if not maps:
         raise UserError("none of these methods can explain this model")
@@ -283,4 +305,4 @@ def compare(
         for image, row in zip(images, probabilities, strict=True)
     ]
     used = {each.method: each for each in explainers if each.method in maps}
-    return Comparison(images, predictions, targets, pixels, used, maps, seconds)
+    return Comparison(images, predictions, targets, explained, used, maps, seconds)

@@ -48,7 +48,7 @@ class Explanation(Result):
         map: (h, w) float32, >= 0, in the method's own unit, of the part of the image that the model sees; of methods
             that make images, signed (3, h, w).
         preprocessing: how the model sees the image; None: all of it.
-        threshold: detection threshold in the method's unit; nan where none is known.
+        threshold: detection threshold in the method's unit; nan where none is known, inf for a class without regions.
         refine: whether the heatmap follows thin lines, see :mod:`crackcam.explain.refinement`.
 
     Examples:
@@ -124,6 +124,11 @@ class Explanation(Result):
         if not self.refine:
             return float(self.map.max())
         return float((self.heatmap if heatmap is None else heatmap).max())
+
+    @property
+    def finite_threshold(self) -> float | None:
+        """The threshold as JSON has it; None where there is none."""
+        return self.threshold if math.isfinite(self.threshold) else None
 
     def regions(self, threshold: float | None = None) -> list[Region]:
         """The connected parts of the image where the heatmap exceeds a threshold, largest first.
@@ -202,6 +207,6 @@ class Explanation(Result):
             "method": self.method,
             "layers": list(self.layers),
             "max": self.peak(heatmap),
-            "threshold": None if math.isnan(self.threshold) else self.threshold,
+            "threshold": self.finite_threshold,
             "regions": [region.to_dict() for region in self.measure(heatmap=heatmap).regions],
         }

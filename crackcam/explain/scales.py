@@ -223,7 +223,8 @@ def tiled_heatmaps(
 
     Tiles are squares of twice the network's size that overlap by half. The border of a tile, a quarter of the
     network's size wide, where the network sees an edge that is not in the image, counts only where there is no other
-    tile; from there to the middle, one tile fades into the next. Memory holds a batch of tiles and one heatmap.
+    tile; from there to the middle, one tile fades into the next. Memory holds a batch of tiles, which is one on CPUs,
+    and one heatmap.
 
     Yields:
         (H, W) float32 on the CPU, of the part of the image that the model sees. Sides shorter than the network's size
@@ -240,6 +241,8 @@ def _tiled_heatmap(network: LoadedModel, combination: Combination, image: np.nda
     total = torch.zeros(rows.length, columns.length)
     down, across = rows.window[:, None], columns.window
     batch_size = max(1, combination.batch_size * size**2 // (rows.tile * columns.tile))
+    if network.runtime.device.type == "cpu":
+        batch_size = 1  # which is as fast there: eight tiles of a photograph would take a gigabyte
     corners = [(top, left) for top in rows.starts for left in columns.starts]
     technique = combination.technique
     firsts = range(0, len(corners), batch_size)

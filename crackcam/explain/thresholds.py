@@ -84,8 +84,13 @@ def evidence_thresholds(
 def known_threshold(explain: ExplainConfig, card: ModelCard, method: str, target: str) -> float:
     """The threshold that is set, or that of the checkpoint for the target class; nan where neither is known.
 
+    Infinite for a class that is the absence of others: nothing is outlined, see
+    :attr:`crackcam.types.ModelCard.absences`.
+
     Thresholds of a checkpoint have the unit of the method's default heatmaps: other layers or smoothing change it.
     """
+    if target in card.absences:
+        return math.inf
     if explain.threshold is not None:
         return explain.threshold
     if not explain.as_calibrated:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,12 @@ class LoadedModel:
     def with_model(self, model: nn.Module) -> LoadedModel:
         """The same with another model: dilated, say."""
         return LoadedModel(model, self.card, self.runtime, self.path)
+
+    def without_crop(self) -> LoadedModel:
+        """The same, seeing whole images where it predicts from their centre: squashed to its square."""
+        if self.card.resize is None:
+            return self
+        return LoadedModel(self.model, replace(self.card, resize=None), self.runtime, self.path)
 
     def to_pixels(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """Images (H, W, 3) uint8 of any size -> (N, 3, size, size) uint8 on the CPU, as in training."""

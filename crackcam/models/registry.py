@@ -17,6 +17,15 @@ TIMM = "timm/"  # prefix of timm's architectures
 IMAGENET_CLASSES = 1000
 # Auxiliary classifiers have heads of their own and help only where ImageNet is trained from scratch.
 NO_AUXILIARY = {"aux_logits": False, "init_weights": False}
+FROM_PYTHON = "the scripts classify images; docs/how-to/explain-your-own-network.md explains it from Python"
+# What torchvision has besides classifiers of images: module -> what a network of it does, and the way out
+OTHER_TASKS = {
+    "detection": "is a detector: it can be used and explained, but not trained here",
+    "segmentation": f"segments images: {FROM_PYTHON}",
+    "video": f"classifies videos: {FROM_PYTHON}",
+    "optical_flow": "estimates optical flow, so there is no class to explain",
+    "quantization": "is quantised, so it has no gradients to explain it by: take the same name without quantized_",
+}
 EXTRA_ARGUMENTS = {"googlenet": NO_AUXILIARY, "inception_v3": NO_AUXILIARY}
 
 
@@ -51,8 +60,9 @@ def check_arch(arch: str) -> None:
         exists = arch in known
     if exists:
         return
-    if is_detector(arch):
-        raise UserError(f"{arch} is a detector: it can be used and explained, but not trained here")
+    for task, what in OTHER_TASKS.items():
+        if arch in torchvision.models.list_models(module=getattr(torchvision.models, task)):
+            raise UserError(f"{arch} {what}")
     close = difflib.get_close_matches(arch.removeprefix(TIMM), known, n=5, cutoff=0.4)
     hint = f"did you mean {', '.join(close)}?" if close else f"there are, among others: {', '.join(known[:20])}"
     raise UserError(f"no architecture {arch!r} in {library}; {hint}")

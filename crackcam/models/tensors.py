@@ -17,6 +17,7 @@ DEPTH = 4  # of dictionaries in each other that are searched for a state dict
 NO_MODELS = ("optim", "sched", "scaler", "loss", "criterion", "metric", "callback", "loop", "hparams", "hyper")
 WRAPPERS = {"module", "_orig_mod", "model", "net", "ema", "ema_model", "model_ema", "student", "teacher"}
 ALONE = {"network", "backbone", "encoder"}  # wrappers where there are no other parts: else parts of a network
+SUFFIXES = (".safetensors", ".pth", ".pt", ".onnx")
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
@@ -29,6 +30,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         UserError: no such file, damaged, or not weights; or it holds several models.
     """
+    refuse_folder(path)
     if not path.is_file():
         raise UserError(f"no weights file at {path}")
     if path.suffix != ".safetensors":
@@ -92,6 +94,14 @@ def _without_wrappers(tensors: dict[str, torch.Tensor], path: Path) -> dict[str,
             raise UserError(f"{path} holds several models ({', '.join(wrappers)}): save the state_dict of one of them")
         start = f"{wrappers[0]}."
         tensors = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+
+
+def refuse_folder(path: Path) -> None:
+    """Raises UserError, with the weights in it, where a path is a folder."""
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+        hint = f"name a file in it, {', '.join(map(str, files))}" if files else "there are no weights in it"
+        raise UserError(f"{path} is a folder: {hint}")
 
 
 def read_pickle(path: Path) -> Any:

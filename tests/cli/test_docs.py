@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
@@ -156,6 +157,26 @@ def test_python_of_the_page_of_own_networks_runs(run_python):
     assert names["signed"].min() < 0
     assert len(names["maps"]) == 3
     assert all(heatmap.shape == (4, 96, 128) and heatmap.max() == 1 for heatmap in names["maps"])
+    # of the segmentation network
+    assert names["evidence"].shape == (4, 96, 128)
+    assert names["labels"].shape == (4, 96, 128)
+    for each, heatmap in zip(names["classes"], names["evidence"], strict=True):
+        assert 0 <= each < 21
+        assert 0 <= heatmap.min() <= heatmap.max() <= 1
+    assert names["evidence"].max() == 1
+
+
+def test_python_of_the_page_that_compares_heatmaps_runs(run_python, capsys):
+    names = run_python(ROOT / "docs/how-to/compare-heatmaps-in-python.md")
+    first, second = names["first"], names["second"]
+    assert (first.method, second.method) == ("evidence", "layercam")
+    ranks = [np.argsort(np.argsort(each.resized((64, 64)).ravel())) for each in (first, second)]
+    assert names["rank_correlation"](first, second) == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=0.02)
+    assert names["rank_correlation"](first, first) == 1
+    assert -1 <= names["between"] < 1
+    assert names["difference"].shape == (320, 448)
+    assert Image.open("methods.png").size == Image.open("networks.png").size == (1200, 340)
+    assert capsys.readouterr().out.count("rank correlation") == 2
 
 
 def test_the_page_of_differences_names_every_method_that_differs():

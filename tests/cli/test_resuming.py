@@ -155,7 +155,7 @@ def test_resuming_with_other_settings_is_refused(fresh, monkeypatch):
 def test_a_damaged_state_is_refused(fresh):
     STATE.parent.mkdir()
     STATE.write_bytes(b"PK\x03\x04 truncated")
-    with pytest.raises(UserError, match="is damaged: train without --resume"):
+    with pytest.raises(UserError, match="is damaged: train without resume"):
         crackcam.train(tiny_config(resume=True))
 
 
@@ -173,7 +173,7 @@ def test_a_damaged_state_gives_way_to_the_previous_one(tmp_path, caplog):
     assert resume.read_state(path)["history"] == [{"epoch": 1}]
     assert caplog.messages == [f"the state in {path} is damaged"]
     state.previous.write_bytes(b"")
-    with pytest.raises(UserError, match="is damaged: train without --resume"):
+    with pytest.raises(UserError, match="is damaged: train without resume"):
         resume.read_state(path)
     state.remove()
     assert resume.read_state(path) is None

@@ -140,7 +140,7 @@ def test_names_left_by_compile_and_data_parallel(file, tmp_path):
 
 
 def test_a_checkpoint_stores_its_architecture(file):
-    with pytest.raises(UserError, match="already stores its architecture and classes; drop --arch and --classes"):
+    with pytest.raises(UserError, match="already stores its architecture and classes; drop arch and classes"):
         checkpoint.load(file, CPU, "squeezenet1_1", ["a", "b", "c"])
 
 

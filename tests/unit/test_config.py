@@ -39,7 +39,7 @@ def refusal(settings, **values):
     """The message of the UserError that the values raise."""
     with pytest.raises(UserError) as caught:
         settings(**values)
-    return str(caught.value)
+    return caught.value.with_flags
 
 
 # -- flags -----------------------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def test_conflicts_of_explaining(flags, message, capsys):
     assert capsys.readouterr() == ("", f"error: {message}\n")
     with pytest.raises(UserError) as caught:
         explain_run(flags)
-    assert str(caught.value) == message
+    assert caught.value.with_flags == message
 
 
 @pytest.mark.parametrize("flags", RUN_FITS, ids=" ".join)

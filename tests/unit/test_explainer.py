@@ -109,16 +109,12 @@ def test_smoothing_is_that_of_the_engine(resnet, smoothing):
 def test_what_is_not_smoothed(resnet):
     pixels, arrays = batch(1)
     for method in ("guidedbackprop", "guidedgradcam"):
-        with pytest.raises(
-            UserError, match=f"{method} makes images, not heatmaps: leave --aug-smooth and --eigen-smoo"
-        ):
+        with pytest.raises(UserError, match=f"{method} makes images, not heatmaps: leave aug_smooth and eigen_smoo"):
             explainer(resnet, method=method, eigen_smooth=True).explain(pixels, arrays, [0])
     multiscale = resnet.with_model(stages.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 64).eval())
     bound = explainer(multiscale, method="evidence", aug_smooth=True)
     for work in (lambda: bound.predict_and_explain(pixels, arrays, 0), lambda: bound.explain(pixels, arrays, [0])):
-        with pytest.raises(
-            UserError, match="evidence is the decision itself: leave --aug-smooth and --eigen-smooth out"
-        ):
+        with pytest.raises(UserError, match="evidence is the decision itself: leave aug_smooth and eigen_smooth out"):
             work()
 
 

@@ -126,6 +126,16 @@ def test_a_users_error_within_a_model_is_raised_as_it_is():
         ("resnet19", "no architecture 'resnet19' in torchvision; did you mean resnet1"),
         ("#", "no architecture '#' in torchvision; there are, among others: alexnet, "),
         ("fasterrcnn_resnet50_fpn", "is a detector: it can be used and explained, but not trained here"),
+        (
+            "deeplabv3_resnet50",
+            "^deeplabv3_resnet50 segments images: the scripts classify images; docs/how-to/explain-your-",
+        ),
+        (
+            "r3d_18",
+            "^r3d_18 classifies videos: the scripts classify images; docs/how-to/explain-your-own-network.md explains",
+        ),
+        ("raft_large", "^raft_large estimates optical flow, so there is no class to explain"),
+        ("quantized_resnet18", "^quantized_resnet18 is quantised, .*: take the same name without quantized_"),
     ],
 )
 def test_architectures_that_are_none(arch, message):

@@ -102,7 +102,7 @@ def test_files_that_are_refused(exported, tmp_path):
 
     with pytest.raises(UserError, match="no ONNX file at .*none.onnx: make one with python train.py --export onnx"):
         load(tmp_path / "none.onnx")
-    with pytest.raises(UserError, match="computes in fp32, as it was exported; drop --precision bf16"):
+    with pytest.raises(UserError, match="computes in fp32, as it was exported; drop precision bf16"):
         load(exported, precision="bf16")
     half = tmp_path / "half.onnx"
     half.write_bytes(exported.read_bytes()[:5000])

@@ -115,8 +115,8 @@ def test_two_regions_and_a_speck():
         "width": round(it.width, 2),
         "boxes": [[20, 100, 160, 3], [10, 10, 50, 1]],
     }
-    assert it.description() == f"1.3 % detected, {it.length:.0f} px long, 2.5 px wide"
-    assert it.description(short=True) == f"1.3 %, {it.length:.0f} x 2.5 px"
+    assert it.description() == f"1.3 %, {it.length:.0f} px long, marking width 2.5 px"
+    assert it.description(short=True) == f"1.3 %, {it.length:.0f} px long"
 
 
 def test_each_region_has_its_own_measures():

@@ -231,6 +231,53 @@ def test_memory_of_a_large_photograph():
     assert float(megabytes) < 120
 
 
+BUNDLED_MEMORY = """
+import resource
+import numpy as np
+import crackcam
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+model = crackcam.load(device="cpu")
+image = np.random.default_rng(0).integers(100, 180, (3000, 4000, 3), dtype=np.uint8)
+model.explain(image[:448, :448].copy(), target="Positive").regions()
+before = peak()
+found = model.explain(image, target="Positive", scales="own")
+found.regions()
+print(*found.map.shape, peak() - before)
+"""
+
+
+@pytest.mark.torture
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kB on Linux")
+def test_memory_of_a_large_photograph_by_the_bundled_network():
+    """As the documentation says: 270 MB, of which 46 are the heatmap; a batch of eight tiles took 1.1 GB."""
+    done = subprocess.run(
+        [sys.executable, "-c", BUNDLED_MEMORY],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    height, width, megabytes = done.stdout.split()
+    assert (height, width) == ("3000", "4000")
+    assert float(megabytes) < 350
+
+
+def test_a_cpu_computes_one_tile_at_a_time(monkeypatch):
+    """Whatever the batch size is: the tiles of one photograph would take the memory of a whole batch."""
+    sizes, original = [], scales.heatmaps
+
+    def heatmaps(network, technique, pixels, targets, batch_size):
+        sizes.append((tuple(pixels.shape), batch_size))
+        return original(network, technique, pixels, targets, batch_size)
+
+    monkeypatch.setattr(scales, "heatmaps", heatmaps)
+    tiled_heatmap(network_of(Convolutions(), 32), "gradcam", image_of(128, 160))
+    assert sizes == [((1, 3, 64, 64), 1)] * 12
+
+
 # -- several layers -------------------------------------------------------------------------------------------------
 
 

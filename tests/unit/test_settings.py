@@ -87,20 +87,22 @@ def test_values_become_what_they_stand_for():
 
 def test_none_is_not_given_where_it_is_the_default_alone():
     assert Example(scale=None).scale is None
-    with pytest.raises(UserError, match="--count: None is not a whole number from 0 to 10"):
+    with pytest.raises(UserError, match="count: None is not a whole number from 0 to 10"):
         Example(count=None)
 
 
-def test_a_wrong_value_is_named_with_its_flag():
+def test_a_wrong_value_is_named_with_its_field_and_its_flag():
     for values, message in (
-        ({"count": 11}, "--count: 11 is not a whole number from 0 to 10"),
-        ({"scale": "x"}, "--scale: 'x' is not a number from 0.5 to 2"),
-        ({"name_list": ","}, "--name-list: ',' names nothing"),
+        ({"count": 11}, "count: 11 is not a whole number from 0 to 10"),
+        ({"scale": "x"}, "scale: 'x' is not a number from 0.5 to 2"),
+        ({"name_list": ","}, "name_list: ',' names nothing"),
         ({"count": 7, "scale": 1}, "not 7 with a scale"),
     ):
         with pytest.raises(UserError) as caught:
             Example(**values)
         assert str(caught.value) == message
+        name, *rest = message.split(":")
+        assert not rest or caught.value.with_flags == message.replace(name, flag_of(name), 1)
         assert isinstance(caught.value, ValueError)
 
 

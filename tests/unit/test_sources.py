@@ -1,6 +1,7 @@
 """Images from files, globs, folders, Pillow images, arrays, and iterables of them."""
 
 import itertools
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from crackcam.data.images import UnreadableImage
-from crackcam.data.sources import SourceImage, find_files, is_single, read_source
+from crackcam.data.sources import SourceImage, find_files, is_single, map_source, read_source
 from crackcam.errors import UserError
 
 
@@ -126,3 +127,38 @@ def test_what_is_no_image(source, message):
     with pytest.raises(UserError) as caught:
         list(read_source(source))
     assert message in str(caught.value)
+
+
+# -- what is left out, and what is too small -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_masks(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "crackcam")
+    monkeypatch.chdir(tmp_path)
+    for path in ("data/a/1.png", "data/a/2.png", "data/masks/1.png", "data/site/Mask/3.png", "data/masked/4.png"):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array(9, 20, 20)).save(path)
+
+
+def test_folders_of_masks_are_left_out(with_masks, caplog):
+    assert [str(item.path) for item in read_source("data")] == ["data/a/1.png", "data/a/2.png", "data/masked/4.png"]
+    assert caplog.messages == ["left out data/masks, data/site/Mask: masks, no images; name such a folder to use it"]
+
+
+@pytest.mark.parametrize(
+    ("source", "number"), [("data/masks", 1), ("data/site", 1), ("data/masks/*.png", 1), ("data/a", 2)]
+)
+def test_masks_that_are_named_are_used(with_masks, caplog, source, number):
+    assert len(list(read_source(source))) == number
+    assert not caplog.messages
+
+
+def test_images_of_a_few_pixels_are_warned_of(tmp_path, caplog):
+    work = lambda images: iter([len(images)])  # noqa: E731
+    for shape, warned in (((1, 1), True), ((3, 90), True), ((90, 3), True), ((4, 4), False)):
+        caplog.clear()
+        map_source(array(5, *shape), work, 4)
+        list(map_source([array(5, *shape)], work, 4))
+        expected = f"an image has {shape[1]} x {shape[0]} pixels: too few to see anything, so its result means nothing"
+        assert caplog.messages == [expected] * (2 * warned)

@@ -188,8 +188,8 @@ def test_a_run_with_other_settings_is_not_resumed(run, change, message):
     with pytest.raises(UserError) as caught:
         stream(change(run), resume=True)
     assert str(caught.value) == (
-        f"--resume cannot continue outputs/table.csv.part: {message}; repeat the settings that it was started with, "
-        "or leave --resume out"
+        f"resume cannot continue outputs/table.csv.part: {message}; repeat the settings that it was started with, "
+        "or leave resume out"
     )
     assert (run.part / "0.jsonl").read_bytes() == written
 
@@ -198,7 +198,7 @@ def test_a_run_with_other_settings_is_not_resumed(run, change, message):
 def test_a_damaged_document(run, text):
     interrupt(run, 17)
     (run.part / "run.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(UserError, match=r"outputs/table\.csv\.part/run\.json is damaged: leave --resume out"):
+    with pytest.raises(UserError, match=r"outputs/table\.csv\.part/run\.json is damaged: leave resume out"):
         stream(run, resume=True)
 
 

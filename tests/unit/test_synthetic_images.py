@@ -62,7 +62,7 @@ def test_a_split_has_as_many_synthetic_images(split):
 @pytest.mark.parametrize("lacking", [CRACK_FREE, CRACKED])
 def test_a_split_of_one_class_is_refused(split, lacking):
     there = split.labels != lacking
-    with pytest.raises(UserError, match=f"a split without {CLASSES[lacking]}: add .* or pass --mix-sample 0"):
+    with pytest.raises(UserError, match=f"a split without {CLASSES[lacking]}: add .* or pass mix_sample 0"):
         datasets.synthetic_split(PixelSplit(split.pixels[there], split.labels[there], []), 0, 96)
 
 
