@@ -77,10 +77,15 @@ def build(member: str) -> nn.Module:
 
 
 def enliven(model: nn.Module) -> nn.Module:
-    """The model with random values in weights that are 0: of heads, say, and of the last norm in each block."""
+    """The model with random values in weights that are 0: of heads, say, and of the last norm in each block.
+
+    Deep networks with random weights respond little: biases, beside which rounding would hide it, become 0.
+    """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if not (name.endswith("bias") or parameter.any()):
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif not parameter.any():
                 parameter.normal_(0, 0.02)
     return model
 
@@ -214,7 +219,8 @@ def sweep(path: Path, shard: str) -> Iterator[Row]:
 HEAD = """# Which architectures can be explained?
 
 `python benchmarks/families.py` builds the smallest classifier of each module of torchvision {torchvision} and
-timm {timm} with random weights (weights that start as zeros are drawn too), lets crackcam choose the target layer,
+timm {timm} with random weights (weights that start as zeros are drawn too,
+biases are 0), lets crackcam choose the target layer,
 and checks it: one corner of the image is changed after another, and the layer's output has to change most in that
 quarter of its grid; and the logits have to depend on it.
 [Use ImageNet networks](../how-to/use-imagenet-networks.md) says how to pass another layer.

@@ -76,8 +76,8 @@ class Layers(NamedTuple):
         return {name: grid for name, grid in until.items() if grid.reshape is self.grids[self.target].reshape}
 
 
-# By model: image size, submodules, layers. The order of positions follows from the modules, whatever their weights.
-_known: WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module], Layers]] = WeakKeyDictionary()
+# By model: what the layers follow from, see _state, and the layers.
+_known: WeakKeyDictionary[nn.Module, tuple[tuple, Layers]] = WeakKeyDictionary()
 
 
 def grid_layers(model: nn.Module, image_size: int) -> tuple[dict[str, Grid], str | None]:
@@ -99,13 +99,20 @@ def grid_layers(model: nn.Module, image_size: int) -> tuple[dict[str, Grid], str
 
 
 def examine_layers(model: nn.Module, image_size: int) -> Layers:
-    """As :func:`grid_layers`, with layers that are no grid or may be none; remembered while the model lives."""
-    modules = [module for module in model.modules() if module is not model]
-    size, known, found = _known.get(model, (0, [], None))
-    if found is None or (size, known) != (image_size, modules):
+    """As :func:`grid_layers`, with layers that are no grid or may be none; remembered until the model changes."""
+    state = _state(model, image_size)
+    known, found = _known.get(model, ((), None))
+    if found is None or known != state:
         found = _examine(model, image_size)
-        _known[model] = image_size, modules, found
+        _known[model] = state, found
     return found
+
+
+def _state(model: nn.Module, image_size: int) -> tuple:
+    """Image size, submodules and how often each parameter was written to."""
+    modules = [module for module in model.modules() if module is not model]
+    written = [0 if parameter.is_inference() else parameter._version for parameter in model.parameters()]
+    return image_size, modules, written
 
 
 def _examine(model: nn.Module, image_size: int) -> Layers:

@@ -179,6 +179,10 @@ def test_the_model_runs_once_for_all_explanations():
     for _ in range(3):
         find_target_layers(model, SIZE)
     assert len(runs) == 1
+    with torch.no_grad():
+        model.conv.weight.mul_(2)
+    find_target_layers(model, SIZE)
+    assert len(runs) == 2
     model.last = Rearrange(lambda x: x.flip(3))
     assert grid_layers(model, SIZE)[1] == "conv"  # another layer: looked at again
-    assert len(runs) == 2
+    assert len(runs) == 3
