@@ -13,7 +13,7 @@ from torch import nn
 
 from crackcam.errors import UserError
 from crackcam.models.checks import accepts_size
-from crackcam.models.target_layers import grid_layers
+from crackcam.models.target_layers import grid_layers, grid_of
 
 GROWTH = 64  # pixels by which an input grows to see which grids grow, and how much: a multiple of every stride
 
@@ -52,16 +52,17 @@ def dilate(model: nn.Module, stride: int, image_size: int) -> nn.Module:
     grids, target = grid_layers(model, image_size)
     if target is None:
         raise UserError("no layer of this model has a grid to refine")
-    if not accepts_size(model, image_size + GROWTH):
+    grown = _side(model, target, image_size + GROWTH)
+    if grown is None or grown == grids[target].height:
         raise UserError(f"this model accepts {image_size} px inputs only, so that its output stride is fixed")
-    own = GROWTH // (grid_layers(model, image_size + GROWTH)[0][target].height - grids[target].height)
+    own = GROWTH // (grown - grids[target].height)
 
     def attempt(stride: int) -> nn.Module:
         if stride > own:
             raise _CannotDilateError("dilation only makes it smaller")
         dilated = _dilated_copy(model, stride, image_size)
-        grid = grid_layers(dilated, image_size)[0].get(target) if accepts_size(dilated, image_size) else None
-        if grid is None or math.ceil(grid.height * stride / own) != grids[target].height:
+        side = _side(dilated, target, image_size)
+        if side is None or math.ceil(side * stride / own) != grids[target].height:
             raise _CannotDilateError("its grid or its head depends on more than convolutions and pooling")
         return dilated
 
@@ -76,6 +77,17 @@ def dilate(model: nn.Module, stride: int, image_size: int) -> nn.Module:
                     possible.append(other)
         known = ", ".join(map(str, possible))
         raise UserError(f"this model cannot have output stride {stride}: {reason}; possible: {known}") from None
+
+
+def _side(model: nn.Module, layer: str, image_size: int) -> int | None:
+    """Height of a layer's grid at another input size, or of a copy; None where the model does not accept that size."""
+    outputs: list[torch.Tensor] = []
+    handle = model.get_submodule(layer).register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    try:
+        grid = grid_of(outputs[-1]) if accepts_size(model, image_size) else None
+    finally:
+        handle.remove()
+    return grid.height if grid else None
 
 
 def _dilated_copy(model: nn.Module, stride: int, image_size: int) -> nn.Module:

@@ -7,7 +7,7 @@ from torch import nn
 from crackcam.errors import UserError
 from crackcam.models.heads import head_name
 from crackcam.models.multiscale import COARSEST, FINEST, Multiscale
-from crackcam.models.target_layers import grid_layers
+from crackcam.models.target_layers import examine_layers
 
 
 def add_multiscale_head(model: nn.Module, classes: int, image_size: int) -> Multiscale:
@@ -21,16 +21,15 @@ def add_multiscale_head(model: nn.Module, classes: int, image_size: int) -> Mult
     Raises:
         UserError: its layers do not return grids of several sizes, channels first.
     """
-    grids, target = grid_layers(model, image_size)
-    until = list(grids)[: list(grids).index(target) + 1] if target and grids[target].reshape is None else []
+    stages = examine_layers(model, image_size).until_target()
     last = {
-        grids[name].height: name
-        for name in until
-        if grids[name].reshape is None and FINEST <= round(image_size / grids[name].height) <= COARSEST
+        grid.height: name
+        for name, grid in stages.items()
+        if grid.reshape is None and FINEST <= round(image_size / grid.height) <= COARSEST
     }
     if len(last) < 2:
         raise UserError("--head multiscale needs an architecture with grids of several sizes")
-    return with_maps(model, {name: grids[name].channels for name in last.values()}, classes)
+    return with_maps(model, {name: stages[name].channels for name in last.values()}, classes)
 
 
 def with_maps(model: nn.Module, stages: dict[str, int], classes: int) -> Multiscale:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from crackcam.errors import UserError
 from crackcam.models.heads import head_name
+from crackcam.models.image_order import COUNT, in_image_order, probe_images
 from crackcam.models.multiscale import Multiscale
 from crackcam.text import first_line
 from pytorch_grad_cam.utils.reshape_transforms import swinT_reshape_transform, vit_reshape_transform
+
+logger = logging.getLogger(__name__)
+
+CANDIDATES = 5  # that a message names
 
 Reshape = Callable[[torch.Tensor], torch.Tensor]
 
@@ -44,8 +52,36 @@ class TargetLayer(NamedTuple):
         return self.grid.reshape
 
 
+class Layers(NamedTuple):
+    """What is known about the layers of a model.
+
+    Attributes:
+        grids: of each layer whose output is a grid in the order of the image, by name, in the order of execution.
+        unproven: of layers whose order cannot be told, because all their positions respond to both halves alike.
+        scrambled: layers whose output has the shape of a grid, but not the order of the image.
+        target: the default target layer; None where there is none.
+    """
+
+    grids: dict[str, Grid]
+    unproven: dict[str, Grid]
+    scrambled: set[str]
+    target: str | None
+
+    def until_target(self) -> dict[str, Grid]:
+        """The grids in image order, of the target's layout, up to the target; none where there is no target."""
+        if self.target is None:
+            return {}
+        names = list(self.grids)
+        until = {name: self.grids[name] for name in names[: names.index(self.target) + 1]}
+        return {name: grid for name, grid in until.items() if grid.reshape is self.grids[self.target].reshape}
+
+
+# By model: what the layers follow from, see _state, and the layers.
+_known: WeakKeyDictionary[nn.Module, tuple[tuple, Layers]] = WeakKeyDictionary()
+
+
 def grid_layers(model: nn.Module, image_size: int) -> tuple[dict[str, Grid], str | None]:
-    """Layers that a CAM can explain: those whose output is a grid.
+    """Layers that a CAM can explain: those whose output is a grid in the order of the image.
 
     Args:
         model: any classifier; as it was, afterwards.
@@ -58,63 +94,107 @@ def grid_layers(model: nn.Module, image_size: int) -> tuple[dict[str, Grid], str
     Raises:
         UserError: the model does not accept inputs of that size.
     """
-    grids: dict[str, Grid] = {}
+    found = examine_layers(model, image_size)
+    return found.grids, found.target
+
+
+def examine_layers(model: nn.Module, image_size: int) -> Layers:
+    """As :func:`grid_layers`, with layers that are no grid or may be none; remembered until the model changes."""
+    state = _state(model, image_size)
+    known, found = _known.get(model, ((), None))
+    if found is None or known != state:
+        found = _examine(model, image_size)
+        _known[model] = state, found
+    return found
+
+
+def _state(model: nn.Module, image_size: int) -> tuple:
+    """Image size, submodules and how often each parameter was written to."""
+    modules = [module for module in model.modules() if module is not model]
+    written = [0 if parameter.is_inference() else parameter._version for parameter in model.parameters()]
+    return image_size, modules, written
+
+
+def _examine(model: nn.Module, image_size: int) -> Layers:
+    found = Layers({}, {}, set(), None)
     pooled: list[torch.Tensor] = []
-    before_head: dict[str, torch.Tensor] = {}
-    features: list[torch.Tensor] = []
+    before_head: list[str] = []
+    at_head: list[torch.Tensor] = []
 
-    def watch(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple, output: object) -> None:
-            grid = grid_of(output)
-            if grid is None or not isinstance(output, torch.Tensor):
-                return
-            grids[name] = grid
-            if "Pool" in type(module).__name__ or isinstance(module, nn.Dropout | nn.Softmax):
-                pooled.append(output)
-            elif not features and not any(output is p for p in pooled):
-                before_head[name] = output
+    def watch(name: str, module: nn.Module, output: object) -> None:
+        verdict, grid = _grid_in_order(output)
+        if grid is None or not isinstance(output, torch.Tensor):
+            return
+        if verdict is False:
+            found.scrambled.add(name)
+            return
+        (found.unproven if verdict is None else found.grids)[name] = grid
+        if "Pool" in type(module).__name__ or isinstance(module, nn.Dropout | nn.Softmax):
+            pooled.append(output)
+        elif verdict and not at_head and not any(output is p for p in pooled):
+            before_head.append(name)
 
-        return hook
+    with _hooks(model, watch, at_head), torch.no_grad():
+        _run(model, probe_images(image_size))
+    target = next(reversed(before_head), None)
+    if target is not None and found.grids[target].reshape is vit_reshape_transform:
+        target = _last_tokens(model, image_size, before_head)
+    return found._replace(target=target)
 
-    handles = [m.register_forward_hook(watch(n)) for n, m in model.named_modules() if n]
+
+@contextmanager
+def _hooks(
+    model: nn.Module, watch: Callable[[str, nn.Module, object], None], at_head: list[torch.Tensor]
+) -> Iterator[None]:
+    """Pass each layer's name, module and output to ``watch``, and collect the inputs of the head."""
+
+    def hook(name: str) -> Callable[..., None]:
+        return lambda module, inputs, output: watch(name, module, output)
+
+    handles = [module.register_forward_hook(hook(name)) for name, module in model.named_modules() if name]
     head = model.get_submodule(head_name(model))
-    handles.append(head.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0])))
+    handles.append(head.register_forward_pre_hook(lambda module, inputs: at_head.append(inputs[0])))
     try:
-        _run(model, image_size)
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    target = next(reversed(before_head), None)
-    if target is not None and grids[target].reshape is vit_reshape_transform:
-        target = _last_tokens(model, before_head, features[-1])
-    return grids, target
 
 
-def _run(model: nn.Module, image_size: int) -> None:
-    """One forward pass with gradients in eval mode."""
+def _run(model: nn.Module, images: torch.Tensor) -> Any:
+    """The output of one forward pass in eval mode."""
     parameter = next(model.parameters())
     was_training = model.training
-    image = torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
     try:
         model.eval()
-        with torch.inference_mode(False), torch.enable_grad():
-            model(image.requires_grad_())
+        with torch.inference_mode(False):
+            return model(images.to(parameter))
     except UserError:
         raise
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"this model does not accept {image_size} px inputs: {first_line(error)}") from None
+        raise UserError(f"this model does not accept {images.shape[-1]} px inputs: {first_line(error)}") from None
     finally:
         model.train(was_training)
 
 
-def _last_tokens(model: nn.Module, outputs: dict[str, torch.Tensor], features: torch.Tensor) -> str | None:
+def _last_tokens(model: nn.Module, image_size: int, names: list[str]) -> str | None:
     """The last normalised tokens that the head depends on; behind the last attention, only the class token counts."""
+    outputs: dict[str, torch.Tensor] = {}
+    at_head: list[torch.Tensor] = []
+
+    def watch(name: str, module: nn.Module, output: object) -> None:
+        if name in names and isinstance(output, torch.Tensor) and output.ndim == 3:
+            outputs[name] = output
+
+    with _hooks(model, watch, at_head), torch.enable_grad():
+        logits = _run(model, probe_images(image_size)[:1].requires_grad_())
+    features = at_head[-1] if at_head else logits
     draw = torch.randn(features.shape, generator=torch.Generator().manual_seed(0)).to(features)
     gradients = torch.autograd.grad((features * draw).sum(), list(outputs.values()), allow_unused=True)
     relevant = [
         name
         for name, gradient in zip(outputs, gradients, strict=True)
-        if gradient is not None and gradient.ndim == 3 and vit_reshape_transform(gradient).any()
+        if gradient is not None and vit_reshape_transform(gradient).any()
     ]
     normalised = [name for name in relevant if "Norm" in type(model.get_submodule(name)).__name__]
     return next(reversed(normalised or relevant), None)
@@ -122,19 +202,30 @@ def _last_tokens(model: nn.Module, outputs: dict[str, torch.Tensor], features: t
 
 def grid_of(output: object) -> Grid | None:
     """The grid in a layer's output for a square input; None where there is none, or one of a single place."""
+    return next(_readings(output), None)
+
+
+def _readings(output: object) -> Iterator[Grid]:
+    """The grids that an output may be, by its shape alone."""
     if not isinstance(output, torch.Tensor) or output.ndim not in (3, 4):
-        return None
+        return
     if output.ndim == 4 and output.shape[2] == output.shape[3] > 1:
-        return Grid(*output.shape[1:])
+        yield Grid(*output.shape[1:])
     if output.ndim == 4 and output.shape[1] == output.shape[2] > 1:
-        return Grid(output.shape[3], output.shape[1], output.shape[2], swinT_reshape_transform)
+        yield Grid(output.shape[3], output.shape[1], output.shape[2], swinT_reshape_transform)
     if output.ndim == 3:
-        try:
+        with suppress(ValueError):
             channels, height, width = vit_reshape_transform(output).shape[1:]
-        except ValueError:
-            return None
-        return Grid(channels, height, width, vit_reshape_transform) if height > 1 else None
-    return None
+            if height > 1:
+                yield Grid(channels, height, width, vit_reshape_transform)
+
+
+def _grid_in_order(output: object) -> tuple[bool | None, Grid | None]:
+    """The grid in a layer's output for the images of the check, and whether it is in their order; None: unproven."""
+    if not isinstance(output, torch.Tensor) or not len(output.shape) or len(output) != COUNT:
+        return False, None  # a window, a position bias
+    verdicts = [(in_image_order(grid.reshape(output) if grid.reshape else output), grid) for grid in _readings(output)]
+    return min(verdicts, key=lambda each: (True, None, False).index(each[0]), default=(False, None))
 
 
 def find_target_layers(
@@ -154,29 +245,44 @@ def find_target_layers(
         dilated: result of :func:`crackcam.models.output_stride.dilate`, to take the modules of these names from.
 
     Raises:
-        UserError: a name is not a layer with a grid (all such layers are listed); or the layers' layouts differ.
+        UserError: a name is not a layer with a grid in the order of the image (all such layers are listed); there is
+            none; or the layers' layouts differ.
     """
-    grids, target = grid_layers(model, image_size)
+    found = examine_layers(model, image_size)
+    grids = {**found.grids, **found.unproven}
     if names:
         chosen = list(names)
-    elif target is None:
-        raise UserError("no layer of this model has a grid to explain")
+    elif found.target is None:
+        candidates = [*{grid: name for name, grid in grids.items()}.values()]  # the last of each
+        hint = f": choose one with --layer, among others {', '.join(candidates[-CANDIDATES:])}" if candidates else ""
+        raise UserError(f"no layer of this model is known to have a grid in the order of the image{hint}")
     else:
-        chosen = _stages(model, grids, target) if stages else [target]
+        chosen = _stages(model, found) if stages else [found.target]
     if isinstance(model, Multiscale):  # layers go by the names of the architecture
         chosen = [f"backbone.{name}" if f"backbone.{name}" in grids else name for name in chosen]
     for name in chosen:
-        if name not in grids:
-            raise UserError(f"no layer {name!r} with a grid; available: {', '.join(grids)}")
+        _check(name, found)
     if len({grids[name].reshape for name in chosen}) > 1:
         raise UserError(f"{' and '.join(chosen)} have different layouts: explain one at a time")
     return [TargetLayer(name, (dilated or model).get_submodule(name), grids[name]) for name in chosen]
 
 
-def _stages(model: nn.Module, grids: dict[str, Grid], target: str) -> list[str]:
+def _check(name: str, found: Layers) -> None:
+    """Raise UserError where a layer cannot be explained; warn where that is not known."""
+    if name in found.scrambled:
+        raise UserError(
+            f"the output of layer {name!r} is not in the order of the image, so that a heatmap of it would be wrong; "
+            f"available: {', '.join(found.grids)}"
+        )
+    if name in found.unproven:
+        logger.warning("the whole image affects all positions of layer %s alike: its heatmap may mean nothing", name)
+    elif name not in found.grids:
+        raise UserError(f"no layer {name!r} with a grid; available: {', '.join(found.grids)}")
+
+
+def _stages(model: nn.Module, found: Layers) -> list[str]:
     """The stages of a multiscale head; else the last layer of each of the last three grid sizes up to the target."""
     if isinstance(model, Multiscale):
         return list(model.stages)
-    until = list(grids)[: list(grids).index(target) + 1]
-    last = {grids[name].height: name for name in until if grids[name].reshape is grids[target].reshape}
+    last = {grid.height: name for name, grid in found.until_target().items()}
     return list(last.values())[-3:]

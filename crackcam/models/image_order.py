@@ -1,0 +1,67 @@
+"""Check that the positions of a layer's output are in the order of the image.
+
+The model runs on four images: noise, with a quarter that is another noise in one corner after another. Whatever a layer
+gathers from the whole image is the same for all four, so that in a grid in image order each position responds most to
+the change of its own quarter, line by line, however far information spreads in between.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+COUNT = 4  # images
+CELLS = (1, 8, 32)  # pixels: noise of several scales, of which some reaches every layer
+CORRELATION = 0.4  # of preferences with sides: grids of networks with random weights have more, permuted ones about 0
+SPREAD = 0.1  # of preferences from -1 to 1: with less, positions respond to both halves of the image alike
+NOISE = 1e-3  # of preferences, from rounding
+
+
+def probe_images(size: int) -> torch.Tensor:
+    """(COUNT, 3, size, size) float32: changed at the upper left, upper right, lower left, lower right."""
+    draw, half = torch.Generator().manual_seed(0), size // 2
+    side = size - half
+    noise = [torch.randn(2, 3, max(2, side // cell), max(2, side // cell), generator=draw) for cell in CELLS]
+    # the same in all quarters: the mean over an image does not tell which was changed
+    change, images = torch.stack([F.interpolate(each, (side, side)) for each in noise]).mean(dim=0).repeat(1, 1, 2, 2)
+    images = images[:, :size, :size].repeat(COUNT, 1, 1, 1)
+    first, last = slice(half), slice(half, size)
+    for image, (rows, columns) in zip(
+        images, [(first, first), (first, last), (last, first), (last, last)], strict=True
+    ):
+        image[:, rows, columns] = change[:, rows, columns]
+    return images
+
+
+def in_image_order(grids: torch.Tensor) -> bool | None:
+    """Whether the positions of a layer's output are in the order of the image.
+
+    Args:
+        grids: (COUNT, C, H, W) output for :func:`probe_images`, H and W > 1.
+
+    Returns:
+        None where that cannot be told: all positions respond to all quarters of the image alike.
+    """
+    values = grids.detach().float()
+    others = (values.sum(dim=0) - values) / (COUNT - 1)
+    changes = (values - others).abs().mean(dim=1)
+    rounding = 10 * torch.finfo(grids.dtype).eps * values.abs().mean(dim=(0, 1))
+    upper_left, upper_right, lower_left, lower_right = 3 * changes / (changes.sum(dim=0) + rounding + 1e-30)
+    columns = upper_left + lower_left - upper_right - lower_right
+    rows = upper_left + upper_right - lower_left - lower_right
+    if _ordered(columns) and _ordered(rows.T):
+        return True
+    spread = min(float(columns.abs().mean()), float(rows.abs().mean()))
+    return False if spread >= SPREAD else None
+
+
+def _ordered(preference: torch.Tensor) -> bool:
+    """Whether positions on the left (H, W) respond more to changes on the left (1), those on the right not (-1).
+
+    A grid that is shifted by one position shows it at the border; columns at the seam see both halves.
+    """
+    half = preference.shape[1] // 2
+    own = torch.stack([preference[:, :half], -preference[:, -half:].flip(1)])  # from the border to the seam
+    deviation = max(float(own.square().mean().sqrt()), NOISE)
+    outer = own.mean(dim=1)[:, : max(1, half - 1)]
+    return float(own.mean()) > CORRELATION * deviation and bool((outer > 0).all())
