@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from crackcam.render.figures import Tile
 from crackcam.render.overlays import choose_style, thumbnail
 from crackcam.text import counted
 from crackcam.types import Prediction
+from pytorch_grad_cam.checks import NoEvidenceWarning
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ def run(asked: ExplainRun) -> int:
         UserError: usage or input error.
     """
     check_processes(asked)
+    warnings.filterwarnings("ignore", category=NoEvidenceWarning)  # figures and reports say so themselves
     choose_style(asked.explain.style, asked.explain.colormap)  # before anything is loaded
     if is_detector(asked.model.arch):
         return _explain_boxes(asked)
