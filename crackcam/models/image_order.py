@@ -13,7 +13,7 @@ import torch.nn.functional as F
 COUNT = 4  # images
 CELLS = (1, 8, 32)  # pixels: noise of several scales, of which some reaches every layer
 CORRELATION = 0.4  # of preferences with sides: grids of networks with random weights have more, permuted ones about 0
-SPREAD = 0.1  # of preferences from -1 to 1: with less, positions respond to both halves of the image alike
+SPREAD = 0.1  # of preferences, about -1 to 1: with less, positions respond to both halves of the image alike
 NOISE = 1e-3  # of preferences, from rounding
 
 

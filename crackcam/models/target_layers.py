@@ -207,7 +207,7 @@ def grid_of(output: object) -> Grid | None:
 
 def _readings(output: object) -> Iterator[Grid]:
     """The grids that an output may be, by its shape alone."""
-    if not isinstance(output, torch.Tensor) or output.ndim not in (3, 4):
+    if not isinstance(output, torch.Tensor) or not output.is_floating_point():
         return
     if output.ndim == 4 and output.shape[2] == output.shape[3] > 1:
         yield Grid(*output.shape[1:])

@@ -11,7 +11,7 @@ import torch
 from conftest import ROOT
 from torch import nn
 
-from crackcam.models.target_layers import Grid, TargetLayer
+from crackcam.models.target_layers import Grid, TargetLayer, find_target_layers
 
 pytest.importorskip("timm")
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -49,6 +49,15 @@ def test_a_dozen_families_are_those_of_the_page(family, monkeypatch):
     row = families.verdict(family, member, families.enliven(families.build(member)), families.image_size(member))
     assert (row.verdict, row.detail) == (verdict, detail)
     assert verdict == "found"
+
+
+@pytest.mark.parametrize("member", ["timm/hiera_tiny_224", "timm/gcvit_xxtiny", "timm/vit_relpos_small_patch16_224"])
+def test_stages_are_grids_too(member, monkeypatch):
+    """Of these, unrolled tokens, dropout of attention and tables of position biases were taken for stages."""
+    monkeypatch.setattr(families, "IMAGES", 1)
+    model = families.enliven(families.build(member))
+    for layer in find_target_layers(model, 224, stages=True):
+        assert families.moved_most(model, layer, 224) == families.CORNERS, layer.name
 
 
 def test_the_page_has_every_family_and_none_is_wrong():

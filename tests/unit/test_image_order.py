@@ -136,11 +136,18 @@ class Table(nn.Module):
 @pytest.mark.parametrize("heads", [2, 4])  # 4: as many as the images of the check
 def test_attention_and_position_biases_are_no_grids(heads):
     model = Attention(heads).eval()
-    found = examine_layers(model, SIZE)
-    assert found.target == "norm"
-    assert not {"bias", "softmax", "drop"} & set(found.grids)
+    grids, target = grid_layers(model, SIZE)
+    assert target == "norm"
+    assert not {"bias", "softmax", "drop"} & set(grids)
     (layer,) = find_target_layers(model, SIZE, stages=True)
     assert layer.name == "norm"
+
+
+def test_positions_that_are_no_numbers_are_no_grid():
+    model = Rearranged(lambda x: x).eval()
+    model.mask = nn.Sequential(Rearrange(lambda x: x > 0), Rearrange(lambda x: torch.fft.fft2(x.float())))
+    model.conv.register_forward_hook(lambda module, inputs, output: [model.mask(output), None][1])
+    assert set(grid_layers(model, SIZE)[0]) == {"conv", "last"}
 
 
 def test_windows_in_the_batch_are_no_grid():

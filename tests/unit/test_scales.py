@@ -265,8 +265,10 @@ def test_memory_of_a_large_photograph_by_the_bundled_network():
     assert float(megabytes) < 350
 
 
-def test_a_cpu_computes_one_tile_at_a_time(monkeypatch):
+def test_a_cpu_computes_a_bounded_number_of_tiles_at_a_time(monkeypatch):
     """Whatever the batch size is: the tiles of one photograph would take the memory of a whole batch."""
+    assert scales.TILE_PIXELS == (2 * 448) ** 2  # one tile of the bundled network
+    monkeypatch.setattr(scales, "TILE_PIXELS", 64**2)
     sizes, original = [], scales.heatmaps
 
     def heatmaps(network, technique, pixels, targets, batch_size):
