@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -167,14 +168,16 @@ def _print_message(line: str) -> None:
 
 @contextlib.contextmanager
 def log_to_stderr() -> Iterator[None]:
-    """Within it, messages of the package, of INFO and above, go to standard error."""
+    """Within it, messages of the package, of INFO and above, and Python's warnings go to standard error."""
     package, handler = logging.getLogger("crackcam"), _Handler()
     handler.setFormatter(_Formatter())
     level = package.level
     package.addHandler(handler)
     package.setLevel(logging.INFO)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *place: logger.warning("%s", message)
+            yield
     finally:
         package.removeHandler(handler)
         package.setLevel(level)

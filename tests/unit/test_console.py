@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 
 import pytest
 
@@ -109,3 +110,9 @@ def test_freed_memory_is_kept_unless_the_user_says_otherwise(monkeypatch):
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
     console.keep_freed_memory()
     assert asked == []
+
+
+def test_warnings_of_libraries_are_messages_with_a_level(capsys):
+    with console.log_to_stderr():
+        warnings.warn("a heatmap is 0 everywhere", UserWarning, stacklevel=1)
+    assert capsys.readouterr().err == "warning: a heatmap is 0 everywhere\n"
