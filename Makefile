@@ -1,38 +1,41 @@
 # make demo       fresh machine: environment, generated data, training, figures
 # make test       fresh machine: environment and development tools, then the tests
-# make test-fast  the unit tests alone
+# make test-fast  the unit tests without the slow ones
 # make check      linters, types, import contracts
 # make torture    long tests
 # make docs       the documentation as a site, in site/
 # make tables     the tables of docs/reference, from the code
+# make pictures   the pictures of docs/images, from the network and images of make demo
 # make bench      measurements (docs/reference/benchmarks.md explains what they print)
 
 PYTHON ?= python3
 BIN := .venv/bin
 # Waiting threads sleep: many small runs on a machine that others use too take a quarter of the time.
 QUIET_THREADS := OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
+# Processes that run tests side by side.
+WORKERS ?= auto
 CLASSES := Positive Negative
 METHODS := gradcam layercam
 # A name of its own: the bundled network, which is better, stays the default of inference.py and xai.py.
 DEMO := weights/demo.safetensors
 
-.PHONY: demo test test-fast torture check docs tables bench clean
+.PHONY: demo test test-fast torture check docs tables pictures bench clean
 
 demo: .venv/.runtime
-	$(BIN)/python train.py --sample --output $(DEMO)
+	$(BIN)/python train.py --sample --output $(DEMO) --report outputs/training.html
 	set -e; for class in $(CLASSES); do \
 		$(BIN)/python inference.py --weights $(DEMO) --type $$class; \
 		for method in $(METHODS); do \
 			$(BIN)/python xai.py --weights $(DEMO) --type $$class --method $$method; \
 		done; \
 	done
-	@echo; echo "make demo wrote:"; ls -1 $(DEMO) outputs/*.csv outputs/*.json outputs/*.png
+	@echo; echo "make demo wrote:"; ls -1 $(DEMO) outputs/*.csv outputs/*.html outputs/*.json outputs/*.png
 
 test: .venv/.development
-	$(QUIET_THREADS) $(BIN)/python -m pytest
+	$(QUIET_THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-fast: .venv/.development
-	$(QUIET_THREADS) $(BIN)/python -m pytest tests/unit
+	$(QUIET_THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/unit -m 'not torture and not slow'
 
 torture: .venv/.development
 	$(BIN)/python -m pytest -m torture
@@ -48,6 +51,9 @@ docs: .venv/.development
 
 tables: .venv/.runtime
 	$(BIN)/python docs/tables.py
+
+pictures: demo .venv/.development
+	$(BIN)/python docs/pictures.py
 
 bench: .venv/.development
 	$(BIN)/python benchmarks/cam_speed.py --arch resnet18 --batch 9

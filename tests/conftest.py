@@ -20,7 +20,9 @@ from crackcam.types import ModelCard
 ROOT = Path(__file__).parents[1]
 TINY_TRAINING = ["--pretrained", "none", "--image-size", "64", "--epochs", "2", "--batch-size", "8", "--workers", "0"]
 
-torch.set_num_threads(2)
+# pytest-xdist runs tests side by side: one thread each, also in the processes that they start.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 def tiny_config(**others):

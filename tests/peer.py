@@ -24,7 +24,6 @@ def main(job_path, result_path):
 
     assert "site-packages" in pytorch_grad_cam.__file__, pytorch_grad_cam.__file__
     job = torch.load(job_path, weights_only=False)
-    torch.set_num_threads(2)
     methods = [name for name, found in vars(pytorch_grad_cam).items() if inspect.isclass(found)]
     result = {"classes": np.array(methods)}
     for key, run in job["runs"].items():

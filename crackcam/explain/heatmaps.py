@@ -167,7 +167,7 @@ def _evidence_of(
 ) -> torch.Tensor:
     """The map of each image's target, (N, size, size)."""
     with torch.inference_mode():
-        mask = _multiscale(network).speaking[list(targets), None, None]
+        mask = _multiscale(network).class_mask[list(targets), None, None]
         return resize(evidence[range(len(targets)), list(targets)].sigmoid() * mask, tuple(pixels.shape[2:]))
 
 

@@ -1,0 +1,74 @@
+"""Make the pictures of the documentation from generated images and the network of make demo: make pictures.
+
+Pages of reports are taken in headless Chromium.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+ROOT = Path(__file__).parents[1]
+IMAGES, OUTPUTS, DEMO = ROOT / "docs/images", ROOT / "outputs", "weights/demo.safetensors"
+COMPARED = "gradcam,layercam,fullgrad,shapleycam,ablationcam,refinecam,guidedgradcam"
+REPORTED = "gradcam,layercam,eigencam"
+
+
+def run(command: str) -> None:
+    """Run one of the scripts."""
+    subprocess.run([sys.executable, *command.split()], cwd=ROOT, check=True)  # noqa: S603
+
+
+def keep(figure: str, name: str, width: int) -> None:
+    """Store a figure of outputs/ among the images, no wider than ``width`` pixels."""
+    with Image.open(OUTPUTS / figure) as image:
+        small = image.convert("RGB")
+        small.thumbnail((width, 10_000), Image.Resampling.LANCZOS)
+        small.save(IMAGES / name, quality=85)
+
+
+def figures() -> None:
+    """What the scripts draw."""
+    run(f"inference.py --type Positive --weights {DEMO}")
+    keep("inference_Positive.png", "inference_Positive.jpg", 760)
+    run(f"xai.py --type Positive --method layercam --weights {DEMO}")
+    keep("xai_Positive_layercam.png", "xai_Positive_layercam.jpg", 760)
+    run(f"xai.py --type Positive --method {COMPARED} --num 4 --seed 3 --weights {DEMO}")
+    keep("xai_Positive_compared.png", "xai_Positive_compared.jpg", 1180)
+    run("xai.py --type Positive --style mask")
+    keep("xai_Positive_best.png", "xai_Positive_mask.jpg", 760)
+    run(f"xai.py --type Positive --num 1 --anatomy --output outputs/steps.png --weights {DEMO}")
+    keep("steps_anatomy.png", "anatomy.png", 1380)
+    run(f"xai.py --type Positive --num 1 --method layercam --style edges --output outputs/edges.png --weights {DEMO}")
+    keep("edges.png", "edges.jpg", 760)
+
+
+def take(browser: Browser, report: str, name: str, size: tuple[int, int], prepare: Callable[[Page], object]) -> None:
+    """Take what a window of ``size`` shows of a report."""
+    page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+    page.goto((OUTPUTS / report).as_uri())
+    prepare(page)
+    page.screenshot(path=IMAGES / name, type="jpeg", quality=85)
+    page.close()
+
+
+def reports() -> None:
+    """What the pages of --report look like."""
+    run(f"xai.py --type Positive --method {REPORTED} --num 60 --masks data/masks --report --weights {DEMO}")
+    page = f"xai_Positive_{REPORTED.replace(',', '_')}.html"
+    with sync_playwright() as playwright:
+        chromium = shutil.which("chromium")
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        take(browser, page, "report.jpg", (1180, 960), lambda p: p.locator("#controls").scroll_into_view_if_needed())
+        take(browser, page, "report_enlarged.jpg", (1180, 960), lambda p: p.locator(".card .stage").first.click())
+        take(browser, "training.html", "report_training.jpg", (1360, 700), lambda p: None)
+        browser.close()
+
+
+if __name__ == "__main__":
+    figures()
+    reports()
