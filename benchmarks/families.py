@@ -117,7 +117,8 @@ def image_size(member: str) -> int:
 def moved_most(model: nn.Module, layer: TargetLayer, size: int) -> list[tuple[int, int]]:
     """For a change in each corner, the quarter (row, column) of the grid in which a layer's output changes most.
 
-    Of networks with random weights single positions respond at random: quarters are means, also over IMAGES images.
+    Of networks with random weights single positions respond at random: quarters are means, also over IMAGES images. And
+    some positions respond more than others wherever the change is: changes are relative to their mean over the corners.
     """
     draw = torch.Generator().manual_seed(5)
     coarse = torch.randn(IMAGES, 3, size // 4, size // 4, generator=draw)
@@ -134,6 +135,7 @@ def moved_most(model: nn.Module, layer: TargetLayer, size: int) -> list[tuple[in
         return []
     grids = grids.unflatten(0, (5, IMAGES))
     changes = (grids[1:] - grids[0]).abs().mean(dim=(1, 2))  # of each corner, (H, W)
+    changes = changes / changes.mean(dim=0).clamp(min=1e-30)
     half = changes.shape[1] // 2
     means = [[float(quarter(change, corner, half).mean()) for corner in CORNERS] for change in changes]
     return [CORNERS[of_one.index(max(of_one))] for of_one in means]
