@@ -107,7 +107,7 @@ def _fitting(text: str, length: int) -> str:
 
 def spelled_alike(text: str) -> str:
     """What two spellings of a name have in common: 'Eigen-CAM' and 'eigencam', 'GOLDEN_retriever' and its like."""
-    return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", text).casefold())
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)|_", "", unicodedata.normalize("NFKC", text).casefold())
 
 
 def match_name(text: str, names: Iterable[str]) -> str | None:

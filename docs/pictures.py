@@ -33,9 +33,9 @@ def keep(figure: str, name: str, width: int) -> None:
 
 def figures() -> None:
     """What the scripts draw."""
-    run(f"inference.py --type Positive --weights {DEMO}")
+    run("inference.py --type Positive")
     keep("inference_Positive.png", "inference_Positive.jpg", 760)
-    run(f"xai.py --type Positive --method layercam --weights {DEMO}")
+    run("xai.py --type Positive --method layercam")
     keep("xai_Positive_layercam.png", "xai_Positive_layercam.jpg", 760)
     run(f"xai.py --type Positive --method {COMPARED} --num 4 --seed 3 --weights {DEMO}")
     keep("xai_Positive_compared.png", "xai_Positive_compared.jpg", 1180)

@@ -7,19 +7,24 @@ the change of its own quarter, line by line, however far information spreads in 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
 COUNT = 4  # images
+DRAWS = 4  # of the noise, where one does not tell
+TYPICAL_SIZE = 224  # pixels; in smaller images few positions are left, and each of them sees everything
 CELLS = (1, 8, 32)  # pixels: noise of several scales, of which some reaches every layer
 CORRELATION = 0.4  # of preferences with sides: grids of networks with random weights have more, permuted ones about 0
 SPREAD = 0.1  # of preferences, about -1 to 1: with less, positions respond to both halves of the image alike
 NOISE = 1e-3  # of preferences, from rounding
+REPRODUCED = 0.5  # correlation of the preferences in two halves of the draws: with less, they are chance
 
 
-def probe_images(size: int) -> torch.Tensor:
+def probe_images(size: int, seed: int = 0) -> torch.Tensor:
     """(COUNT, 3, size, size) float32: changed at the upper left, upper right, lower left, lower right."""
-    draw, half = torch.Generator().manual_seed(0), size // 2
+    draw, half = torch.Generator().manual_seed(seed), size // 2
     side = size - half
     noise = [torch.randn(2, 3, max(2, side // cell), max(2, side // cell), generator=draw) for cell in CELLS]
     # the same in all quarters: the mean over an image does not tell which was changed
@@ -33,26 +38,47 @@ def probe_images(size: int) -> torch.Tensor:
     return images
 
 
-def in_image_order(grids: torch.Tensor) -> bool | None:
-    """Whether the positions of a layer's output are in the order of the image.
+def responses(grids: torch.Tensor) -> torch.Tensor:
+    """How much each position responds to the change of each quarter.
 
     Args:
         grids: (COUNT, C, H, W) output for :func:`probe_images`, H and W > 1.
 
     Returns:
-        None where that cannot be told: all positions respond to all quarters of the image alike.
+        (COUNT, H, W) float32, relative to all changes at that position.
     """
     values = grids.detach().float()
     others = (values.sum(dim=0) - values) / (COUNT - 1)
     changes = (values - others).abs().mean(dim=1)
     rounding = 10 * torch.finfo(grids.dtype).eps * values.abs().mean(dim=(0, 1))
-    upper_left, upper_right, lower_left, lower_right = 3 * changes / (changes.sum(dim=0) + rounding + 1e-30)
-    columns = upper_left + lower_left - upper_right - lower_right
-    rows = upper_left + upper_right - lower_left - lower_right
+    return changes / (changes.sum(dim=0) + rounding + 1e-30)
+
+
+def in_image_order(draws: Sequence[torch.Tensor]) -> bool | None:
+    """Whether the positions of a layer's output are in the order of the image.
+
+    Args:
+        draws: (COUNT, H, W) :func:`responses`, to noise of one seed each.
+
+    Returns:
+        None where that cannot be told: all positions respond to all quarters alike, or as chance has it.
+    """
+    columns, rows = _preferences(draws)
     if _ordered(columns) and _ordered(rows.T):
         return True
+    halves = torch.stack([torch.cat(_preferences(draws[start::2])).flatten() for start in range(min(2, len(draws)))])
+    chance = len(draws) > 1 and float(torch.corrcoef(halves)[0, 1]) < REPRODUCED
     spread = min(float(columns.abs().mean()), float(rows.abs().mean()))
-    return False if spread >= SPREAD else None
+    return None if chance or spread < SPREAD else False
+
+
+def _preferences(draws: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each position for the left (H, W), 1, or the right, -1, and for the upper or the lower half."""
+    upper_left, upper_right, lower_left, lower_right = 3 * torch.stack([*draws]).mean(dim=0)
+    columns = upper_left + lower_left - upper_right - lower_right
+    rows = upper_left + upper_right - lower_left - lower_right
+    # One change may be stronger than another everywhere: that tells nothing of positions.
+    return columns - columns.mean(), rows - rows.mean()
 
 
 def _ordered(preference: torch.Tensor) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 
 from crackcam.errors import UserError
 from crackcam.models.heads import head_name
-from crackcam.models.image_order import COUNT, in_image_order, probe_images
+from crackcam.models.image_order import COUNT, DRAWS, TYPICAL_SIZE, in_image_order, probe_images, responses
 from crackcam.models.multiscale import Multiscale
 from crackcam.text import first_line
 from pytorch_grad_cam.utils.reshape_transforms import swinT_reshape_transform, vit_reshape_transform
@@ -115,31 +115,73 @@ def _state(model: nn.Module, image_size: int) -> tuple:
     return image_size, modules, written
 
 
+class _Seen(NamedTuple):
+    """A layer's output in one run: how it may be read as a grid, what responds where, and what it may be used for."""
+
+    grid: Grid
+    response: torch.Tensor
+    may_be_target: bool  # before the head, and not pooled
+
+
 def _examine(model: nn.Module, image_size: int) -> Layers:
+    seen = _look(model, probe_images(image_size))
+    verdicts = {key: in_image_order([each.response]) for key, each in seen.items()}
+    if doubtful := [key for key, verdict in verdicts.items() if not verdict]:
+        verdicts |= _verdicts_of_draws(model, image_size, doubtful)
     found = Layers({}, {}, set(), None)
+    candidates = []
+    for name in dict.fromkeys(name for name, _ in seen):
+        best = min((key for key in seen if key[0] == name), key=lambda key: (True, None, False).index(verdicts[key]))
+        verdict, (grid, _, may_be_target) = verdicts[best], seen[best]
+        if verdict is False:
+            found.scrambled.add(name)
+            continue
+        (found.unproven if verdict is None else found.grids)[name] = grid
+        if verdict and may_be_target:
+            candidates.append(name)
+    target = next(reversed(candidates), None)
+    if target is not None and found.grids[target].reshape is vit_reshape_transform:
+        target = _last_tokens(model, image_size, candidates)
+    return found._replace(target=target)
+
+
+_Reading = tuple[str, Reshape | None]  # a layer, and how its output is brought to (N, C, H, W)
+
+
+def _look(model: nn.Module, images: torch.Tensor) -> dict[_Reading, _Seen]:
+    """Every reading of a layer's output as a grid, in the order of execution."""
+    seen: dict[_Reading, _Seen] = {}
     pooled: list[torch.Tensor] = []
-    before_head: list[str] = []
     at_head: list[torch.Tensor] = []
 
     def watch(name: str, module: nn.Module, output: object) -> None:
-        verdict, grid = _grid_in_order(output)
-        if grid is None or not isinstance(output, torch.Tensor):
-            return
-        if verdict is False:
-            found.scrambled.add(name)
-            return
-        (found.unproven if verdict is None else found.grids)[name] = grid
-        if "Pool" in type(module).__name__ or isinstance(module, nn.Dropout | nn.Softmax):
+        if not isinstance(output, torch.Tensor) or not len(output.shape) or len(output) != COUNT:
+            return  # a window, a position bias
+        if pools := "Pool" in type(module).__name__ or isinstance(module, nn.Dropout | nn.Softmax):
             pooled.append(output)
-        elif verdict and not at_head and not any(output is p for p in pooled):
-            before_head.append(name)
+        usable = not pools and not at_head and not any(output is p for p in pooled)
+        for grid in _readings(output):
+            seen.pop((name, grid.reshape), None)  # a layer that runs again is where it ran last
+            response = responses(grid.reshape(output) if grid.reshape else output)
+            seen[name, grid.reshape] = _Seen(grid, response, usable)
 
     with _hooks(model, watch, at_head), torch.no_grad():
-        _run(model, probe_images(image_size))
-    target = next(reversed(before_head), None)
-    if target is not None and found.grids[target].reshape is vit_reshape_transform:
-        target = _last_tokens(model, image_size, before_head)
-    return found._replace(target=target)
+        _run(model, images)
+    return seen
+
+
+def _verdicts_of_draws(model: nn.Module, image_size: int, doubtful: list[_Reading]) -> dict[_Reading, bool | None]:
+    """Verdicts by several draws; of larger images than the model is for, where it takes them."""
+    sizes = {max(image_size, TYPICAL_SIZE), image_size}
+    for size in sorted(sizes, reverse=True):
+        try:
+            runs = [_look(model, probe_images(size, seed)) for seed in range(DRAWS)]
+        except UserError:  # not this size
+            continue
+        return {
+            key: in_image_order([run[key].response for run in runs]) for key in doubtful if all(key in r for r in runs)
+        }
+    return {}
 
 
 @contextmanager
@@ -171,7 +213,7 @@ def _run(model: nn.Module, images: torch.Tensor) -> Any:
             return model(images.to(parameter))
     except UserError:
         raise
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
         raise UserError(f"this model does not accept {images.shape[-1]} px inputs: {first_line(error)}") from None
     finally:
         model.train(was_training)
@@ -218,14 +260,6 @@ def _readings(output: object) -> Iterator[Grid]:
             channels, height, width = vit_reshape_transform(output).shape[1:]
             if height > 1:
                 yield Grid(channels, height, width, vit_reshape_transform)
-
-
-def _grid_in_order(output: object) -> tuple[bool | None, Grid | None]:
-    """The grid in a layer's output for the images of the check, and whether it is in their order; None: unproven."""
-    if not isinstance(output, torch.Tensor) or not len(output.shape) or len(output) != COUNT:
-        return False, None  # a window, a position bias
-    verdicts = [(in_image_order(grid.reshape(output) if grid.reshape else output), grid) for grid in _readings(output)]
-    return min(verdicts, key=lambda each: (True, None, False).index(each[0]), default=(False, None))
 
 
 def find_target_layers(

@@ -60,7 +60,7 @@ def test_classes_of_any_number_and_name(tmp_path, monkeypatch, capsys, count):
     assert {row["target"] for row in found["pictures"]} == {names[-1]}
     assert Path(f"outputs/xai_{first}_best.png").exists()
     assert inference.main(["--data", "any", "--all"]) == 0
-    header = Path("outputs/predictions_all.csv").read_text("utf-8").splitlines()[0]
+    header = Path("outputs/predictions_all.csv").read_text("utf-8-sig").splitlines()[0]
     assert header == ",".join(["file", "true", "predicted", *(f"p_{name}" for name in sorted(names)), "error"])
 
 

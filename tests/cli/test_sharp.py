@@ -20,7 +20,7 @@ def run(capsys, *flags):
 def test_stride_of_the_script(place, capsys):
     code, out, _ = run(capsys, "--list-layers", "--stride", "8")
     assert code == 0
-    assert "layer4  512 x 8 x 8  (default)" in out.splitlines()
+    assert "layer4  Sequential  512 x 8 x 8  (default)" in out.splitlines()
     documents = []
     for flags in ([], ["--stride", "8"]):
         code, _, _ = run(capsys, *flags, "--num", "2", "--save-maps", f"maps{len(flags)}", "--target", "predicted")

@@ -246,8 +246,8 @@ def test_steps_lead_to_grad_cam(resnet):
 def test_layers_are_named_only_where_they_are_used(resnet):
     fullgrad, gradcam = Explainer.of(resnet, ExplainConfig(method="fullgrad,gradcam", layer="layer3"))
     assert (fullgrad.layer_names, gradcam.layer_names) == ([], ["layer3"])
-    with pytest.raises(UserError, match="fullgrad, rise: no target layer is used, leave --layer out"):
+    with pytest.raises(UserError, match="fullgrad, rise: no target layer is used, leave layer out"):
         Explainer.of(resnet, ExplainConfig(method="fullgrad,rise", layer="layer3"))
     pixels, images = batch(1)
-    with pytest.raises(UserError, match="smoothgrad reads no target layer: leave --fuse out"):
+    with pytest.raises(UserError, match="smoothgrad reads no target layer: leave fuse out"):
         explainer(resnet, method="smoothgrad", fuse="mean").explain(pixels, images, [0])

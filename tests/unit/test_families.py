@@ -188,9 +188,7 @@ def reference(method, model, layer, x, classes, places):
             rows = one.flatten(1).T.numpy()
             rows = rows - rows.mean(0)
             first = rows @ np.linalg.svd(rows, full_matrices=False)[2][0]
-            total = one.sum(0).flatten()
-            if total.max() - total.min() <= 1e-4 * one.abs().sum(0).mean():  # after a LayerNorm it is 0
-                total = one.abs().sum(0).flatten()
+            total = (one * one.square().mean((1, 2), keepdim=True).sqrt()).sum(0).flatten()
             maps.append(first * np.sign(np.corrcoef(first, total.numpy())[0, 1]))
         maps = torch.from_numpy(np.stack(maps)).reshape(a[:, 0].shape)
     else:

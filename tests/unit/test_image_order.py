@@ -1,6 +1,7 @@
 """A grid is accepted only in the order of the image: networks with orders of positions that are known by construction."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from crackcam.errors import UserError
 from crackcam.models.target_layers import examine_layers, find_target_layers, grid_layers
 from crackcam.preprocessing import Preprocessing
 
+REGRESSION = Path(__file__).parents[1] / "regression"
 SIZE = 64
 SIDE = 8
 
@@ -191,5 +193,17 @@ def test_the_model_runs_once_for_all_explanations():
     find_target_layers(model, SIZE)
     assert len(runs) == 2
     model.last = Rearrange(lambda x: x.flip(3))
-    assert grid_layers(model, SIZE)[1] == "conv"  # another layer: looked at again
-    assert len(runs) == 3
+    assert grid_layers(model, SIZE)[1] == "conv"  # another layer: looked at again, by several draws
+    examined = len(runs)
+    find_target_layers(model, SIZE)
+    assert len(runs) == examined > 2
+
+
+@pytest.mark.parametrize("size", [64, 224])
+def test_trained_networks_of_small_images_keep_their_last_layer(size):
+    """At 64 px the last grid has four positions, each of which sees all of the image."""
+    for file, last in (("written_before", "features"), ("written_before_multiscale", "backbone.conv5")):
+        model = crackcam.load(REGRESSION / f"{file}.safetensors").model
+        found = examine_layers(model, size)
+        assert found.target == last
+        assert (found.scrambled, found.unproven) == (set(), {})

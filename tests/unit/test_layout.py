@@ -160,12 +160,12 @@ def test_splits_below_classes_and_a_nested_data_folder_are_refused(tmp_path):
     for label in "xy":
         photos(tmp_path / "b" / "photos" / "train" / label)
         photos(tmp_path / "c" / "photos" / label)
-    with pytest.raises(UserError, match=f"name it with --data {tmp_path}/b/photos"):
+    with pytest.raises(UserError, match=f"name it with data {tmp_path}/b/photos"):
         plan_splits(tmp_path / "b", 0.2, 0)
-    with pytest.raises(UserError, match=rf"did you mean --data {tmp_path}/c/photos\?"):
+    with pytest.raises(UserError, match=rf"did you mean data {tmp_path}/c/photos\?"):
         plan_splits(tmp_path / "c", 0.2, 0)
     card = ModelCard("resnet18", ["x", "y"], 64)
-    with pytest.raises(UserError, match=rf"none of the classes of the model: x, y; did you mean --data {tmp_path}/c/"):
+    with pytest.raises(UserError, match=rf"none of the classes of the model: x, y; did you mean data {tmp_path}/c/"):
         select(ImagesConfig(data=tmp_path / "c"), card)
 
 
