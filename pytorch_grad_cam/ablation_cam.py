@@ -9,15 +9,8 @@ import torch
 from pytorch_grad_cam.ablation_layer import AblatedRows, AblationLayer
 from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform
 from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
-from pytorch_grad_cam.batches import (
-    Batch,
-    Targets,
-    batch_item,
-    images_in,
-    map_tensors,
-    target_scores,
-    with_images,
-)
+from pytorch_grad_cam.batches import Batch, copies_of_item, images_in, map_tensors
+from pytorch_grad_cam.outputs import Targets, target_scores
 from pytorch_grad_cam.replay import Tape
 
 
@@ -78,7 +71,10 @@ class AblationCAM(BaseCAM):
         with ExitStack() as stack:
             for tape in self._tapes.values():
                 stack.enter_context(tape.recording())
-            return super()._run_model(inputs, targets)
+            runs = super()._run_model(inputs, targets)
+        for layer, (run, _) in zip(recorder.target_layers, recorder.chosen_runs, strict=True):
+            self._tapes[layer].run = run
+        return runs
 
     def _compute_layer_maps(self, inputs: Batch, targets: Targets, eigen_smooth: bool) -> list[torch.Tensor]:
         try:
@@ -89,15 +85,16 @@ class AblationCAM(BaseCAM):
     def channel_weights(self, run: LayerRun) -> torch.Tensor:
         tape, count = self._tapes[run.layer], len(run.targets)
         weights = torch.zeros(run.activations.shape[:2], device=run.activations.device)
+        all_inputs = self._inputs_of_single_images(run.inputs, run.outputs, run.targets)
         intact = target_scores(run.targets, run.outputs)
         rows = self.batch_size * max(1, run.images[0].numel() // run.activations[0].numel())
         ablated = self._ablated_rows(run.layer_output, rows)
         for i, target in enumerate(run.targets):
-            inputs, image = batch_item(run.inputs, i, count), run.images[i : i + 1]
-            pair = with_images(inputs, image.expand(2, *image.shape[1:]))
-            tape.check(pair, i, item_twice(run.layer_output, i, count), target, intact[i])
+            tape.check(
+                copies_of_item(all_inputs, i, count, 2), i, item_twice(run.layer_output, i, count), target, intact[i]
+            )
             for channels in self._channels_to_ablate(run.activations[i]).split(rows):
-                copies = with_images(inputs, image.expand(len(channels), *image.shape[1:]))
+                copies = copies_of_item(all_inputs, i, count, len(channels))
                 scores = tape.scores(copies, i, ablated(i, channels), target)
                 weights[i, channels] = intact[i].float() - scores
         scale = intact.float().abs()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pytorch_grad_cam.activations_and_gradients import ReshapeTransform
+from pytorch_grad_cam.activations_and_gradients import ReshapeTransform, reshaped
 from pytorch_grad_cam.batches import Batch, map_tensors, tensors
 from pytorch_grad_cam.utils.svd_on_activations import principal_map
 
@@ -127,18 +127,19 @@ class AblatedRows:
     takes longer than running the layers above.
 
     Args:
-        layer_output: (N, ...) tensor, or tensors in a structure whose first one is ablated.
+        layer_output: (N, ...) tensor, or tensors in a structure: the one that the reshape_transform takes is ablated.
         reshape_transform: turns it into (N, C, *spatial), as a view.
         rows: maximum number of rows.
     """
 
     def __init__(self, layer_output: Batch, reshape_transform: ReshapeTransform | None, rows: int) -> None:
         self.layer_output, self.reshape_transform = layer_output, reshape_transform
-        size = len(next(tensors(layer_output)))
+        self.size = len(next(tensors(layer_output)))
         self._rows = map_tensors(
-            lambda output: allocate_rows(output, rows) if output.ndim and len(output) == size else output, layer_output
+            lambda output: allocate_rows(output, rows) if output.ndim and len(output) == self.size else output,
+            layer_output,
         )
-        self._first = next(tensors(self._rows))
+        self._first = self._tensor_below(self._shaped(self._rows))
         self._filled: tuple[int, int] | None = None  # image index, and version of the memory after our last write
         self._ablated = torch.zeros(0, dtype=torch.long)
 
@@ -154,7 +155,7 @@ class AblatedRows:
         """
         outputs = list(tensors(self.layer_output))
         if self._filled == (index, self._first._version):
-            self._write(self._ablated, self._shaped(outputs[0][index : index + 1])[0, self._ablated])
+            self._write(self._ablated, self._intact(index)[self._ablated])
         else:  # another image, or the layers above have modified the memory in place
             for rows, output in zip(tensors(self._rows), outputs, strict=True):
                 if rows is not output:
@@ -166,17 +167,25 @@ class AblatedRows:
             lambda rows: rows if any(rows is output for output in outputs) else rows[: len(channels)], self._rows
         )
 
-    def _write(self, channels: torch.Tensor, values: torch.Tensor | int) -> None:
-        shaped = self._shaped(self._first)
-        if shaped.untyped_storage().data_ptr() != self._first.untyped_storage().data_ptr():
-            raise ValueError(
-                "AblationCAM sets channels to 0 through the reshape_transform, which must return a view; "
-                "or pass an ablation_layer"
-            )
-        shaped[torch.arange(len(channels)), channels] = values
+    def _intact(self, index: int) -> torch.Tensor:
+        item = map_tensors(lambda t: t[index : index + 1] if t.ndim and len(t) == self.size else t, self.layer_output)
+        return self._shaped(item)[0]
 
-    def _shaped(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor if self.reshape_transform is None else self.reshape_transform(tensor)
+    def _tensor_below(self, view: torch.Tensor) -> torch.Tensor:
+        """The tensor of the rows that this is a view of."""
+        for tensor in tensors(self._rows):
+            if tensor.untyped_storage().data_ptr() == view.untyped_storage().data_ptr():
+                return tensor
+        raise ValueError(
+            "AblationCAM sets channels to 0 through the reshape_transform, which must return a view; "
+            "or pass an ablation_layer"
+        )
+
+    def _write(self, channels: torch.Tensor, values: torch.Tensor | int) -> None:
+        self._shaped(self._rows)[torch.arange(len(channels)), channels] = values
+
+    def _shaped(self, output: Batch) -> torch.Tensor:
+        return reshaped(output, self.reshape_transform)
 
 
 def repeat_item(activations: torch.Tensor, index: int, rows: int) -> torch.Tensor:

@@ -7,81 +7,21 @@ and the layers below need no memory for activations and no backward pass, and th
 Hooks exist only during a run and are active only in its thread; no ``.grad`` attribute is ever written.
 """
 
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pytorch_grad_cam.batches import Batch, call_model, map_tensors, tensors
+from pytorch_grad_cam.context import Module
+from pytorch_grad_cam.graph import run_of_images
+from pytorch_grad_cam.visibility import name_of, why_no_gradient
 
-Module = torch.nn.Module
 ReshapeTransform = Callable[[Any], torch.Tensor]
-
-_locks: WeakKeyDictionary[Module, threading.RLock] = WeakKeyDictionary()
-_making_locks = threading.Lock()
-
-
-@contextmanager
-def evaluation_mode(model: Module) -> Iterator[None]:
-    """Switch to ``model.eval()``, and afterwards restore train or eval mode of each module."""
-    were_training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in were_training:
-            module.training = True
-
-
-@contextmanager
-def explanation_context(model: Module) -> Iterator[None]:
-    """Prepare a model for an explanation, and restore everything afterwards.
-
-    Eval mode is on, inference mode is off, and two threads that explain the same model take turns. The states of the
-    random number generators are restored, for models that draw random numbers in eval mode too. Code compiled by
-    ``torch.compile`` runs uncompiled, since compiled code skips hooks. The autocast cache is cleared: weights cast
-    during the explanation, mostly without autograd, must not be reused by the caller.
-    """
-    with _making_locks:
-        lock = _locks.setdefault(model, threading.RLock())
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    with ExitStack() as stack:
-        stack.callback(torch.clear_autocast_cache)
-        for around in (lock, torch.random.fork_rng(devices), torch.inference_mode(False), evaluation_mode(model)):
-            stack.enter_context(around)
-        with _uncompiled:
-            yield
-
-
-class _Uncompiled:
-    """Run Python instead of compiled code. The compiler's stance is global: the last thread to leave restores it."""
-
-    def __init__(self) -> None:
-        self.changing = threading.Lock()
-        self.users = 0
-        self.stance: Any = None
-
-    def __enter__(self) -> None:
-        with self.changing:
-            self.users += 1
-            if self.stance is None and "torch._dynamo" in sys.modules:  # otherwise nothing was compiled
-                self.stance = torch.compiler.set_stance("force_eager")
-
-    def __exit__(self, *exception: object) -> None:
-        with self.changing:
-            self.users -= 1
-            if self.users == 0 and self.stance is not None:
-                self.stance.__exit__(None, None, None)
-                self.stance = None
-
-
-_uncompiled = _Uncompiled()
 
 
 def unwrap(model: Module) -> Module:
@@ -133,7 +73,7 @@ class ActivationsAndGradients:
 
     Args:
         model: any module that maps a batch (N, ...) to outputs (N, ...).
-        target_layers: modules of the model. A module that runs several times is recorded at its last run.
+        target_layers: modules of the model. Where one runs several times, its last run on the images is recorded.
         reshape_transform: applied to activations and gradients, for layers whose output is not
             (N, C, *spatial): other tensors, or mappings of tensors (feature pyramids).
         detach: False keeps activations and gradients in the graph, so that they can be differentiated again.
@@ -142,6 +82,7 @@ class ActivationsAndGradients:
         activations: after a run, one (N, C, *spatial) float32 tensor per layer; with ``detach=False`` the layer's
             output itself.
         layer_outputs: the layers' outputs before ``reshape_transform``.
+        chosen_runs: for each layer, the index of the recorded run among its runs, and their number.
 
     Examples:
         >>> import torch
@@ -172,6 +113,7 @@ class ActivationsAndGradients:
         """Discard the recording of the last run."""
         self.activations: list[Any] = []
         self.layer_outputs: list[Batch] = []
+        self.chosen_runs: list[tuple[int, int]] = []
         self._gradient_by_id: dict[int, torch.Tensor] = {}  # id of an output tensor -> its gradient
 
     release = clear
@@ -187,7 +129,7 @@ class ActivationsAndGradients:
             The model's output.
 
         Raises:
-            ValueError: a target layer did not run.
+            ValueError: a target layer did not run, or ran several times with no run that belongs to the images.
         """
         outputs = self._run(inputs, with_graph, autograd_below=False)
         if with_graph and self.layer_outputs and not any(tensor.requires_grad for tensor in tensors(outputs)):
@@ -198,8 +140,8 @@ class ActivationsAndGradients:
 
     def _run(self, inputs: Batch, with_graph: bool, autograd_below: bool) -> Batch:
         self.clear()
-        outputs: dict[int, Batch] = {}
-        handles: dict[int, list[Any]] = {}
+        runs: list[list[Batch]] = [[] for _ in self.target_layers]
+        handles: list[tuple[Batch, Any]] = []
         gradient_by_id = self._gradient_by_id
 
         def leaf(output: torch.Tensor) -> torch.Tensor:
@@ -207,30 +149,35 @@ class ActivationsAndGradients:
 
         def record(index: int, output: Batch) -> Batch | None:
             if not with_graph:
-                outputs[index] = map_tensors(torch.clone, output)  # later modules may work in place
+                runs[index].append(map_tensors(torch.clone, output))  # later modules may work in place
                 return None
             if not any(tensor.requires_grad for tensor in tensors(output)):
                 output = map_tensors(leaf, output)
                 torch.set_grad_enabled(True)
-            for handle in handles.get(index, ()):
-                handle.remove()  # the layer runs again: its earlier output may be freed, and its id reused
-            handles[index] = [
-                tensor.register_hook(partial(gradient_by_id.__setitem__, id(tensor)))
+            handles.extend(
+                (tensor, tensor.register_hook(partial(gradient_by_id.__setitem__, id(tensor))))
                 for tensor in tensors(output)
                 if tensor.requires_grad
-            ]
-            outputs[index] = output
+            )
+            runs[index].append(output)
             return map_tensors(torch.clone, output)
 
         # Inside a caller's inference_mode, too: inference tensors cannot be differentiated, their clones can.
-        with torch.inference_mode(False), torch.set_grad_enabled(autograd_below), self._twice_differentiable():
-            inputs = map_tensors(lambda t: t.clone() if t.is_inference() else t, inputs)
-            with forward_hooks(self.target_layers, record):
-                result = call_model(self.model, inputs)
-        for index, layer in enumerate(self.target_layers):
-            if index not in outputs:
-                raise ValueError(f"target layer {layer.__class__.__name__} did not run in the forward pass")
-        self.layer_outputs = [outputs[index] for index in range(len(self.target_layers))]
+        with (
+            torch.inference_mode(False),
+            torch.set_grad_enabled(autograd_below),
+            self._twice_differentiable(),
+            forward_hooks(self.target_layers, record),
+        ):
+            result = call_model(self.model, inputs)
+        for layer, outputs in zip(self.target_layers, runs, strict=True):
+            run = 0 if len(outputs) == 1 else run_of_images(self.model, inputs, layer, len(outputs))
+            self.chosen_runs.append((run, len(outputs)))
+            self.layer_outputs.append(outputs[run])
+        recorded = {id(tensor) for output in self.layer_outputs for tensor in tensors(output)}
+        for tensor, handle in handles:
+            if id(tensor) not in recorded:  # it may be freed now, and its id reused
+                handle.remove()
         self.activations = [self.shaped(output) if self.detach else output for output in self.layer_outputs]
         return result
 
@@ -258,14 +205,16 @@ class ActivationsAndGradients:
             :attr:`gradients`, one per target layer.
 
         Raises:
-            ValueError: the score does not depend on a target layer.
+            ValueError: the score does not depend on a target layer, or has no gradient.
         """
+        if not score.requires_grad:
+            raise ValueError(f"the target does not depend on the target layers{why_no_gradient(self.model)}")
         flat = [tensor for output in self.layer_outputs for tensor in tensors(output) if tensor.requires_grad]
-        if score.requires_grad and flat:
+        if flat:
             torch.autograd.grad(score, flat, create_graph=not self.detach, allow_unused=True)
         for layer, output in zip(self.target_layers, self.layer_outputs, strict=True):
             if not any(id(tensor) in self._gradient_by_id for tensor in tensors(output)):
-                raise ValueError(f"the target does not depend on the target layer {layer.__class__.__name__}")
+                raise ValueError(f"the target does not depend on the target layer {name_of(self.model, layer)}")
         return self.gradients
 
     def shaped(self, output: Batch) -> torch.Tensor:
@@ -273,12 +222,31 @@ class ActivationsAndGradients:
 
         Raises:
             TypeError: it is a mapping, and no ``reshape_transform`` turns it into a tensor.
+            ValueError: it has no spatial dimension.
         """
-        if isinstance(output, tuple | list):
-            output = output[0]
         output = map_tensors(torch.Tensor.detach, output)
-        if self.reshape_transform is not None:
-            output = self.reshape_transform(output)
+        output = reshaped(output, self.reshape_transform)
         if not isinstance(output, torch.Tensor):
             raise TypeError(f"the target layer returns a {type(output).__name__}: pass a reshape_transform")
+        if output.ndim < 3:
+            raise ValueError(
+                f"the target layer returns {tuple(output.shape)}, not (images, channels, *spatial): choose a layer "
+                "with positions, or pass a reshape_transform"
+            )
         return output.float()  # half precision is too coarse for sums over channels
+
+
+def reshaped(output: Batch, reshape_transform: ReshapeTransform | None) -> Any:
+    """Apply a ``reshape_transform`` to what the layer returns.
+
+    The first tensor of a tuple stands for it where there is no transform, or one that takes tensors only.
+    """
+    first = output[0] if isinstance(output, tuple | list) else output
+    if reshape_transform is None:
+        return first
+    if first is output:
+        return reshape_transform(output)
+    try:
+        return reshape_transform(output)
+    except (AttributeError, TypeError):  # a transform written for tensors
+        return reshape_transform(first)

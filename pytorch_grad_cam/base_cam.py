@@ -19,24 +19,33 @@ from pytorch_grad_cam.activations_and_gradients import (
     Module,
     ReshapeTransform,
     device_of,
-    explanation_context,
     module_by_name,
     unwrap,
 )
 from pytorch_grad_cam.augmentations import AUGMENTATIONS
 from pytorch_grad_cam.batches import (
     Batch,
-    Targets,
     call_model,
+    copies_of_item,
     images_in,
     map_tensors,
-    resolve_targets,
-    target_scores,
+    mark_shared,
+    prepare,
     with_images,
 )
+from pytorch_grad_cam.checks import heatmap_size, warn_of_empty_maps
+from pytorch_grad_cam.context import explanation_context, with_usable_caches
 from pytorch_grad_cam.layer_run import LayerRun
 from pytorch_grad_cam.legacy import apply_use_cuda, targets_from_category
 from pytorch_grad_cam.numpy_overrides import NumpyOverrides, adopt_numpy_overrides
+from pytorch_grad_cam.outputs import (
+    Targets,
+    count_rows,
+    resolve_targets,
+    same_scores,
+    split_outputs,
+    target_scores,
+)
 from pytorch_grad_cam.utils import maps as map_utils
 from pytorch_grad_cam.utils.model_targets import Target
 from pytorch_grad_cam.utils.svd_on_activations import principal_map
@@ -79,6 +88,7 @@ class BaseCAM(NumpyOverrides):
     uses_gradients = True
     detach = True
     explains_target = True  # False where the map is the same for all targets, and none is resolved
+    warns_of_empty_maps = True  # False where another method calls this one for parts of an image
 
     def __init__(
         self,
@@ -155,7 +165,7 @@ class BaseCAM(NumpyOverrides):
             ValueError: the number of targets is not N; the target does not depend on a layer; or the maps contain
                 NaN or infinite values.
         """
-        targets = targets_from_category(target_category, targets, len(images_in(input_tensor)))
+        targets = targets_from_category(target_category, targets)
         if aug_smooth:
             return self.maps(input_tensor, targets, aug_smooth=True, eigen_smooth=eigen_smooth).cpu().numpy()
         return self.forward(input_tensor, targets, eigen_smooth)  # which a subclass may override
@@ -201,9 +211,9 @@ class BaseCAM(NumpyOverrides):
             raise ValueError("relu=False requires normalize=False: normalisation to [0, 1] would lose the sign")
         finish = _Postprocessing(eigen_smooth, normalize, relu)
         with explanation_context(self.activations_and_grads.model):
-            device = self.device
-            inputs = map_tensors(lambda t: t.to(device), input_tensor)
-            return self._augmented(inputs, targets, finish) if aug_smooth else self._heatmaps(inputs, targets, finish)
+            inputs = prepare(input_tensor, self.device)
+            compute = self._augmented if aug_smooth else self._heatmaps
+            return with_usable_caches(lambda: compute(inputs, targets, finish))
 
     @property
     def device(self) -> torch.device:
@@ -225,12 +235,24 @@ class BaseCAM(NumpyOverrides):
             layer_maps = [
                 require_finite(m).float() for m in self._compute_layer_maps(inputs, targets, finish.eigen_smooth)
             ]
-            size = tuple(images_in(inputs).shape[2:])
+            sizes = {self._size_of(m, inputs) for m in layer_maps}
+            if len(sizes) != 1:
+                raise ValueError("pass at least one target layer, and only layers with maps of one dimension")
+            (size,) = sizes
+            if finish.relu:
+                layer_maps = [m.relu() for m in layer_maps]
+            if self.warns_of_empty_maps:
+                warn_of_empty_maps(self, inputs, targets, layer_maps)
             if not finish.relu:
                 return self._merge_signed(layer_maps, size)
-            return self._merge_layers([m.relu() for m in layer_maps], size, finish.normalize)
+            return self._merge_layers(layer_maps, size, finish.normalize)
         finally:
             self.activations_and_grads.clear()  # hold no activations between calls
+
+    def _size_of(self, layer_map: torch.Tensor, inputs: Batch) -> tuple[int, ...]:
+        images = images_in(inputs)
+        same = len(layer_map) == len(images)  # outputs that are no scores may have any structure
+        return heatmap_size(layer_map, images, len(images) if same else count_rows(self.outputs, len(images)))
 
     def _compute_layer_maps(self, inputs: Batch, targets: Targets, eigen_smooth: bool) -> list[torch.Tensor]:
         runs = self._run_model(inputs, targets)
@@ -244,7 +266,7 @@ class BaseCAM(NumpyOverrides):
         self.outputs = map_tensors(torch.Tensor.detach, outputs)
         images = images_in(inputs)
         resolved = resolve_targets(targets, self.outputs, len(images)) if self.explains_target else []
-        gradients: Sequence[torch.Tensor] = [images.new_empty(0)] * len(self.target_layers)
+        gradients: Sequence[torch.Tensor] = [torch.empty(0)] * len(self.target_layers)
         if self.uses_gradients:
             with torch.enable_grad():
                 score = target_scores(resolved, outputs).sum()
@@ -290,6 +312,31 @@ class BaseCAM(NumpyOverrides):
             heatmaps.append(augmentation.deaugment_mask(heatmap[:, None])[:, 0])
         self.outputs = outputs
         return torch.stack(heatmaps).mean(dim=0)
+
+    def _inputs_of_single_images(self, inputs: Batch, outputs: Batch, targets: Sequence[Target]) -> Batch:
+        """The inputs, ready for :func:`~pytorch_grad_cam.batches.batch_item`: those that images share are marked.
+
+        Raises:
+            ValueError: the model merges images, or the inputs of a single image cannot be told.
+        """
+        size = len(images_in(inputs))
+        if len(targets) != size:
+            raise ValueError(
+                f"{type(self).__name__} runs images one by one, and the model merges {size} images into {len(targets)} "
+                "outputs: use a method that runs once, such as GradCAM"
+            )
+        expected = split_outputs(outputs, size)
+
+        def is_exact(marked: Batch) -> bool:
+            last, model = size - 1, self.activations_and_grads.model
+            try:
+                found = split_outputs(call_model(model, copies_of_item(marked, last, size, 2)), 2)
+                return same_scores(found[0], expected[last]) and same_scores(found[1], expected[last])
+            except (IndexError, RuntimeError, ValueError):  # the model does not take these inputs together
+                return False
+
+        with torch.no_grad():
+            return mark_shared(inputs, is_exact)
 
     def _score(self, inputs: Batch, targets: Sequence[Target]) -> torch.Tensor:
         """Run the model and return the targets' scores only: (N,) float32."""

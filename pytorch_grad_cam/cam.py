@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pytorch_grad_cam.base_cam import BaseCAM, LayerRun, require_finite
-from pytorch_grad_cam.batches import scores_in
+from pytorch_grad_cam.outputs import class_scores
 from pytorch_grad_cam.utils.maps import spatial_dims
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
@@ -31,7 +31,7 @@ class CAM(BaseCAM):
 
     def channel_weights(self, run: LayerRun) -> torch.Tensor:
         pooled = run.activations.mean(dim=spatial_dims(run.activations))
-        outputs = require_finite(scores_in(run.outputs).float())
+        outputs = require_finite(class_scores(run.outputs, len(run.targets)).float())
         linear = [m for m in self.activations_and_grads.model.modules() if isinstance(m, nn.Linear)]
         head = next((m for m in reversed(linear) if m.in_features == pooled.shape[1]), None)
         if head is None or outputs.ndim != 2 or head.out_features != outputs.shape[1]:

@@ -8,8 +8,9 @@ import torch
 
 from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform
 from pytorch_grad_cam.base_cam import BaseCAM
-from pytorch_grad_cam.batches import Batch, Targets
+from pytorch_grad_cam.batches import Batch
 from pytorch_grad_cam.grad_cam import GradCAM
+from pytorch_grad_cam.outputs import Targets, resolve_targets
 from pytorch_grad_cam.utils.model_targets import FinerWeightedTarget, Target
 
 SIMILAR_CLASSES = (1, 2, 3)  # ranks of similarity that are compared by default
@@ -94,8 +95,8 @@ class FinerCAM(BaseCAM):
         """As :meth:`BaseCAM.maps`; class indices, or None, are compared with the three most similar classes."""
         if targets is None:
             targets = comparison_targets()
-        elif not callable(targets) and not any(callable(target) for target in targets):
-            targets = comparison_targets(categories=torch.as_tensor(targets))
+        elif not callable(targets) and not (isinstance(targets, Sequence) and any(map(callable, targets))):
+            targets = comparison_targets(categories=targets)
         return super().maps(input_tensor, targets, **how)
 
 
@@ -103,7 +104,7 @@ def comparison_targets(
     alpha: float = 1,
     ranks: Sequence[int] | None = None,
     target_idx: int | None = None,
-    categories: torch.Tensor | None = None,
+    categories: Targets = None,
 ) -> Callable[[torch.Tensor], list[Target]]:
     """Make a function of the model's output (N, K) that returns targets which compare a class with similar ones.
 
@@ -111,20 +112,18 @@ def comparison_targets(
         alpha: strength of the comparison.
         ranks: ranks of similarity of the classes to compare with; None: :data:`SIMILAR_CLASSES`.
         target_idx: class index to explain in all images; None: the predicted class of each.
-        categories: class index to explain in each image, (N,); takes precedence over ``target_idx``.
+        categories: class indices to explain, as in :data:`Targets`; they take precedence over ``target_idx``.
     """
     compared = SIMILAR_CLASSES if ranks is None else ranks
 
     def of_outputs(outputs: torch.Tensor) -> list[Target]:
         if outputs.ndim != 2:
             raise ValueError(f"Finer-CAM needs outputs of shape (images, classes), not {tuple(outputs.shape)}")
-        chosen = outputs.argmax(dim=1) if target_idx is None else torch.full((len(outputs),), target_idx)
-        if categories is not None:
-            chosen = categories
-        if len(chosen) != len(outputs):
-            raise ValueError(f"{len(chosen)} targets for {len(outputs)} images: pass one per image")
+        if outputs.shape[1] == 1:
+            raise ValueError("Finer-CAM compares classes, and the model has only 1")
+        chosen = resolve_targets(target_idx if categories is None else categories, outputs, len(outputs))
         targets: list[Target] = []
-        for scores, category in zip(outputs.float(), chosen.tolist(), strict=True):
+        for scores, category in zip(outputs.float(), [c.category for c in chosen], strict=True):  # type: ignore[attr-defined]
             distance = (scores - scores[category]).abs()
             distance[category] = -1  # the class itself has rank 0, also where logits are equal
             nearest = distance.argsort(stable=True).tolist()

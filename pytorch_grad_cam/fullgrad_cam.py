@@ -1,40 +1,36 @@
 """FullGrad."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch.func import functional_call
 
-from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform, forward_hooks
+from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform
 from pytorch_grad_cam.base_cam import BaseCAM, require_finite
-from pytorch_grad_cam.batches import (
-    Batch,
-    Targets,
-    call_model,
-    images_in,
-    map_tensors,
-    resolve_targets,
-    target_scores,
-    with_images,
-)
+from pytorch_grad_cam.batches import Batch, call_model, images_in, map_tensors, with_images
+from pytorch_grad_cam.implicit_biases import ImplicitBiases
+from pytorch_grad_cam.outputs import Targets, resolve_targets, target_scores
+from pytorch_grad_cam.pixel_cam import pixel_gradient
 from pytorch_grad_cam.utils import maps as map_utils
 from pytorch_grad_cam.utils.svd_on_activations import principal_map
+from pytorch_grad_cam.visibility import require_python
 
 
 class FullGrad(BaseCAM):
     """Input times gradient, plus the gradient of every bias: for piecewise linear networks they sum to the score.
 
-    map = psi(x * dY/dx) + sum over layers of psi(b * dY/dz), summed over channels, where z is the output of a
-    convolution or batch norm with bias b (for batch norm, b includes the shift by the running mean). psi is the
-    absolute value, min-max normalised to [0, 1] over all channels of an image together, and resized to the image.
+    map = psi(x * dY/dx) + sum over operations of psi(b * dY/dz), summed over channels, where z is the output of an
+    operation with the implicit bias b (``pytorch_grad_cam.implicit_biases``; for batch norm, b includes the shift by
+    the running mean). psi is the absolute value, min-max normalised to [0, 1] over all channels of an image together,
+    and resized to the image. Biases without positions, such as those of a linear classifier, have no place in the map.
 
     Srinivas and Fleuret, Full-Gradient Representation for Neural Network Visualization, NeurIPS 2019
     (arXiv:1905.00780), equation 6, with psi as in the authors' code. Resizing is linear, so channels are summed before
     it; and each layer's gradient is reduced as soon as the backward pass reaches it.
 
     Args:
-        target_layers: ignored; all convolutions and batch norms with a bias contribute.
+        target_layers: ignored; all operations with a bias contribute.
 
     The other arguments are those of :class:`BaseCAM`. ``normalize=False`` skips only the final normalisation: psi is
     part of the method.
@@ -60,46 +56,51 @@ class FullGrad(BaseCAM):
     def _compute_layer_maps(self, inputs: Batch, targets: Targets, eigen_smooth: bool) -> list[torch.Tensor]:
         model, images = self.activations_and_grads.model, images_in(inputs)
         size = tuple(images.shape[2:])
-        candidates = [(module, implicit_bias(module)) for module in model.modules()]
-        layers = [module for module, bias in candidates if bias is not None]
-        biases = [bias for _, bias in candidates if bias is not None]
         reduced: list[torch.Tensor] = []
 
-        def watch(index: int, output: torch.Tensor) -> None:
-            bias = biases[index]
-            # The gradient belongs to the output as the layer returned it, even if it is modified in place later.
-            output.register_hook(
-                lambda gradient: reduced.append(
-                    psi(gradient.float() * map_utils.broadcast_over_space(bias[None], gradient))
-                )
-            )
+        def take(product: torch.Tensor, channels_last: bool) -> None:
+            if product.ndim == images.ndim and len(product) == len(images):
+                reduced.append(psi(product.movedim(-1, 1) if channels_last else product))
 
-        with torch.enable_grad():
-            leaf = images.detach().clone().requires_grad_()
-            with forward_hooks(layers, watch):
-                outputs = call_model(model, with_images(inputs, leaf))
-            self.outputs = map_tensors(torch.Tensor.detach, outputs)
-            resolved = resolve_targets(targets, self.outputs, len(images))
-            scores = require_finite(target_scores(resolved, outputs))
-            (gradient,) = torch.autograd.grad(scores.sum(), leaf)
-        reduced.append(psi(gradient.float() * images))
+        self.outputs = decompose(model, inputs, targets, take)
         resized = [map_utils.resize(layer, size) for layer in reduced]
         return [principal_map(torch.stack(resized, dim=1)) if eigen_smooth else torch.stack(resized).sum(dim=0)]
 
 
-def implicit_bias(module: Module) -> torch.Tensor | None:
-    """Constant that a layer adds to a linear function of its input: (channels,), or None where there is none."""
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        if module.running_mean is None or module.running_var is None:
-            return None
-        slope = (module.running_var + module.eps).rsqrt()
-        if module.affine:
-            slope = slope * module.weight
-        shift = -module.running_mean * slope
-        return (shift + module.bias if module.affine else shift).detach().float()
-    if isinstance(module, nn.modules.conv._ConvNd) and module.bias is not None:
-        return module.bias.detach().float()
-    return None
+def decompose(model: Module, inputs: Batch, targets: Targets, take: Callable[[torch.Tensor, bool], None]) -> Batch:
+    """Decompose the scores into a product for each bias, and for the images, which is the last.
+
+    Args:
+        model: the model.
+        inputs: a batch.
+        targets: as in a call of :class:`FullGrad`.
+        take: called with each product of a bias and its gradient, in the shape of the operation's output, float32, and
+            whether its channels are the last dimension. Gradients are freed as the backward pass proceeds.
+
+    Returns:
+        The model's output, detached.
+
+    Raises:
+        ValueError: the model contains scripted or traced code, or the scores have no gradient.
+    """
+    require_python(model, "FullGrad")
+    images = images_in(inputs)
+    # Nothing but the images requires a gradient: what does not, is a constant.
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+    def watch(output: torch.Tensor, bias: torch.Tensor, channels_last: bool) -> None:
+        # The gradient belongs to the output as the operation returned it, even if it is modified in place later.
+        output.register_hook(lambda gradient: take(gradient.float() * bias, channels_last))
+
+    with torch.enable_grad():
+        leaf = images.detach().clone().requires_grad_()
+        with ImplicitBiases(watch):
+            outputs = call_model(lambda *a, **k: functional_call(model, weights, a, k), with_images(inputs, leaf))
+        resolved = resolve_targets(targets, map_tensors(torch.Tensor.detach, outputs), len(images))
+        scores = require_finite(target_scores(resolved, outputs))
+        gradient = pixel_gradient(model, scores.sum(), leaf)
+    take(gradient.float() * images, False)
+    return map_tensors(torch.Tensor.detach, outputs)
 
 
 def psi(product: torch.Tensor) -> torch.Tensor:

@@ -7,20 +7,16 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform, device_of, explanation_context, unwrap
+from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform, device_of, unwrap
 from pytorch_grad_cam.base_cam import BaseCAM
-from pytorch_grad_cam.batches import (
-    Batch,
-    Targets,
-    call_model,
-    images_in,
-    map_tensors,
-    resolve_targets,
-    target_scores,
-    with_images,
-)
+from pytorch_grad_cam.batches import Batch, call_model, images_in, prepare, tensors, with_images
+from pytorch_grad_cam.context import explanation_context, with_usable_caches
 from pytorch_grad_cam.grad_cam import GradCAM
+from pytorch_grad_cam.graph import nodes_below
 from pytorch_grad_cam.legacy import apply_use_cuda
+from pytorch_grad_cam.outputs import Targets, resolve_targets, target_scores
+from pytorch_grad_cam.pixel_cam import pixel_gradient
+from pytorch_grad_cam.visibility import require_python
 
 
 class GuidedBackpropReLU(torch.autograd.Function):
@@ -49,6 +45,8 @@ class _GuidedReLUs(TorchFunctionMode):
             torch.Tensor.relu_,
             torch.nn.functional.relu,
             torch.nn.functional.relu_,
+            torch.ops.aten.relu.default,
+            torch.ops.aten.relu_.default,
         }
     )
 
@@ -57,7 +55,7 @@ class _GuidedReLUs(TorchFunctionMode):
         if function not in self.RELUS:
             return function(*args, **kwargs)
         activations = args[0] if args else kwargs["input"]
-        if function.__name__.endswith("_") or kwargs.get("inplace") or True in args[1:]:
+        if "relu_" in function.__name__ or kwargs.get("inplace") or True in args[1:]:
             return activations.copy_(GuidedBackpropReLU.apply(activations.clone()))
         return GuidedBackpropReLU.apply(activations)
 
@@ -97,24 +95,43 @@ class GuidedBackpropReLUModel:
         Returns:
             float32 (H, W, C) for one image, (N, H, W, C) for several.
         """
-        targets = [target_category] * len(images_in(input_img)) if isinstance(target_category, int) else target_category
-        gradients = self.gradients(input_img, targets).movedim(1, -1).cpu().numpy()
+        gradients = self.gradients(input_img, target_category).movedim(1, -1).cpu().numpy()
         return gradients[0] if len(gradients) == 1 else gradients
 
     forward = __call__
 
     def gradients(self, inputs: Batch, targets: Targets = None) -> torch.Tensor:
-        """The same as a tensor on the model's device, for any targets: (N, C, *spatial) float32."""
+        """The same as a tensor on the model's device, for any targets: (N, C, *spatial) float32.
+
+        Raises:
+            ValueError: the model has no ReLU, or one that is out of sight.
+        """
         model = unwrap(self.model)
+        require_python(model, "guided backpropagation")
         with explanation_context(model), torch.enable_grad():
-            inputs = map_tensors(lambda t: t.to(device_of(model)), inputs)
-            images = images_in(inputs)
-            leaf = images.detach().clone().requires_grad_()
-            with _GuidedReLUs():
-                outputs = call_model(model, with_images(inputs, leaf))
-            resolved = resolve_targets(targets, outputs, len(images))
-            (gradient,) = torch.autograd.grad(target_scores(resolved, outputs).sum(), leaf)
-        return gradient.float()
+            inputs = prepare(inputs, device_of(model))
+            return with_usable_caches(lambda: _guided_gradients(model, inputs, targets))
+
+
+def _guided_gradients(model: Module, inputs: Batch, targets: Targets) -> torch.Tensor:
+    images = images_in(inputs)
+    leaf = images.detach().clone().requires_grad_()
+    with _GuidedReLUs():
+        outputs = call_model(model, with_images(inputs, leaf))
+    score = target_scores(resolve_targets(targets, outputs, len(images)), outputs).sum()
+    gradient = pixel_gradient(model, score, leaf)
+    names = {node.name() for node in nodes_below([tensor.grad_fn for tensor in tensors(outputs)])}
+    if not any(GuidedBackpropReLU.__name__ in name for name in names):
+        raise ValueError(
+            "guided backpropagation changes the gradient of ReLUs, and none ran: in a network with other activations "
+            "(GELU, SiLU) it is the plain gradient; use SmoothGrad or IntegratedGradients"
+        )
+    if hidden := [name for name in names if name.startswith("ReluBackward") or "DifferentiableGraph" in name]:
+        raise ValueError(
+            f"guided backpropagation must see every ReLU, and code that is scripted or compiled ran one ({hidden[0]}): "
+            "pass the Python model"
+        )
+    return gradient.float()
 
 
 class GuidedGradCAM:

@@ -4,7 +4,7 @@ import warnings
 
 import torch
 
-from pytorch_grad_cam.batches import Targets
+from pytorch_grad_cam.outputs import Targets
 
 _issued: set[str] = set()
 
@@ -24,11 +24,11 @@ def apply_use_cuda(model: torch.nn.Module, use_cuda: bool | None) -> torch.nn.Mo
     return model.cuda() if use_cuda else model
 
 
-def targets_from_category(target_category: int | list[int] | None, targets: Targets, batch: int) -> Targets:
-    """Turn ``target_category=`` (one class index, or one per image) into ``targets``."""
+def targets_from_category(target_category: int | list[int] | None, targets: Targets) -> Targets:
+    """Let ``target_category=`` (one class index, or one per image) be ``targets``."""
     if target_category is None:
         return targets
     warn_once("target_category= is deprecated: pass targets=[ClassifierOutputTarget(index), ...]")
     if targets is not None:
         raise ValueError("pass targets or target_category, not both")
-    return [target_category] * batch if isinstance(target_category, int) else target_category
+    return target_category

@@ -9,17 +9,16 @@ from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform
 from pytorch_grad_cam.base_cam import BaseCAM, require_finite
 from pytorch_grad_cam.batches import (
     Batch,
-    Targets,
     batch_item,
     call_model,
     images_in,
     map_tensors,
-    resolve_targets,
-    target_scores,
     with_images,
 )
+from pytorch_grad_cam.outputs import Targets, resolve_targets, target_scores
 from pytorch_grad_cam.utils.model_targets import Target
 from pytorch_grad_cam.utils.svd_on_activations import principal_map
+from pytorch_grad_cam.visibility import why_no_gradient
 
 
 class PixelCAM(BaseCAM):
@@ -61,6 +60,7 @@ class PixelCAM(BaseCAM):
             self.outputs = map_tensors(torch.Tensor.detach, call_model(self.activations_and_grads.model, inputs))
             resolved = resolve_targets(targets, self.outputs, len(images))
             require_finite(target_scores(resolved, self.outputs))
+            inputs = self._inputs_of_single_images(inputs, self.outputs, resolved)
             channels = torch.stack(
                 [self.pixel_map(batch_item(inputs, i, len(images)), target) for i, target in enumerate(resolved)]
             )
@@ -79,6 +79,17 @@ class PixelCAM(BaseCAM):
             for batch in images.split(self.batch_size):
                 leaf = batch.detach().clone().requires_grad_()
                 outputs = call_model(model, with_images(inputs, leaf))
-                (gradient,) = torch.autograd.grad(target_scores([target] * len(leaf), outputs).sum(), leaf)
-                gradients.append(gradient.float())
+                score = target_scores([target] * len(leaf), outputs).sum()
+                gradients.append(pixel_gradient(model, score, leaf).float())
         return torch.cat(gradients)
+
+
+def pixel_gradient(model: Module, score: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
+    """Gradient of a score with respect to the images, in their shape.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not score.requires_grad:
+        raise ValueError(f"the target does not depend on the images{why_no_gradient(model)}")
+    return torch.autograd.grad(score, leaf)[0]

@@ -7,8 +7,9 @@ import torch
 
 from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform
 from pytorch_grad_cam.base_cam import BaseCAM
-from pytorch_grad_cam.batches import Batch, Targets
+from pytorch_grad_cam.batches import Batch
 from pytorch_grad_cam.grad_cam_plusplus import GradCAMPlusPlus
+from pytorch_grad_cam.outputs import Targets
 from pytorch_grad_cam.utils import maps as map_utils
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any, cast
 
 import torch
@@ -18,7 +19,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from pytorch_grad_cam.activations_and_gradients import Module, forward_hooks
-from pytorch_grad_cam.batches import Batch, call_model, map_tensors, target_scores, tensors
+from pytorch_grad_cam.batches import Batch, call_model, call_without_copies, map_tensors, tensors
+from pytorch_grad_cam.outputs import target_scores
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget, Target
 
 Forward = Callable[..., Batch]
@@ -38,39 +40,43 @@ class Tape:
 
     Args:
         model: the model.
-        layer: one of its modules; if it runs several times, its last run counts.
+        layer: one of its modules.
         size: number of images in the run.
+
+    Attributes:
+        run: which of the layer's runs counts, if there are several.
     """
 
     def __init__(self, model: Module, layer: Module, size: int) -> None:
         self.model, self.layer, self.size = model, layer, size
-        self._below: list[_ModuleRun] = []
-        self._layer_runs = 0
+        self.run = 0
+        self._below_runs: list[list[_ModuleRun]] = []  # for each run of the layer
         self._head: nn.Linear | None = None
         self._run_whole_model = False  # set where a replay would not be exact
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record the run of the model in this context."""
-        thread = threading.get_ident()
+        """Record the first run of the model in this context."""
+        thread, ended = threading.get_ident(), threading.Event()
         finished: list[_ModuleRun] = []
         starts: list[int] = []
         linear: list[Any] = []  # the last linear layer that ran, its output, and the output's version
 
         def on_start(module: Module, inputs: Any) -> None:
-            if threading.get_ident() == thread:
+            if threading.get_ident() == thread and not ended.is_set():
                 starts.append(len(finished))
 
         def on_end(module: Module, inputs: Any, output: Batch) -> None:
-            if threading.get_ident() != thread:
+            if threading.get_ident() != thread or ended.is_set():
                 return
             start = starts.pop()
+            if module is self.model:
+                ended.set()
             if next(tensors(output), None) is None:
                 return  # an object of the model's own class: it is made again from the modules inside
             del finished[start:]  # the modules inside this one
             if module is self.layer:
-                self._below = list(finished)
-                self._layer_runs += 1
+                self._below_runs.append(list(finished))
             finished.append(_ModuleRun(module, output, tuple(t._version for t in tensors(output))))
             if type(module) is nn.Linear:
                 linear[:] = [module, output, output._version]
@@ -119,25 +125,30 @@ class Tape:
         """
         if not self._run_whole_model:
             return self._replayed(inputs, index, layer_output, target).float()
-        rows, runs = len(next(tensors(layer_output))), iter(range(self._layer_runs))
+        rows, runs = len(next(tensors(layer_output))), count()
 
         def replace(_: int, output: Batch) -> Batch | None:
-            return layer_output if next(runs) == self._layer_runs - 1 else None
+            return layer_output if next(runs) == self.run else None
 
         with forward_hooks([self.layer], replace):
-            return target_scores([target] * rows, call_model(self.model, inputs)).float()
+            outputs = call_model(self.model, inputs)
+        if next(runs) <= self.run:
+            raise RuntimeError(f"{type(self.layer).__name__} did not run again with {rows} copies of an image")
+        return target_scores([target] * rows, outputs).float()
 
     def _replayed(self, inputs: Batch, index: int, layer_output: Batch, target: Target) -> torch.Tensor:
         # A linear classifier needs to compute only the target's logit.
         category = target.category if self._head is not None and type(target) is ClassifierOutputTarget else None
         rows = len(next(tensors(layer_output)))
         with self._replaying(index, layer_output, rows, category):
-            outputs = call_model(self.model, inputs)
+            outputs = call_without_copies(self.model, inputs)
         return target_scores([target] * rows, outputs) if category is None else outputs[:, 0]
 
     def _is_exact(self) -> bool:
         """Whether all recorded tensors have one row per image and were not modified after their recording."""
-        recorded = [(t, v) for run in self._below for t, v in zip(tensors(run.output), run.versions, strict=True)]
+        recorded = [
+            (t, v) for run in self._below_runs[self.run] for t, v in zip(tensors(run.output), run.versions, strict=True)
+        ]
         latest = {id(tensor): version for tensor, version in recorded}
         unchanged = all(tensor._version == latest[id(tensor)] for tensor, _ in recorded)
         return unchanged and all(tensor.ndim and len(tensor) == self.size for tensor, _ in recorded)
@@ -156,7 +167,7 @@ class Tape:
             return F.linear(features, head.weight[chosen], None if head.bias is None else head.bias[chosen])
 
         substitutes: dict[Module, list[Forward]] = {}
-        for run in self._below:
+        for run in self._below_runs[self.run]:
             recorded = partial(map_tensors, repeated, run.output)
             substitutes.setdefault(run.module, []).append(lambda *_, recorded=recorded, **__: recorded())
         substitutes.setdefault(self.layer, []).append(lambda *_, **__: layer_output)
@@ -168,14 +179,16 @@ class Tape:
                 module.forward = _forward_in_turn(module.forward, forwards)
                 stack.callback(_restore_forward, module, own)
             yield
+            if unused := next((m for m, forwards in substitutes.items() if forwards), None):
+                raise RuntimeError(f"{type(unused).__name__} did not run again: its parent does not call it")
 
 
 def _forward_in_turn(original: Forward, substitutes: list[Forward]) -> Forward:
     """A ``forward`` that uses the substitutes in turn, then the original; in this thread only."""
-    thread, remaining = threading.get_ident(), iter(substitutes)
+    thread = threading.get_ident()
 
     def forward(*arguments: Any, **keywords: Any) -> Batch:
-        chosen = next(remaining, original) if threading.get_ident() == thread else original
+        chosen = substitutes.pop(0) if substitutes and threading.get_ident() == thread else original
         return chosen(*arguments, **keywords)
 
     return forward

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pytorch_grad_cam.ablation_layer import AblationLayer, repeat_item
 from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform
 from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
-from pytorch_grad_cam.batches import batch_item, with_images
+from pytorch_grad_cam.batches import Batch, batch_item, with_images
 from pytorch_grad_cam.utils.maps import LINEAR, normalize
 
 
@@ -56,6 +56,7 @@ class ScoreCAM(BaseCAM):
 
     def channel_weights(self, run: LayerRun) -> torch.Tensor:
         weights = torch.zeros(run.activations.shape[:2], device=run.activations.device)
+        inputs = self._inputs_of_single_images(run.inputs, run.outputs, run.targets)
         for i, channels in enumerate(run.activations):
             tried = torch.arange(len(channels), device=channels.device)
             if self.ratio_channels_to_score < 1:
@@ -63,12 +64,12 @@ class ScoreCAM(BaseCAM):
                     channels.cpu().numpy(), self.ratio_channels_to_score
                 )
                 tried = torch.as_tensor(strongest, device=channels.device).long()
-            weights[i, tried] = self._channel_scores(run, i, channels[tried]).softmax(dim=0)
+            weights[i, tried] = self._channel_scores(run, inputs, i, channels[tried]).softmax(dim=0)
         return weights
 
-    def _channel_scores(self, run: LayerRun, index: int, channels: torch.Tensor) -> torch.Tensor:
+    def _channel_scores(self, run: LayerRun, inputs: Batch, index: int, channels: torch.Tensor) -> torch.Tensor:
         """The target's score of one image masked by each channel (C, *spatial): (C,) float32."""
-        inputs = batch_item(run.inputs, index, len(run.targets))
+        inputs = batch_item(inputs, index, len(run.targets))
         image = run.images[index : index + 1]
         flat = channels.flatten(1)
         varies = flat.amax(1, keepdim=True) > flat.amin(1, keepdim=True)

@@ -8,8 +8,9 @@ from torchvision.transforms.v2 import functional as tv
 
 from pytorch_grad_cam.activations_and_gradients import Module, ReshapeTransform
 from pytorch_grad_cam.base_cam import BaseCAM
-from pytorch_grad_cam.batches import Batch, Targets, call_model, images_in, map_tensors, resolve_targets, scores_in
+from pytorch_grad_cam.batches import Batch, call_model, images_in, map_tensors
 from pytorch_grad_cam.grad_cam import GradCAM
+from pytorch_grad_cam.outputs import Targets, resolve_targets, scores_in, target_scores
 from pytorch_grad_cam.utils.maps import resize
 from pytorch_grad_cam.utils.model_targets import Target
 
@@ -89,6 +90,7 @@ class SESS(BaseCAM):
         if num_scales < 1:
             raise ValueError(f"num_scales must be at least 1, got {num_scales}")
         self.base_cam = base_method(model, target_layers, reshape_transform, **others)
+        self.base_cam.warns_of_empty_maps = False  # many windows show nothing of the class
         super().__init__(model, target_layers, reshape_transform)
         self.scales, self.num_scales, self.scale_step_ratio = scales, num_scales, scale_step_ratio
         self.window_size, self.step_size = window_size, step_size
@@ -103,6 +105,7 @@ class SESS(BaseCAM):
         with torch.no_grad():
             self.outputs = map_tensors(torch.Tensor.detach, call_model(self.activations_and_grads.model, images))
         resolved = resolve_targets(targets, self.outputs, len(images))
+        self._inputs_of_single_images(inputs, self.outputs, resolved)
         maps = [self._merged_map(image, target, eigen_smooth) for image, target in zip(images, resolved, strict=True)]
         return [torch.stack(maps)]
 
@@ -154,8 +157,8 @@ class SESS(BaseCAM):
             for batch in patches.split(self.batch_size):
                 outputs = scores_in(call_model(self.activations_and_grads.model, batch)).float()
                 rows = outputs.softmax(dim=-1) if self.use_softmax_scores else outputs
-                scores += [target(row).sum() for row in rows]
-        return torch.stack(scores).clamp(min=0)
+                scores.append(target_scores([target] * len(batch), rows).float())
+        return torch.cat(scores).clamp(min=0)
 
 
 def paste(heatmap: torch.Tensor, window: _Window, size: tuple[int, int]) -> torch.Tensor:

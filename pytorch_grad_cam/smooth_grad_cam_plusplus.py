@@ -6,7 +6,8 @@ import torch
 
 from pytorch_grad_cam.activations_and_gradients import ActivationsAndGradients
 from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
-from pytorch_grad_cam.batches import target_scores, with_images
+from pytorch_grad_cam.batches import with_images
+from pytorch_grad_cam.outputs import target_scores
 from pytorch_grad_cam.utils.maps import spatial_dims
 
 

@@ -19,9 +19,10 @@ from pytorch_grad_cam.activations_and_gradients import (
     ActivationsAndGradients,
     Module,
     ReshapeTransform,
-    explanation_context,
     unwrap,
 )
+from pytorch_grad_cam.batches import prepare
+from pytorch_grad_cam.context import explanation_context, with_usable_caches
 from pytorch_grad_cam.utils.image import (
     create_labels_legend,
     scale_accross_batch_and_channels,
@@ -113,7 +114,8 @@ class DeepFeatureFactorization:
         like = next(recorder.model.parameters(), input_tensor)
         head = compute if isinstance(compute, Module) else recorder.model
         with explanation_context(recorder.model), explanation_context(head), torch.no_grad():
-            recorder(input_tensor.to(like.device), with_graph=False)
+            inputs = prepare(input_tensor, like.device)
+            with_usable_caches(lambda: recorder(inputs, with_graph=False))
             (activations,) = recorder.activations
             recorder.clear()
             concepts, amounts = dff(activations.cpu().numpy(), n_components)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from pytorch_grad_cam.activations_and_gradients import Module
-from pytorch_grad_cam.batches import Targets
 from pytorch_grad_cam.metrics.perturbation_confidence import Percentile, as_maps, original_scores
 from pytorch_grad_cam.metrics.road import ROADCombined
+from pytorch_grad_cam.outputs import Targets
 from pytorch_grad_cam.utils.maps import normalize
 
 # A CAM object, or any other callable that returns maps (N, *spatial) of a batch and its targets.

@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 import torch
 
-from pytorch_grad_cam.activations_and_gradients import Module, evaluation_mode
-from pytorch_grad_cam.batches import Batch, Targets, resolve_targets, target_scores
+from pytorch_grad_cam.batches import Batch, call_model, prepare
+from pytorch_grad_cam.context import Module, evaluation_mode
+from pytorch_grad_cam.outputs import Targets, resolve_targets, target_scores
 from pytorch_grad_cam.utils.maps import normalize
 from pytorch_grad_cam.utils.model_targets import Target
 
@@ -279,4 +280,4 @@ def run_model(model: Module, images: torch.Tensor) -> Batch:
     """One forward pass in eval mode, on the model's device."""
     device = next((parameter.device for parameter in model.parameters()), images.device)
     with evaluation_mode(model):
-        return model(images.to(device))
+        return call_model(model, prepare(images, device))

@@ -21,7 +21,6 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import splu
 
 from pytorch_grad_cam.activations_and_gradients import Module
-from pytorch_grad_cam.batches import Targets
 from pytorch_grad_cam.metrics.perturbation_confidence import (
     PERCENTILES,
     AveragerAcrossThresholds,
@@ -31,6 +30,7 @@ from pytorch_grad_cam.metrics.perturbation_confidence import (
     RemoveMostRelevantFirst,
     metric_values,
 )
+from pytorch_grad_cam.outputs import Targets
 
 Weighting = Sequence[tuple[tuple[int, int], float]]
 

@@ -1,6 +1,8 @@
 """Targets: the scalar of the model's output that a heatmap explains.
 
-A target is any callable that takes the output for one image and returns a scalar tensor. Predefined targets:
+A target is any callable that takes the output for one image and returns a scalar tensor. Where the model returns a
+structure (tuple, list, mapping, dataclass), it gets that structure with one row of each tensor. Predefined targets, and
+subclasses of :class:`ScoresTarget`, get the scores in it:
 
     a class                     ClassifierOutputTarget(281), ClassifierOutputSoftmaxTarget, ClassifierOutputReST
     one logit, yes or no        BinaryClassifierOutputTarget(1)
@@ -21,7 +23,59 @@ import torch
 Target = Callable[[torch.Tensor], torch.Tensor]
 
 
-class ClassifierOutputTarget:
+class ScoresTarget:
+    """Base class of targets that explain a model's scores; any other callable gets the model's whole output.
+
+    Examples:
+        >>> from pytorch_grad_cam.utils.model_targets import ScoresTarget
+        >>> class Margin(ScoresTarget):
+        ...     def __call__(self, model_output):
+        ...         return model_output[0] - model_output[1]
+    """
+
+    def __call__(self, model_output: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class ClassTarget(ScoresTarget):
+    """Base class of targets with a class index: the scores of an image are (K,).
+
+    Examples:
+        >>> from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget, ClassTarget
+        >>> isinstance(ClassifierOutputTarget(2), ClassTarget)
+        True
+    """
+
+
+def class_score(scores: torch.Tensor, category: int) -> torch.Tensor:
+    """Select a class from the last dimension of the scores of an image (K,) or of a batch (N, K).
+
+    Raises:
+        IndexError: there is no such class.
+        ValueError: the scores have more dimensions.
+    """
+    if scores.ndim > 2:
+        raise ValueError(
+            f"a class index needs scores of shape (images, classes), not {tuple(scores.shape)}: "
+            "use SemanticSegmentationTarget(category, mask), or a callable that returns one number"
+        )
+    scores = scores[None] if scores.ndim == 0 else scores
+    return scores[..., require_class(scores, category)]
+
+
+def require_class(scores: torch.Tensor, category: int) -> int:
+    """Return the class index if it is one of the scores' last dimension.
+
+    Raises:
+        IndexError: there is no such class.
+    """
+    count = scores.shape[-1]
+    if not -count <= category < count:
+        raise IndexError(f"there is no class {category}: the model has {count} classes, 0 to {count - 1}")
+    return category
+
+
+class ClassifierOutputTarget(ClassTarget):
     """The logit of one class.
 
     Args:
@@ -39,14 +93,14 @@ class ClassifierOutputTarget:
 
     def __call__(self, model_output: torch.Tensor) -> torch.Tensor:
         """The logit: a scalar for one image's output (K,), (N,) for a batch (N, K)."""
-        return model_output[..., self.category]
+        return class_score(model_output, self.category)
 
     def __repr__(self) -> str:
         return f"ClassifierOutputTarget({self.category})"
 
 
 @dataclass(eq=False)
-class ClassifierOutputSoftmaxTarget:
+class ClassifierOutputSoftmaxTarget(ClassTarget):
     """The probability of one class.
 
     The softmax saturates and its gradient vanishes where the model is almost certain: use a logit or
@@ -66,11 +120,11 @@ class ClassifierOutputSoftmaxTarget:
 
     def __call__(self, model_output: torch.Tensor) -> torch.Tensor:
         """In [0, 1]: a scalar for one image's logits (K,), (N,) for a batch (N, K)."""
-        return model_output.softmax(dim=-1)[..., self.category]
+        return class_score(model_output.softmax(dim=-1), self.category)
 
 
 @dataclass(eq=False)
-class ClassifierOutputReST:
+class ClassifierOutputReST(ClassTarget):
     """The logit of one class plus the logarithm of its probability: increases with both, and does not saturate.
 
     Cai, CAMs as Shapley Value-based Explainers, 2025 (arXiv:2501.06261), residual softmax target.
@@ -89,11 +143,11 @@ class ClassifierOutputReST:
 
     def __call__(self, model_output: torch.Tensor) -> torch.Tensor:
         """A scalar for one image's logits (K,), (N,) for a batch (N, K)."""
-        return (model_output + model_output.log_softmax(dim=-1))[..., self.category]
+        return class_score(model_output + model_output.log_softmax(dim=-1), self.category)
 
 
 @dataclass(eq=False)
-class BinaryClassifierOutputTarget:
+class BinaryClassifierOutputTarget(ScoresTarget):
     """The positive or the negative class of a model with a single logit.
 
     Attributes:
@@ -114,7 +168,7 @@ class BinaryClassifierOutputTarget:
 
 
 @dataclass(eq=False)
-class SoftmaxOutputTarget:
+class SoftmaxOutputTarget(ScoresTarget):
     """The probabilities of all classes, (..., K) as the output. For metrics: their sum is 1 and has no gradient.
 
     Examples:
@@ -129,7 +183,7 @@ class SoftmaxOutputTarget:
 
 
 @dataclass(eq=False)
-class RawScoresOutputTarget:
+class RawScoresOutputTarget(ScoresTarget):
     """The model's output itself, for models that return the score to explain, for example a similarity.
 
     Examples:
@@ -144,7 +198,7 @@ class RawScoresOutputTarget:
 
 
 @dataclass(eq=False)
-class SemanticSegmentationTarget:
+class SemanticSegmentationTarget(ScoresTarget):
     """The scores of one class, summed over the pixels of a mask.
 
     Vinogradova et al., Towards Interpretable Semantic Segmentation via Gradient-weighted Class Activation Mapping, AAAI
@@ -224,7 +278,7 @@ class FasterRCNNBoxScoreTarget:
 
 
 @dataclass(eq=False)
-class FinerWeightedTarget:
+class FinerWeightedTarget(ClassTarget):
     """Difference between a class and similar classes: its logit minus ``alpha`` times a weighted mean of theirs.
 
     The weights are the softmax over the comparison classes' logits. They are constants, as in the paper: the gradient
@@ -253,4 +307,4 @@ class FinerWeightedTarget:
         """A scalar for one image's logits (K,), (N,) for a batch (N, K)."""
         compared = model_output[..., list(self.comparison_categories)]
         weights = compared.detach().softmax(dim=-1)
-        return model_output[..., self.main_category] - self.alpha * (weights * compared).sum(dim=-1)
+        return class_score(model_output, self.main_category) - self.alpha * (weights * compared).sum(dim=-1)

@@ -206,24 +206,6 @@ def test_score_cam_of_the_strongest_channels(model, images):
         method("ScoreCAM", model, ["relu"], ratio_channels_to_score=0)
 
 
-def test_full_grad_is_complete(model, images):
-    """Input times gradient plus bias times gradient sums to the logit (proposition 1 of the paper)."""
-    from pytorch_grad_cam.activations_and_gradients import forward_hooks
-    from pytorch_grad_cam.fullgrad_cam import implicit_bias
-
-    layers = [m for m in model.modules() if implicit_bias(m) is not None]
-    assert len(layers) == 3
-    gradients = {}
-    x = images.clone().requires_grad_()
-    with forward_hooks(layers, lambda i, o: o.register_hook(lambda g: gradients.update({i: g})) and None):
-        outputs = model(x)
-    (gradient,) = torch.autograd.grad(outputs[torch.arange(4), torch.tensor(CLASSES)].sum(), x)
-    total = (gradient * x).sum(dim=(1, 2, 3)) + model.fc.bias[torch.tensor(CLASSES)]
-    for i, layer in enumerate(layers):
-        total = total + (gradients[i] * implicit_bias(layer).view(1, -1, 1, 1)).sum(dim=(1, 2, 3))
-    assert torch.allclose(total, outputs[torch.arange(4), torch.tensor(CLASSES)], atol=1e-4)
-
-
 def test_full_grad_equals_the_authors_formula(model, images):
     """psi: absolute value, min-max over all channels of an image together, each channel resized, summed."""
     leaf = images.clone().requires_grad_()

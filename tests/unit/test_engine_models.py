@@ -78,7 +78,7 @@ def test_compiler_stance_with_two_concurrent_explanations():
     """The second starts while the first runs, and ends after it."""
     from torch._dynamo import eval_frame
 
-    from pytorch_grad_cam.activations_and_gradients import explanation_context
+    from pytorch_grad_cam.context import explanation_context
 
     first, second = explanation_context(nn.Identity()), explanation_context(nn.Identity())
     first.__enter__()
