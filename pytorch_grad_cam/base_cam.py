@@ -212,6 +212,7 @@ class BaseCAM(NumpyOverrides):
         finish = _Postprocessing(eigen_smooth, normalize, relu)
         with explanation_context(self.activations_and_grads.model):
             inputs = prepare(input_tensor, self.device)
+            images_in(inputs)  # raises an error where there are none
             compute = self._augmented if aug_smooth else self._heatmaps
             return with_usable_caches(lambda: compute(inputs, targets, finish))
 

@@ -183,7 +183,10 @@ def test_ablation_is_exact_for_every_kind_of_forward(case, images):
 
 @pytest.mark.parametrize("case", CASES)
 def test_ablation_replays_where_a_replay_is_exact(case, images):
-    """The convolution below the layer is computed once, unless a replay would not be exact."""
+    """The convolution below the layer is computed once, unless a replay would not be exact.
+
+    Where the layer runs twice, one more pass shows which run follows from which.
+    """
     network = Forward(case).eval()
     x = images[:1] if case == "depends_on_the_whole_batch" else images
     computed = []
@@ -191,7 +194,8 @@ def test_ablation_replays_where_a_replay_is_exact(case, images):
         computed.append(1) or nn.Conv2d._conv_forward(network.below, *arguments)
     )
     AblationCAM(network, ["layer"])(x, CLASSES[: len(x)])
-    assert (len(computed) > 1) == (case in NOT_REPLAYED)
+    passes = len(computed) - (case == "layer_runs_twice")
+    assert (passes > 1) == (case in NOT_REPLAYED)
 
 
 @pytest.mark.parametrize("hooked", ["below", "layer", "above", "fc"])

@@ -1,0 +1,111 @@
+"""Checks of a layer's maps: whether they lie over the images, and why one is empty."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+
+from pytorch_grad_cam.activations_and_gradients import forward_hooks
+from pytorch_grad_cam.batches import Batch, call_model, images_in, tensors, with_images
+from pytorch_grad_cam.outputs import Targets, resolve_targets, target_scores
+from pytorch_grad_cam.visibility import name_of
+
+if TYPE_CHECKING:
+    from pytorch_grad_cam.base_cam import BaseCAM
+
+EXAMPLES = 3  # layers that a warning names
+
+
+def heatmap_size(layer_map: torch.Tensor, images: torch.Tensor, rows: int) -> tuple[int, ...]:
+    """Size to which the maps of a layer are resized: the images'.
+
+    There is a map for each image, for each row of the output where the model merges images, or, of layers with two
+    spatial dimensions in networks of video, for each frame.
+
+    Args:
+        layer_map: (M, *spatial).
+        images: (N, C, *spatial).
+        rows: number of rows of the model's output.
+
+    Raises:
+        ValueError: the layer's maps are of another number or dimension.
+    """
+    maps, size = len(layer_map), tuple(images.shape[2:])
+    frames = {len(images) * count for count in images.shape[1:3]} if images.ndim == 5 else set()
+    if layer_map.ndim == 3 and maps in frames:
+        return size[1:]
+    if layer_map.ndim != images.ndim - 1:
+        raise ValueError(
+            f"the target layer has maps with {layer_map.ndim - 1} spatial dimensions, the images have {len(size)}: "
+            "pass a reshape_transform that makes (images, channels, *spatial) of its output"
+        )
+    if maps not in (len(images), rows):
+        raise ValueError(
+            f"the target layer has {maps} maps for {len(images)} images, so that its rows are not images: "
+            "choose another layer, or pass a reshape_transform that puts the rows of an image together"
+        )
+    return size
+
+
+def warn_of_empty_maps(cam: BaseCAM, inputs: Batch, targets: Targets, layer_maps: list[torch.Tensor]) -> None:
+    """Warn where maps of a layer are the same everywhere, and say why: they become heatmaps of zeros.
+
+    Args:
+        cam: the method, whose recorder holds the run.
+        inputs: of the run.
+        targets: as passed by the caller.
+        layer_maps: (N, *spatial) of each layer.
+    """
+    for index, layer_map in enumerate(layer_maps):
+        flat = layer_map.flatten(1)
+        empty = flat.amax(dim=1) == flat.amin(dim=1)
+        if bool(empty.any()):
+            warnings.warn(_reason(cam, inputs, targets, index, empty, flat), UserWarning, stacklevel=3)
+
+
+def _reason(cam: BaseCAM, inputs: Batch, targets: Targets, index: int, empty: torch.Tensor, flat: torch.Tensor) -> str:
+    recorder = cam.activations_and_grads
+    if index >= len(recorder.layer_outputs):
+        return "a heatmap is 0 everywhere: nothing in the image supports the target"
+    name = name_of(recorder.model, recorder.target_layers[index])
+    if flat.shape[1] == 1:
+        return f"a heatmap is 0 everywhere: layer {name} has a single position; choose an earlier layer"
+    gradients = recorder.gradients
+    if index < len(gradients):
+        gradient = gradients[index] if cam.detach else recorder.shaped(gradients[index])
+        if bool((empty & ~gradient.flatten(1).any(dim=1)).any()):
+            found = layers_with_gradient(cam, inputs, targets, index)
+            advice = f"; layers that would do: {', '.join(found)}" if found else "; choose an earlier layer"
+            return f"a heatmap is 0 everywhere: nothing reaches the target from layer {name}, its gradient is 0{advice}"
+    if bool(flat[empty].any()):
+        return f"a heatmap is 0 everywhere: layer {name} has the same value at all positions"
+    return (
+        f"a heatmap is 0 everywhere: nothing at layer {name} supports the target; "
+        "maps(..., normalize=False, relu=False) shows evidence against it"
+    )
+
+
+def layers_with_gradient(cam: BaseCAM, inputs: Batch, targets: Targets, index: int) -> list[str]:
+    """Names of the last layers whose output has the same shape and a gradient for every image."""
+    recorder, images = cam.activations_and_grads, images_in(inputs)
+    shape = next(tensors(recorder.layer_outputs[index])).shape
+    named = [(name, module) for name, module in recorder.model.named_modules() if name]
+    outputs_by_name: dict[str, torch.Tensor] = {}
+
+    def record(position: int, output: Batch) -> None:
+        first = next(tensors(output), None)
+        if first is not None and first.shape == shape and first.requires_grad:
+            outputs_by_name[named[position][0]] = first
+
+    with torch.enable_grad(), forward_hooks([module for _, module in named], record):
+        outputs = call_model(recorder.model, with_images(inputs, images.detach().clone().requires_grad_()))
+        score = target_scores(resolve_targets(targets, outputs, len(images)), outputs).sum()
+        gradients = torch.autograd.grad(score, list(outputs_by_name.values()), allow_unused=True)
+    found = [
+        name
+        for name, gradient in zip(outputs_by_name, gradients, strict=True)
+        if gradient is not None and bool(recorder.shaped(gradient).flatten(1).any(dim=1).all())
+    ]
+    return found[-EXAMPLES:]
