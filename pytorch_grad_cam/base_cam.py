@@ -243,7 +243,7 @@ class BaseCAM(NumpyOverrides):
             if finish.relu:
                 layer_maps = [m.relu() for m in layer_maps]
             if self.warns_of_empty_maps:
-                warn_of_empty_maps(self, inputs, targets, layer_maps)
+                warn_of_empty_maps(self.activations_and_grads, inputs, targets, layer_maps)
             if not finish.relu:
                 return self._merge_signed(layer_maps, size)
             return self._merge_layers(layer_maps, size, finish.normalize)

@@ -1,19 +1,13 @@
 """Checks of a layer's maps: whether they lie over the images, and why one is empty."""
 
-from __future__ import annotations
-
 import warnings
-from typing import TYPE_CHECKING
 
 import torch
 
-from pytorch_grad_cam.activations_and_gradients import forward_hooks
-from pytorch_grad_cam.batches import Batch, call_model, images_in, tensors, with_images
+from pytorch_grad_cam.activations_and_gradients import ActivationsAndGradients, forward_hooks
+from pytorch_grad_cam.batches import Batch, call_model, images_in, map_tensors, tensors, with_images
 from pytorch_grad_cam.outputs import Targets, resolve_targets, target_scores
 from pytorch_grad_cam.visibility import name_of
-
-if TYPE_CHECKING:
-    from pytorch_grad_cam.base_cam import BaseCAM
 
 EXAMPLES = 3  # layers that a warning names
 
@@ -49,11 +43,13 @@ def heatmap_size(layer_map: torch.Tensor, images: torch.Tensor, rows: int) -> tu
     return size
 
 
-def warn_of_empty_maps(cam: BaseCAM, inputs: Batch, targets: Targets, layer_maps: list[torch.Tensor]) -> None:
+def warn_of_empty_maps(
+    recorder: ActivationsAndGradients, inputs: Batch, targets: Targets, layer_maps: list[torch.Tensor]
+) -> None:
     """Warn where maps of a layer are the same everywhere, and say why: they become heatmaps of zeros.
 
     Args:
-        cam: the method, whose recorder holds the run.
+        recorder: holds the run.
         inputs: of the run.
         targets: as passed by the caller.
         layer_maps: (N, *spatial) of each layer.
@@ -62,11 +58,17 @@ def warn_of_empty_maps(cam: BaseCAM, inputs: Batch, targets: Targets, layer_maps
         flat = layer_map.flatten(1)
         empty = flat.amax(dim=1) == flat.amin(dim=1)
         if bool(empty.any()):
-            warnings.warn(_reason(cam, inputs, targets, index, empty, flat), UserWarning, stacklevel=3)
+            warnings.warn(_reason(recorder, inputs, targets, index, empty, flat), UserWarning, stacklevel=3)
 
 
-def _reason(cam: BaseCAM, inputs: Batch, targets: Targets, index: int, empty: torch.Tensor, flat: torch.Tensor) -> str:
-    recorder = cam.activations_and_grads
+def _reason(
+    recorder: ActivationsAndGradients,
+    inputs: Batch,
+    targets: Targets,
+    index: int,
+    empty: torch.Tensor,
+    flat: torch.Tensor,
+) -> str:
     if index >= len(recorder.layer_outputs):
         return "a heatmap is 0 everywhere: nothing in the image supports the target"
     name = name_of(recorder.model, recorder.target_layers[index])
@@ -74,9 +76,9 @@ def _reason(cam: BaseCAM, inputs: Batch, targets: Targets, index: int, empty: to
         return f"a heatmap is 0 everywhere: layer {name} has a single position; choose an earlier layer"
     gradients = recorder.gradients
     if index < len(gradients):
-        gradient = gradients[index] if cam.detach else recorder.shaped(gradients[index])
+        gradient = gradients[index] if recorder.detach else recorder.shaped(gradients[index])
         if bool((empty & ~gradient.flatten(1).any(dim=1)).any()):
-            found = layers_with_gradient(cam, inputs, targets, index)
+            found = layers_with_gradient(recorder, inputs, targets, index)
             advice = f"; layers that would do: {', '.join(found)}" if found else "; choose an earlier layer"
             return f"a heatmap is 0 everywhere: nothing reaches the target from layer {name}, its gradient is 0{advice}"
     if bool(flat[empty].any()):
@@ -87,17 +89,18 @@ def _reason(cam: BaseCAM, inputs: Batch, targets: Targets, index: int, empty: to
     )
 
 
-def layers_with_gradient(cam: BaseCAM, inputs: Batch, targets: Targets, index: int) -> list[str]:
+def layers_with_gradient(recorder: ActivationsAndGradients, inputs: Batch, targets: Targets, index: int) -> list[str]:
     """Names of the last layers whose output has the same shape and a gradient for every image."""
-    recorder, images = cam.activations_and_grads, images_in(inputs)
+    images = images_in(inputs)
     shape = next(tensors(recorder.layer_outputs[index])).shape
     named = [(name, module) for name, module in recorder.model.named_modules() if name]
     outputs_by_name: dict[str, torch.Tensor] = {}
 
-    def record(position: int, output: Batch) -> None:
+    def record(position: int, output: Batch) -> Batch:
         first = next(tensors(output), None)
         if first is not None and first.shape == shape and first.requires_grad:
             outputs_by_name[named[position][0]] = first
+        return map_tensors(torch.clone, output)  # later modules may work in place
 
     with torch.enable_grad(), forward_hooks([module for _, module in named], record):
         outputs = call_model(recorder.model, with_images(inputs, images.detach().clone().requires_grad_()))

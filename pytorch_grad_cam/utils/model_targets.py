@@ -53,6 +53,12 @@ def class_score(scores: torch.Tensor, category: int) -> torch.Tensor:
     Raises:
         IndexError: there is no such class.
         ValueError: the scores have more dimensions.
+
+    Examples:
+        >>> import torch
+        >>> from pytorch_grad_cam.utils.model_targets import class_score
+        >>> class_score(torch.tensor([1.0, 2.0, 5.0]), 2).item()
+        5.0
     """
     if scores.ndim > 2:
         raise ValueError(
@@ -68,6 +74,12 @@ def require_class(scores: torch.Tensor, category: int) -> int:
 
     Raises:
         IndexError: there is no such class.
+
+    Examples:
+        >>> import torch
+        >>> from pytorch_grad_cam.utils.model_targets import require_class
+        >>> require_class(torch.tensor([1.0, 2.0, 5.0]), 2)
+        2
     """
     count = scores.shape[-1]
     if not -count <= category < count:
