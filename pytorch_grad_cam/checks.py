@@ -12,6 +12,14 @@ from pytorch_grad_cam.visibility import name_of
 EXAMPLES = 3  # layers that a warning names
 
 
+class EmptyHeatmapWarning(UserWarning):
+    """A heatmap is 0 everywhere, because of the layer."""
+
+
+class NoEvidenceWarning(EmptyHeatmapWarning):
+    """A heatmap is 0 everywhere, because nothing in the image supports the target."""
+
+
 def heatmap_size(layer_map: torch.Tensor, images: torch.Tensor, rows: int) -> tuple[int, ...]:
     """Size to which the maps of a layer are resized: the images'.
 
@@ -58,7 +66,7 @@ def warn_of_empty_maps(
         flat = layer_map.flatten(1)
         empty = flat.amax(dim=1) == flat.amin(dim=1)
         if bool(empty.any()):
-            warnings.warn(_reason(recorder, inputs, targets, index, empty, flat), UserWarning, stacklevel=3)
+            warnings.warn(_reason(recorder, inputs, targets, index, empty, flat), stacklevel=3)
 
 
 def _reason(
@@ -68,23 +76,26 @@ def _reason(
     index: int,
     empty: torch.Tensor,
     flat: torch.Tensor,
-) -> str:
+) -> EmptyHeatmapWarning:
+    start = "a heatmap is 0 everywhere: "
     if index >= len(recorder.layer_outputs):
-        return "a heatmap is 0 everywhere: nothing in the image supports the target"
+        return NoEvidenceWarning(f"{start}nothing in the image supports the target")
     name = name_of(recorder.model, recorder.target_layers[index])
     if flat.shape[1] == 1:
-        return f"a heatmap is 0 everywhere: layer {name} has a single position; choose an earlier layer"
+        return EmptyHeatmapWarning(f"{start}layer {name} has a single position; choose an earlier layer")
     gradients = recorder.gradients
     if index < len(gradients):
         gradient = gradients[index] if recorder.detach else recorder.shaped(gradients[index])
         if bool((empty & ~gradient.flatten(1).any(dim=1)).any()):
             found = layers_with_gradient(recorder, inputs, targets, index)
-            advice = f"; layers that would do: {', '.join(found)}" if found else "; choose an earlier layer"
-            return f"a heatmap is 0 everywhere: nothing reaches the target from layer {name}, its gradient is 0{advice}"
+            advice = f"layers that would do: {', '.join(found)}" if found else "choose an earlier layer"
+            return EmptyHeatmapWarning(
+                f"{start}nothing reaches the target from layer {name}, its gradient is 0; {advice}"
+            )
     if bool(flat[empty].any()):
-        return f"a heatmap is 0 everywhere: layer {name} has the same value at all positions"
-    return (
-        f"a heatmap is 0 everywhere: nothing at layer {name} supports the target; "
+        return EmptyHeatmapWarning(f"{start}layer {name} has the same value at all positions")
+    return NoEvidenceWarning(
+        f"{start}nothing at layer {name} supports the target; "
         "maps(..., normalize=False, relu=False) shows evidence against it"
     )
 

@@ -155,9 +155,11 @@ class SESS(BaseCAM):
         scores = []
         with torch.no_grad():
             for batch in patches.split(self.batch_size):
-                outputs = scores_in(call_model(self.activations_and_grads.model, batch)).float()
-                rows = outputs.softmax(dim=-1) if self.use_softmax_scores else outputs
-                scores.append(target_scores([target] * len(batch), rows).float())
+                outputs = call_model(self.activations_and_grads.model, batch)
+                raw = scores_in(outputs)
+                weighing = raw.float().softmax(dim=-1) if self.use_softmax_scores else raw.float()
+                outputs = map_tensors(lambda t, raw=raw, new=weighing: new if t is raw else t, outputs)
+                scores.append(target_scores([target] * len(batch), outputs).float())
         return torch.cat(scores).clamp(min=0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,11 @@ from crackcam.methods import EVIDENCE, METHODS, NAMED, method_class
 from crackcam.models.loaded import LoadedModel
 from crackcam.models.multiscale import Multiscale
 from crackcam.models.target_layers import TargetLayer
+from pytorch_grad_cam.checks import NoEvidenceWarning
 from pytorch_grad_cam.utils.maps import resize
+
+# Figures and reports say so themselves.
+warnings.filterwarnings("ignore", category=NoEvidenceWarning)
 
 NOT_SMOOTHED = f"{EVIDENCE} is the decision itself: leave --aug-smooth and --eigen-smooth out"
 
