@@ -156,11 +156,14 @@ class SESS(BaseCAM):
         with torch.no_grad():
             for batch in patches.split(self.batch_size):
                 outputs = call_model(self.activations_and_grads.model, batch)
-                raw = scores_in(outputs)
-                weighing = raw.float().softmax(dim=-1) if self.use_softmax_scores else raw.float()
-                outputs = map_tensors(lambda t, raw=raw, new=weighing: new if t is raw else t, outputs)
-                scores.append(target_scores([target] * len(batch), outputs).float())
+                scores.append(target_scores([target] * len(batch), self._weighing(outputs)).float())
         return torch.cat(scores).clamp(min=0)
+
+    def _weighing(self, outputs: Batch) -> Batch:
+        """The outputs with the scores, or their softmax, in float32."""
+        scores = scores_in(outputs)
+        weighing = scores.float().softmax(dim=-1) if self.use_softmax_scores else scores.float()
+        return map_tensors(lambda t: weighing if t is scores else t, outputs)
 
 
 def paste(heatmap: torch.Tensor, window: _Window, size: tuple[int, int]) -> torch.Tensor:
