@@ -56,10 +56,10 @@ class BaseCAM(NumpyOverrides):
 
     Args:
         model: maps (N, C, *spatial), or a tuple or dict of arguments, to (N, K) scores or a structure that contains
-            them. It runs in eval mode; its previous mode is restored.
+            them. It runs in eval mode; its previous mode is restored. The first images among the arguments are explained.
         target_layers: modules of the model, or their names, whose output is (N, C, *spatial). The maps of several
-            layers are averaged.
-        reshape_transform: brings other layer outputs into that shape (transformers).
+            layers are averaged. Of a layer that runs several times, the last run on the explained images counts.
+        reshape_transform: brings other layer outputs, as the layer returns them, into that shape (transformers).
         compute_input_gradient: accepted for compatibility, without effect: the graph starts at the target layer.
         uses_gradients: whether the method needs dY/dA; None: the default of its class.
         tta_transforms: iterable of ttach-like transforms for ``aug_smooth`` in place of the built-in ones.
@@ -153,7 +153,8 @@ class BaseCAM(NumpyOverrides):
         Args:
             input_tensor: (N, C, *spatial) batch, or a tuple or dict of the model's arguments; it is moved to the
                 model's device.
-            targets: one callable (or class index) per image; None explains the predicted class of each image.
+            targets: one callable, class index or None (the predicted class) per image; or one class index, or None, for
+                all images. Where the model merges images (the frames of a video), one per output.
             aug_smooth: average over six augmented copies of each image (flipped or not, times 0.9, 1 and 1.1).
             eigen_smooth: first principal component of the weighted activations in place of their sum.
             target_category: deprecated; class index for all images, or a list of them.

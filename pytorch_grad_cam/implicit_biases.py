@@ -38,7 +38,7 @@ class ImplicitBiases(TorchFunctionMode):
             with torch.no_grad():
                 bias = find(output, *args, **kwargs)
             if bias is not None:
-                self.watch(output, bias, function in CHANNELS_LAST)
+                self.watch(output, bias, _has_channels_last(function, args))
         return output
 
 
@@ -154,7 +154,10 @@ def _of_constants(z: torch.Tensor, *summands: tuple[Any, float]) -> Bias:
     return None
 
 
-CHANNELS_LAST = frozenset({F.linear, F.layer_norm, F.rms_norm})
+def _has_channels_last(function: Any, args: tuple) -> bool:
+    """Linear layers, and norms over a single dimension, take channels as the last one."""
+    return function == F.linear or (function in (F.layer_norm, F.rms_norm) and len(args[1]) == 1)
+
 
 _TENSOR = torch.Tensor
 BIASES: dict[Any, Callable[..., Bias]] = {
