@@ -56,7 +56,8 @@ class BaseCAM(NumpyOverrides):
 
     Args:
         model: maps (N, C, *spatial), or a tuple or dict of arguments, to (N, K) scores or a structure that contains
-            them. It runs in eval mode; its previous mode is restored. The first images among the arguments are explained.
+            them. It runs in eval mode; its previous mode is restored. The first images among the arguments are
+            explained.
         target_layers: modules of the model, or their names, whose output is (N, C, *spatial). The maps of several
             layers are averaged. Of a layer that runs several times, the last run on the explained images counts.
         reshape_transform: brings other layer outputs, as the layer returns them, into that shape (transformers).
