@@ -102,14 +102,18 @@ def count_rows(outputs: Batch, size: int) -> int:
     scores = _find_scores(outputs)
     if scores is None:
         lengths = {len(tensor) for tensor in tensors(outputs) if tensor.ndim}
-        return lengths.pop() if len(lengths) == 1 else size
+        return lengths.pop() if len(lengths) == 1 and size > 1 else size
     squeezed = scores.ndim == 0 or (len(scores) != size and (scores.ndim == 1 or size == 1))
     return 1 if squeezed else len(scores)
 
 
 def _is_item_list(outputs: Batch, count: int) -> bool:
-    """Whether this is a detector's output: one structure for each of ``count`` images."""
-    return isinstance(outputs, list) and len(outputs) == count and not any(isinstance(o, torch.Tensor) for o in outputs)
+    """Whether this is a list with one item for each of ``count`` images: a structure, or a row of scores."""
+
+    def is_batch(item: Any) -> bool:
+        return isinstance(item, torch.Tensor) and (item.ndim != 1 or len(item) == count)
+
+    return isinstance(outputs, list) and len(outputs) == count and not any(map(is_batch, outputs))
 
 
 def split_outputs(outputs: Batch, rows: int) -> list[Batch]:
@@ -216,14 +220,16 @@ def target_scores(targets: Sequence[Target], outputs: Batch) -> torch.Tensor:
         IndexError: there is no such class.
     """
     rows = len(targets)
-    if all(type(target) is ClassifierOutputTarget for target in targets):
+    items = _is_item_list(outputs, rows)
+    if not items and all(type(target) is ClassifierOutputTarget for target in targets):
         scores = scores_in(outputs)
         if scores.ndim == 2 and len(scores) == rows:  # the same in one operation
             categories = [require_class(scores[0], target.category) for target in targets]  # type: ignore[attr-defined]
             return scores[range(rows), categories]
     whole = split_outputs(outputs, rows)
-    needs_scores = any(isinstance(target, ScoresTarget) for target in targets)
-    scores_of = split_outputs(scores_in(outputs), rows) if needs_scores else whole
+    scores_of = whole
+    if any(isinstance(target, ScoresTarget) for target in targets):
+        scores_of = [scores_in(item) for item in outputs] if items else split_outputs(scores_in(outputs), rows)
     differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors(outputs))
     values: list[torch.Tensor] = []
     for target, scores, output in zip(targets, scores_of, whole, strict=True):

@@ -268,6 +268,18 @@ def test_the_binary_target_refuses_several_logits(images):
         GradCAM(Small().eval(), ["relu"])(images, [BinaryClassifierOutputTarget(1)] * 4)
 
 
+@pytest.mark.parametrize("cam_class", METHODS)
+def test_lists_with_a_row_of_scores_for_each_image(cam_class, images):
+    class Rows(Small):
+        def forward(self, x):
+            return list(super().forward(x))
+
+    model, plain = Rows().eval(), Small().eval()
+    expected = cam_class(plain, ["relu"])(images, CLASSES)
+    for targets in (CLASSES, [lambda row, c=c: row[c] for c in CLASSES]):
+        assert np.allclose(cam_class(model, ["relu"])(images, targets), expected, atol=1e-5)
+
+
 # -- forms of targets -------------------------------------------------------------------------------------------------
 
 
