@@ -171,7 +171,7 @@ class ActivationsAndGradients:
         ):
             result = call_model(self.model, inputs)
         for layer, outputs in zip(self.target_layers, runs, strict=True):
-            run = 0 if len(outputs) == 1 else run_of_images(self.model, inputs, layer, outputs)
+            run = run_of_images(self.model, inputs, layer, outputs)
             self.chosen_runs.append((run, len(outputs)))
             self.layer_outputs.append(outputs[run])
         recorded = {id(tensor) for output in self.layer_outputs for tensor in tensors(output)}

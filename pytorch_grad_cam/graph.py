@@ -41,13 +41,14 @@ class History:
 
 
 def run_of_images(model: Module, inputs: Batch, layer: Module, outputs: list[Batch]) -> int:
-    """Index of the run of a layer whose output lies over the images, where the layer runs several times.
+    """Index of the run of a layer whose output lies over the images.
 
     A run belongs to the images if its output depends on them and on as few other images as any: of a siamese network,
     the run on the first image. Among several such runs the last is taken, if it depends on all the others (as in
     recurrent networks, and where blocks share weights).
 
-    Unless the outputs show it in their graph, one more forward pass in autograd, which stores nothing, does.
+    Where there are several runs or images, one more forward pass in autograd, which stores nothing, shows what depends
+    on what, unless the graph of the outputs does.
 
     Args:
         model: the model.
@@ -56,17 +57,24 @@ def run_of_images(model: Module, inputs: Batch, layer: Module, outputs: list[Bat
         outputs: what it returned in each of its runs.
 
     Raises:
-        ValueError: the layer did not run; or several runs belong to the images and do not follow from one another.
+        ValueError: the layer did not run, or on other images only; or several runs belong to the images and do not follow
+            from one another.
     """
     name = name_of(model, layer)
     if not outputs:
         raise ValueError(f"target layer {name} did not run in the forward pass{why_not_run(model, layer)}")
     *earlier, last = outputs
-    if len(image_tensors(inputs)) == 1 and all(map(History(last).includes, earlier)):
+    several = len(image_tensors(inputs)) > 1 and not is_image_list(inputs)
+    if not several and (not earlier or all(map(History(last).includes, earlier))):
         return len(earlier)
     runs = _trace(model, inputs, layer)
     found = [run for run, (images, _) in enumerate(runs) if 0 in images]
-    if not found and len(image_tensors(inputs)) < 2:  # the graph is cut below the layer
+    if not found and any(images for images, _ in runs):
+        raise ValueError(
+            f"target layer {name} does not depend on the explained images, which are the first among the inputs: "
+            "pass the inputs as a dict, with the images of this layer first"
+        )
+    if not found and not (several and earlier):  # the graph is cut below the layer
         found = list(range(len(runs)))
     fewest = min((len(runs[run][0]) for run in found), default=0)
     found = [run for run in found if len(runs[run][0]) == fewest]

@@ -223,3 +223,29 @@ def test_full_grad_ignores_the_biases_of_other_images():
     model, (a, b) = Sum().eval(), pictures(2)
     alone = FullGrad(nn.Sequential(model.enc, nn.AdaptiveAvgPool2d(1), nn.Flatten(), model.fc))(a, CLASSES)
     assert np.allclose(FullGrad(model)((a, b), CLASSES), alone, atol=1e-5)
+
+
+class TwoEncoders(nn.Module):
+    """A layer for each of two images, and one for both."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.both = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
+        self.fc = nn.Linear(5, 3)
+
+    def forward(self, a, b):
+        return self.fc(torch.tanh(self.both(torch.tanh(self.first(a)) * torch.tanh(self.second(b)))).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("cam_class", [GradCAM, EigenCAM, AblationCAM, ScoreCAM])
+def test_layers_of_other_images_are_an_error(cam_class):
+    """Their map must not be laid over the explained images; a dict chooses others."""
+    model, (a, b) = TwoEncoders().eval(), pictures(2)
+    with pytest.raises(ValueError, match=r"layer second \(Conv2d\) does not depend on the explained images.*as a dict"):
+        cam_class(model, ["second"])((a, b), CLASSES)
+    assert cam_class(model, ["second"])({"b": b, "a": a}, CLASSES).max() == 1
+    if cam_class is GradCAM:
+        for name, inputs in (("second", {"b": b, "a": a}), ("first", (a, b)), ("both", (a, b))):
+            expected = finished(by_hand(model, model.get_submodule(name), (a, b), 0), (16, 12))
+            assert np.allclose(GradCAM(model, [name])(inputs, CLASSES), expected, atol=1e-5)
