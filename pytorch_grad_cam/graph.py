@@ -57,12 +57,12 @@ def run_of_images(model: Module, inputs: Batch, layer: Module, outputs: list[Bat
         outputs: what it returned in each of its runs.
 
     Raises:
-        ValueError: the layer did not run, or on other images only; or several runs belong to the images and do not follow
-            from one another.
+        ValueError: the layer did not run, or on other images only; or several runs belong to the images and do not
+            follow from one another.
     """
-    name = name_of(model, layer)
     if not outputs:
-        raise ValueError(f"target layer {name} did not run in the forward pass{why_not_run(model, layer)}")
+        reason = why_not_run(model, layer)
+        raise ValueError(f"target layer {name_of(model, layer)} did not run in the forward pass{reason}")
     *earlier, last = outputs
     several = len(image_tensors(inputs)) > 1 and not is_image_list(inputs)
     if not several and (not earlier or all(map(History(last).includes, earlier))):
@@ -71,7 +71,7 @@ def run_of_images(model: Module, inputs: Batch, layer: Module, outputs: list[Bat
     found = [run for run, (images, _) in enumerate(runs) if 0 in images]
     if not found and any(images for images, _ in runs):
         raise ValueError(
-            f"target layer {name} does not depend on the explained images, which are the first among the inputs: "
+            f"target layer {name_of(model, layer)} does not depend on the explained images, which are the first among the inputs: "
             "pass the inputs as a dict, with the images of this layer first"
         )
     if not found and not (several and earlier):  # the graph is cut below the layer
@@ -81,7 +81,7 @@ def run_of_images(model: Module, inputs: Batch, layer: Module, outputs: list[Bat
     if found and runs[found[-1]][1].issuperset(found[:-1]):
         return found[-1]
     raise ValueError(
-        f"target layer {name} runs {len(outputs)} times side by side, and it is not clear which run "
+        f"target layer {name_of(model, layer)} runs {len(outputs)} times side by side, and it is not clear which run "
         "belongs to the images: choose a layer that runs once, or pass the images of each run as an input of its own"
     )
 
