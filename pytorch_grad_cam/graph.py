@@ -71,8 +71,8 @@ def run_of_images(model: Module, inputs: Batch, layer: Module, outputs: list[Bat
     found = [run for run, (images, _) in enumerate(runs) if 0 in images]
     if not found and any(images for images, _ in runs):
         raise ValueError(
-            f"target layer {name_of(model, layer)} does not depend on the explained images, which are the first among the inputs: "
-            "pass the inputs as a dict, with the images of this layer first"
+            f"target layer {name_of(model, layer)} does not depend on the explained images, "
+            "which are the first among the inputs: pass the inputs as a dict, with the images of this layer first"
         )
     if not found and not (several and earlier):  # the graph is cut below the layer
         found = list(range(len(runs)))
