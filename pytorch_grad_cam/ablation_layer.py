@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pytorch_grad_cam.activations_and_gradients import ReshapeTransform, reshaped
+from pytorch_grad_cam.activations_and_gradients import ReshapeTransform, reshaped, tensor_below
 from pytorch_grad_cam.batches import Batch, map_tensors, tensors
 from pytorch_grad_cam.utils.svd_on_activations import principal_map
 
@@ -139,7 +139,13 @@ class AblatedRows:
             lambda output: allocate_rows(output, rows) if output.ndim and len(output) == self.size else output,
             layer_output,
         )
-        self._first = self._tensor_below(self._shaped(self._rows))
+        shown = tensor_below(self._rows, self._shaped(self._rows))
+        if shown is None:
+            raise ValueError(
+                "AblationCAM sets channels to 0 through the reshape_transform, which must return a view; "
+                "or pass an ablation_layer"
+            )
+        self._first = shown
         self._filled: tuple[int, int] | None = None  # image index, and version of the memory after our last write
         self._ablated = torch.zeros(0, dtype=torch.long)
 
@@ -170,16 +176,6 @@ class AblatedRows:
     def _intact(self, index: int) -> torch.Tensor:
         item = map_tensors(lambda t: t[index : index + 1] if t.ndim and len(t) == self.size else t, self.layer_output)
         return self._shaped(item)[0]
-
-    def _tensor_below(self, view: torch.Tensor) -> torch.Tensor:
-        """The tensor of the rows that this is a view of."""
-        for tensor in tensors(self._rows):
-            if tensor.untyped_storage().data_ptr() == view.untyped_storage().data_ptr():
-                return tensor
-        raise ValueError(
-            "AblationCAM sets channels to 0 through the reshape_transform, which must return a view; "
-            "or pass an ablation_layer"
-        )
 
     def _write(self, channels: torch.Tensor, values: torch.Tensor | int) -> None:
         self._shaped(self._rows)[torch.arange(len(channels)), channels] = values

@@ -9,7 +9,7 @@ Hooks exist only during a run and are active only in its thread; no ``.grad`` at
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, cast
 
@@ -40,6 +40,12 @@ def device_of(model: Module) -> torch.device:
     return next((t.device for held in (model.parameters(), model.buffers()) for t in held), torch.device("cpu"))
 
 
+def tensor_below(batch: Batch, view: torch.Tensor) -> torch.Tensor | None:
+    """The tensor of a batch that another one is a view of, if there is one."""
+    storage = view.untyped_storage().data_ptr()
+    return next((tensor for tensor in tensors(batch) if tensor.untyped_storage().data_ptr() == storage), None)
+
+
 def module_by_name(modules: dict[str, Module], name: str) -> Module:
     """Look up a module by its name in ``model.named_modules()``.
 
@@ -50,7 +56,10 @@ def module_by_name(modules: dict[str, Module], name: str) -> Module:
         from difflib import get_close_matches
 
         close = get_close_matches(name, modules, n=5, cutoff=0.4)
-        raise ValueError(f"no layer {name!r} in the model{'; similar: ' + ', '.join(close) if close else ''}")
+        reason = f"; similar: {', '.join(close)}" if close else ""
+        if any(isinstance(module, torch.fx.GraphModule) for module in modules.values()):
+            reason += "; of an exported or traced graph, explain the module that it was made from"
+        raise ValueError(f"no layer {name!r} in the model{reason}")
     return modules[name]
 
 
@@ -64,7 +73,8 @@ def forward_hooks(layers: Sequence[Module], hook: Callable[[int, Any], Any]) -> 
 
     with ExitStack() as stack:
         for index, layer in enumerate(layers):
-            stack.callback(layer.register_forward_hook(of_layer(index)).remove)
+            with suppress(RuntimeError):  # scripted modules take no hooks: they do not run for Python
+                stack.callback(layer.register_forward_hook(of_layer(index)).remove)
         yield
 
 
@@ -114,7 +124,7 @@ class ActivationsAndGradients:
         self.activations: list[Any] = []
         self.layer_outputs: list[Batch] = []
         self.chosen_runs: list[tuple[int, int]] = []
-        self._gradient_by_id: dict[int, torch.Tensor] = {}  # id of an output tensor -> its gradient
+        self._gradient_by_id: dict[int, torch.Tensor | None] = {}  # id of an output tensor -> its gradient
 
     release = clear
 
@@ -188,13 +198,16 @@ class ActivationsAndGradients:
     @property
     def gradients(self) -> list[Any]:
         """dY/dA of each target layer that the backward pass has reached, in the format of ``activations``."""
-        reached = [
-            output for output in self.layer_outputs if any(id(t) in self._gradient_by_id for t in tensors(output))
-        ]
-        found = [
-            map_tensors(lambda t: self._gradient_by_id.get(id(t), torch.zeros_like(t)), output) for output in reached
-        ]
+
+        def gradient(tensor: torch.Tensor) -> torch.Tensor:
+            found = self._gradient_by_id.get(id(tensor))
+            return torch.zeros_like(tensor) if found is None else found
+
+        found = [map_tensors(gradient, output) for output in self.layer_outputs if self._is_reached(output)]
         return [self.shaped(gradient) for gradient in found] if self.detach else found
+
+    def _is_reached(self, output: Batch) -> bool:
+        return any(self._gradient_by_id.get(id(tensor)) is not None for tensor in tensors(output))
 
     def differentiate(self, score: torch.Tensor) -> list[Any]:
         """Compute the gradients of a scalar function of the last run's output.
@@ -213,8 +226,9 @@ class ActivationsAndGradients:
         if flat:
             torch.autograd.grad(score, flat, create_graph=not self.detach, allow_unused=True)
         for layer, output in zip(self.target_layers, self.layer_outputs, strict=True):
-            if not any(id(tensor) in self._gradient_by_id for tensor in tensors(output)):
-                raise ValueError(f"the target does not depend on the target layer {name_of(self.model, layer)}")
+            if not self._is_reached(output):
+                name, reason = name_of(self.model, layer), why_no_gradient(self.model)
+                raise ValueError(f"the target does not depend on the target layer {name}{reason}")
         return self.gradients
 
     def shaped(self, output: Batch) -> torch.Tensor:

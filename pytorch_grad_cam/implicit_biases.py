@@ -39,6 +39,8 @@ class ImplicitBiases(TorchFunctionMode):
                 bias = find(output, *args, **kwargs)
             if bias is not None:
                 self.watch(output, bias, _has_channels_last(function, args))
+                if output._is_view() and output is not args[0]:
+                    return output.clone()  # modified in place, a view leaves the graph together with its hooks
         return output
 
 

@@ -90,6 +90,7 @@ def pixel_gradient(model: Module, score: torch.Tensor, leaf: torch.Tensor) -> to
     Raises:
         ValueError: there is none.
     """
-    if not score.requires_grad:
+    gradient = torch.autograd.grad(score, leaf, allow_unused=True)[0] if score.requires_grad else None
+    if gradient is None:
         raise ValueError(f"the target does not depend on the images{why_no_gradient(model)}")
-    return torch.autograd.grad(score, leaf)[0]
+    return gradient

@@ -85,6 +85,8 @@ class Tape:
 
         with ExitStack() as stack:
             for module in self.model.modules():
+                if isinstance(module, torch.jit.ScriptModule):
+                    continue  # takes no hooks: it runs again
                 stack.callback(module.register_forward_pre_hook(on_start).remove)
                 stack.callback(module.register_forward_hook(on_end).remove)
             yield

@@ -2,8 +2,9 @@
 
 import torch
 
+from pytorch_grad_cam.activations_and_gradients import reshaped, tensor_below
 from pytorch_grad_cam.base_cam import BaseCAM, LayerRun
-from pytorch_grad_cam.batches import tensors
+from pytorch_grad_cam.batches import map_tensors, tensors
 from pytorch_grad_cam.utils.maps import spatial_dims
 
 
@@ -29,13 +30,17 @@ class ShapleyCAM(BaseCAM):
     detach = False
 
     def channel_weights(self, run: LayerRun) -> torch.Tensor:
-        shaped = self.activations_and_grads.shaped
-        activations, gradients = (next(tensors(batch)) for batch in (run.activations, run.gradients))
-        weights = shaped(gradients)
+        shaped, transform = self.activations_and_grads.shaped, self.reshape_transform
+        shown = tensor_below(run.activations, reshaped(map_tensors(torch.Tensor.detach, run.activations), transform))
+        outputs = list(tensors(run.activations))
+        position = next((i for i, tensor in enumerate(outputs) if tensor is shown), 0)
+        activations, gradients = outputs[position], list(tensors(run.gradients))[position]
+        weights = shaped(run.gradients)
         if gradients.requires_grad:
             (product,) = torch.autograd.grad(
                 gradients, activations, activations.detach(), retain_graph=True, allow_unused=True
             )
             if product is not None:
-                weights = weights - shaped(product) / 2
+                products = map_tensors(lambda t: product if t is gradients else t, run.gradients)
+                weights = weights - shaped(products) / 2
         return weights.mean(dim=spatial_dims(weights))
