@@ -52,41 +52,23 @@ def _of_linear(z: torch.Tensor, x: Any, weight: Any, bias: Bias = None) -> Bias:
     return None if bias is None else bias.float()
 
 
-def _of_batch_norm(
-    z: torch.Tensor,
-    x: torch.Tensor,
-    running_mean: Any,
-    running_var: Any,
-    weight: Bias = None,
-    bias: Bias = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Bias:
-    if training or running_mean is None:
+def _of_batch_norm(z: torch.Tensor, x: torch.Tensor, mean: Bias, variance: Bias, **given: Any) -> Bias:
+    weight, bias, eps = given["weight"], given["bias"], given["eps"]
+    if given.get("training") or mean is None or variance is None:
         dims = [0, *range(2, x.ndim)]
         return _of_normalization(z, bias, x.float().var(dims, correction=0, keepdim=True), eps)
-    slope = (running_var + eps).rsqrt()
+    slope = (variance + eps).rsqrt()
     if weight is not None:
         slope = slope * weight
-    shift = -running_mean * slope
+    shift = -mean * slope
     return broadcast_over_space((shift if bias is None else shift + bias).float()[None], z)
 
 
-def _of_instance_norm(
-    z: torch.Tensor,
-    x: torch.Tensor,
-    running_mean: Any = None,
-    running_var: Any = None,
-    weight: Bias = None,
-    bias: Bias = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Bias:
-    if not use_input_stats:
-        return _of_batch_norm(z, x, running_mean, running_var, weight, bias, eps=eps)
-    return _of_normalization(z, bias, x.float().var(list(range(2, x.ndim)), correction=0, keepdim=True), eps)
+def _of_instance_norm(z: torch.Tensor, x: torch.Tensor, **given: Any) -> Bias:
+    if not given["use_input_stats"]:
+        return _of_batch_norm(z, x, given.pop("running_mean"), given.pop("running_var"), **given)
+    space = list(range(2, x.ndim))
+    return _of_normalization(z, given["bias"], x.float().var(space, correction=0, keepdim=True), given["eps"])
 
 
 def _of_group_norm(
