@@ -89,8 +89,12 @@ def decompose(model: Module, inputs: Batch, targets: Targets, take: Callable[[to
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
 
     def watch(output: torch.Tensor, bias: torch.Tensor, channels_last: bool) -> None:
+        def multiply(gradient: torch.Tensor | None) -> None:
+            if gradient is not None:  # otherwise an operation above has none, and the images have none either
+                take(gradient.float() * bias, channels_last)
+
         # The gradient belongs to the output as the operation returned it, even if it is modified in place later.
-        output.register_hook(lambda gradient: take(gradient.float() * bias, channels_last))
+        output.register_hook(multiply)
 
     with torch.enable_grad():
         leaf = images.detach().clone().requires_grad_()
