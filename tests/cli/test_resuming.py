@@ -128,9 +128,7 @@ def test_more_epochs_for_a_finished_run(fresh, caplog):
     crackcam.train(tiny_config(**settings))
     before = Path("weights/model.safetensors").read_bytes()
     for more in ({"epochs": 20}, {}, {"epochs": 20, "lr": 1e-5}):
-        with pytest.raises(
-            UserError, match="is finished: nothing to resume; .* pretrained weights/model.safetensors"
-        ):
+        with pytest.raises(UserError, match="is finished: nothing to resume; .* pretrained weights/model.safetensors"):
             crackcam.train(tiny_config(**{**settings, "resume": True, **more}))
     assert Path("weights/model.safetensors").read_bytes() == before
     caplog.clear()

@@ -306,7 +306,9 @@ def test_names_that_are_no_text_in_grids_and_pages(flight, network, capsys):
     code = xai.main([*flags, "--method", "gradcam", "--style", "mask", "--threshold", "0.001", "--save-maps", "maps"])
     assert code == 0
     assert len(list(Path("maps").iterdir())) == len(flight)
-    with Path("outputs/xai_images_gradcam_found.csv").open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+    with Path("outputs/xai_images_gradcam_found.csv").open(
+        newline="", encoding="utf-8-sig", errors="surrogateescape"
+    ) as file:
         assert {row["file"] for row in csv.DictReader(file)} == flight
 
 
