@@ -8,7 +8,7 @@ from crackcam import distributed
 from crackcam.cli import console
 from crackcam.cli.documents import prepare_output
 from crackcam.config import OUTPUTS, TrainConfig
-from crackcam.data.sources import has_loose_files
+from crackcam.data.sources import has_loose_images
 from crackcam.errors import UserError
 from crackcam.files import check_writable, write_csv
 from crackcam.text import counted, percent
@@ -26,10 +26,10 @@ SCORES = "accuracy {accuracy:.4f}, ECE {ece:.4f} ({ece_before:.4f} before calibr
 
 def run(config: TrainConfig) -> int:
     """Train, write figures, print the result; returns the exit code."""
-    if has_loose_files(config.data):
+    if has_loose_images(config.data):
         classes = f"{config.data / 'train' / 'cracked'}/ and {config.data / 'train' / 'sound'}/"
         raise UserError(
-            f"{config.data} has files and no class folders: move them into, say, {classes} (data/README.md)"
+            f"{config.data} has images and no class folders: move them into, say, {classes} (data/README.md)"
         )
     prepare_output(config.resume, config.output)
     check_writable(LOG, CURVES, CONFUSION, RELIABILITY, config.report)

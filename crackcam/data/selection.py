@@ -19,7 +19,7 @@ from crackcam.data.images import (
     sample_images,
 )
 from crackcam.data.layout import nested_hint
-from crackcam.data.sources import find_files, has_loose_files, is_glob, warn_of_tiny
+from crackcam.data.sources import find_files, has_loose_images, is_glob, warn_of_tiny
 from crackcam.data.splits import ClassFiles, choose_split
 from crackcam.errors import UserError
 from crackcam.files import exists
@@ -73,8 +73,8 @@ def select(config: ImagesConfig, card: ModelCard, every_class: bool = False) -> 
         raise UserError(f"{card.arch} has classes of its own, not those of a folder: name images with --image")
     if config.data.is_file():
         raise UserError(f"{config.data} is a file, not a folder of classes: name it with --image {config.data}")
-    if has_loose_files(config.data):
-        raise UserError(f"{config.data} has files and no class folders: name it with --image {config.data}")
+    if has_loose_images(config.data):
+        raise UserError(f"{config.data} has images and no class folders: name it with --image {config.data}")
     split, files = choose_split(config.data, config.split, card.split, card.held_out_hashes)
     names = {normalized(name): name for name in card.classes}
     known = {names[name]: found for name, found in files.items() if name in names}

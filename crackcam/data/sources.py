@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
-from crackcam.data.images import NAMED_ERRORS, DecodedImage, ImageError, UnreadableImage, read_images, to_rgb
+from crackcam.data.images import NAMED_ERRORS, DecodedImage, ImageError, UnreadableImage, read_images, read_size, to_rgb
 from crackcam.data.listing import existing, list_files, without_outputs
 from crackcam.errors import UserError
 from crackcam.text import counted, normalized
@@ -82,10 +82,18 @@ def _is_masks(folder: Path) -> bool:
     return folder.name.casefold() in MASKS
 
 
-def has_loose_files(folder: Path) -> bool:
-    """Whether files lie in a folder itself, and no folders."""
+def has_loose_images(folder: Path) -> bool:
+    """Whether images lie in a folder itself, and no folders."""
     inside = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
-    return bool(inside) and not any(path.is_dir() for path in inside)
+    return not any(path.is_dir() for path in inside) and any(map(_is_image, inside))
+
+
+def _is_image(path: Path) -> bool:
+    try:
+        read_size(path)
+    except ImageError:
+        return False
+    return True
 
 
 def warn_of_tiny(path: Path | None, pixels: np.ndarray) -> None:

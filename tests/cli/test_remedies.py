@@ -98,12 +98,12 @@ def test_a_folder_without_weights(photos, capsys):
 
 def test_a_folder_of_loose_images(photos, capsys):
     error = error_of(capsys, inference.main(["--data", "loose"]))
-    assert error == "error: loose has files and no class folders: name it with --image loose"
+    assert error == "error: loose has images and no class folders: name it with --image loose"
     error = error_of(capsys, inference.main(["--data", "a.jpg"]))
     assert error == "error: a.jpg is a file, not a folder of classes: name it with --image a.jpg"
     error = error_of(capsys, train.main(["--data", "loose"]))
     assert error == (
-        "error: loose has files and no class folders: move them into, say, "
+        "error: loose has images and no class folders: move them into, say, "
         "loose/train/cracked/ and loose/train/sound/ (data/README.md)"
     )
 
@@ -113,3 +113,15 @@ def test_one_file_that_is_no_image_is_named_with_its_reason(photos, capsys):
     for main in (inference.main, xai.main):
         error = error_of(capsys, main(["--image", "clip.mp4", "--device", "cpu"]))
         assert error.startswith("error: clip.mp4 cannot be read as an image: ")
+
+
+def test_the_data_folder_of_a_fresh_clone_holds_no_images(photos, capsys, monkeypatch):
+    """README.md alone: an example of an error, and a place for the generated sample."""
+    monkeypatch.setattr("crackcam.data.synthetic.sample.COUNTS", {"train": 4, "test": 2})
+    Path("data").mkdir()
+    Path("data/README.md").write_text("# data")
+    error = error_of(capsys, inference.main([]))
+    assert error.startswith("error: no class folders in data: see data/README.md")
+    flags = ["--pretrained", "none", "--image-size", "32", "--epochs", "1", "--workers", "0", "--arch", "squeezenet1_1"]
+    assert train.main(["--sample", *flags]) == 0
+    assert {path.name for path in Path("data").iterdir()} == {"README.md", "train", "test", "masks"}
