@@ -42,9 +42,14 @@ def figures() -> None:
     run("xai.py --type Positive --style mask")
     keep("xai_Positive_best.png", "xai_Positive_mask.jpg", 760)
     run(f"xai.py --type Positive --num 1 --anatomy --output outputs/steps.png --weights {DEMO}")
-    keep("steps_anatomy.png", "anatomy.png", 1380)
+    keep("steps.png", "anatomy.png", 1380)
     run(f"xai.py --type Positive --num 1 --method layercam --style edges --output outputs/edges.png --weights {DEMO}")
     keep("edges.png", "edges.jpg", 760)
+
+
+def scrolled_to(selector: str) -> Callable[[Page], object]:
+    """What brings an element to the top of the window."""
+    return lambda page: page.locator(selector).first.evaluate("each => each.scrollIntoView(true)")
 
 
 def take(browser: Browser, report: str, name: str, size: tuple[int, int], prepare: Callable[[Page], object]) -> None:
@@ -59,13 +64,13 @@ def take(browser: Browser, report: str, name: str, size: tuple[int, int], prepar
 def reports() -> None:
     """What the pages of --report look like."""
     run(f"xai.py --type Positive --method {REPORTED} --num 60 --masks data/masks --report --weights {DEMO}")
-    page = f"xai_Positive_{REPORTED.replace(',', '_')}.html"
+    page = "report.html"
     with sync_playwright() as playwright:
         chromium = shutil.which("chromium")
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        take(browser, page, "report.jpg", (1180, 960), lambda p: p.locator("#controls").scroll_into_view_if_needed())
+        take(browser, page, "report.jpg", (1180, 960), scrolled_to("#controls"))
         take(browser, page, "report_enlarged.jpg", (1180, 960), lambda p: p.locator(".card .stage").first.click())
-        take(browser, "training.html", "report_training.jpg", (1360, 700), lambda p: None)
+        take(browser, "training.html", "report_training.jpg", (1360, 640), scrolled_to("h2:has-text('Training')"))
         browser.close()
 
 

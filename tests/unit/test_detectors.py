@@ -23,6 +23,8 @@ from pytorch_grad_cam import EigenCAM
 from pytorch_grad_cam.utils.model_targets import FasterRCNNBoxScoreTarget
 from pytorch_grad_cam.utils.reshape_transforms import fasterrcnn_reshape_transform, pyramid_reshape_transform
 
+pytestmark = pytest.mark.slow
+
 SMALL = "fasterrcnn_mobilenet_v3_large_320_fpn"
 THEIRS = """
 import functools, sys, torch, numpy as np, pytorch_grad_cam

@@ -12,6 +12,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from pytorch_grad_cam import FullGrad
 from pytorch_grad_cam.fullgrad_cam import decompose
 
+pytestmark = pytest.mark.slow
+
 
 def randomized(model):
     """Every affine parameter and statistic drawn at random, so that no bias is zero by initialisation."""

@@ -17,6 +17,8 @@ from pytorch_grad_cam.feature_factorization.deep_feature_factorization import (
 )
 from pytorch_grad_cam.utils import image as image_utils
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def given():

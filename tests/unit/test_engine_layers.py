@@ -14,6 +14,8 @@ from pytorch_grad_cam.utils.reshape_transforms import (
     vit_reshape_transform,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def given():

@@ -37,6 +37,8 @@ from pytorch_grad_cam.metrics.road import (
     ROADMostRelevantFirstAverage,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def model():

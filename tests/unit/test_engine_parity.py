@@ -18,6 +18,8 @@ from pytorch_grad_cam import RandomCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from pytorch_grad_cam.utils.reshape_transforms import vit_reshape_transform
 
+pytestmark = pytest.mark.slow
+
 GRID = (4, 4)
 
 

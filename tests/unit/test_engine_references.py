@@ -10,6 +10,8 @@ from torch import nn
 from pytorch_grad_cam import EigenCAM, GradCAM, HiResCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget, SemanticSegmentationTarget
 
+pytestmark = pytest.mark.slow
+
 
 def by_hooks(call, layer, score, to_grid=lambda output: output):
     """Grad-CAM at the layer's resolution: plain hooks and autograd."""

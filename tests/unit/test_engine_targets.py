@@ -9,6 +9,8 @@ from package_results import given_values, package_values
 
 from pytorch_grad_cam.utils import model_targets as mt
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def given():

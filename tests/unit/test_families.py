@@ -19,6 +19,8 @@ from crackcam.errors import UserError
 from crackcam.models import checkpoint, pretrained, target_layers
 from crackcam.preprocessing import Preprocessing
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 METHODS = ["gradcam", "eigencam", "layercam", "scorecam"]

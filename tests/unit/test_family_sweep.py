@@ -18,6 +18,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import families
 
+pytestmark = pytest.mark.slow
+
 ROWS = {
     family: (member, verdict, detail)
     for family, member, verdict, detail in re.findall(

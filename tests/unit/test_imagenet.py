@@ -13,6 +13,8 @@ from crackcam.models import pretrained, registry
 from crackcam.preprocessing import Preprocessing
 from crackcam.render import overlays
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 ARCH = "squeezenet1_0"
 

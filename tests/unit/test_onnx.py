@@ -13,6 +13,8 @@ from crackcam.models.loaded import LoadedModel
 from crackcam.models.multiscale import Multiscale
 from crackcam.types import ModelCard
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -7,6 +7,8 @@ from torch import nn
 from crackcam.errors import UserError
 from crackcam.models import output_stride, registry
 
+pytestmark = pytest.mark.slow
+
 
 def random_network(arch):
     """With other statistics of batch norm than a fresh model."""

@@ -10,6 +10,8 @@ from conftest import run_code
 
 import crackcam
 
+pytestmark = pytest.mark.slow
+
 IMPORT = """
 import sys
 import crackcam

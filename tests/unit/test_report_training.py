@@ -16,6 +16,8 @@ from crackcam.render.figures.training import CELL, ON_CELL
 from crackcam.render.report import svg, tables, training
 from crackcam.training.report_data import most_confident_mistakes
 
+pytestmark = pytest.mark.slow
+
 STYLE = (Path(report.__file__).parents[1] / "templates/report.css").read_text()
 
 

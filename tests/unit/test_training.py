@@ -24,6 +24,8 @@ from crackcam.training.loop import FineTuning
 from crackcam.training.schedule import Schedule
 from crackcam.types import ModelCard
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 QUICK = {"arch": "squeezenet1_1", "epochs": 1}
 

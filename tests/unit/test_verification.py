@@ -18,6 +18,8 @@ from crackcam.models.multiscale import Multiscale
 from crackcam.models.target_layers import Grid, TargetLayer
 from crackcam.types import ModelCard
 
+pytestmark = pytest.mark.slow
+
 
 def network():
     torch.manual_seed(0)
