@@ -94,7 +94,7 @@ class BaseCAM(NumpyOverrides):
     def __init__(
         self,
         model: Module,
-        target_layers: Sequence[Module | str],
+        target_layers: Sequence[Module | str] | Module | str,
         reshape_transform: ReshapeTransform | None = None,
         compute_input_gradient: bool = False,
         uses_gradients: bool | None = None,
@@ -104,10 +104,10 @@ class BaseCAM(NumpyOverrides):
         use_cuda: bool | None = None,
     ) -> None:
         self.model = apply_use_cuda(model, use_cuda)
-        modules = dict(unwrap(self.model).named_modules())
-        self.target_layers = [
-            module_by_name(modules, layer) if isinstance(layer, str) else layer for layer in target_layers
-        ]
+        # One layer is itself, also where it is a Sequential, which could be iterated over; names are those of either.
+        layers = [target_layers] if isinstance(target_layers, Module | str) else target_layers
+        modules = {**dict(self.model.named_modules()), **dict(unwrap(self.model).named_modules())}
+        self.target_layers = [module_by_name(modules, layer) if isinstance(layer, str) else layer for layer in layers]
         self.reshape_transform = reshape_transform
         self.compute_input_gradient = compute_input_gradient
         if uses_gradients is not None:

@@ -94,7 +94,12 @@ def call_without_copies(model: Callable[..., Batch], inputs: Batch) -> Batch:
         return model(**inputs)
     if isinstance(inputs, tuple | list) and not is_image_list(inputs):
         return model(*inputs)
-    return model(inputs)
+    try:
+        return model(inputs)
+    except (RuntimeError, ValueError, IndexError) as error:
+        if getattr(inputs, "ndim", 4) == 3:  # right for networks of one dimension
+            error.add_note("If this input is one image (C, H, W), it lacks the axis of the batch: pass inputs[None].")
+        raise
 
 
 # -- images among the inputs --------------------------------------------------------------------------

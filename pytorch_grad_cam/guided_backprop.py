@@ -1,5 +1,6 @@
 """Guided backpropagation: gradient of a class with respect to the pixels, along positive paths only."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from pytorch_grad_cam.legacy import apply_use_cuda
 from pytorch_grad_cam.outputs import Targets, resolve_targets, target_scores
 from pytorch_grad_cam.pixel_cam import pixel_gradient
 from pytorch_grad_cam.visibility import require_python
+
+# Beginnings of the names of their nodes in the autograd graph
+OTHER_ACTIVATIONS = {"Hardtanh", "Threshold", "LeakyRelu", "PreluKernel", "Elu", "Gelu", "Silu", "Hardswish", "Mish"}
 
 
 class GuidedBackpropReLU(torch.autograd.Function):
@@ -50,9 +54,19 @@ class _GuidedReLUs(TorchFunctionMode):
         }
     )
 
+    CLAMPS = frozenset(
+        {torch.clamp, torch.clamp_min, torch.clip, torch.Tensor.clamp, torch.Tensor.clamp_min, torch.Tensor.clip}
+    )
+
+    def _clamps_at_zero(self, function: Any, args: tuple, kwargs: dict) -> bool:
+        """Whether this is a ReLU by another name: clamp(min=0)."""
+        limits = [limit for limit in (*args[1:], *kwargs.values()) if limit is not None]
+        numbers = all(isinstance(limit, int | float) for limit in limits)
+        return function in self.CLAMPS and numbers and limits == [0] and kwargs.get("max") is None
+
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if function not in self.RELUS:
+        if function not in self.RELUS and not self._clamps_at_zero(function, args, kwargs):
             return function(*args, **kwargs)
         activations = args[0] if args else kwargs["input"]
         if "relu_" in function.__name__ or kwargs.get("inplace") or True in args[1:]:
@@ -125,6 +139,13 @@ def _guided_gradients(model: Module, inputs: Batch, targets: Targets) -> torch.T
         raise ValueError(
             "guided backpropagation changes the gradient of ReLUs, and none ran: in a network with other activations "
             "(GELU, SiLU) it is the plain gradient; use SmoothGrad or IntegratedGradients"
+        )
+    if others := sorted({name.partition("Backward")[0] for name in names} & OTHER_ACTIVATIONS):
+        warnings.warn(
+            f"guided backpropagation changes the gradient of ReLUs alone: that of other activations in this network "
+            f"({', '.join(others)}) is the plain one",
+            UserWarning,
+            stacklevel=3,
         )
     if hidden := [name for name in names if name.startswith("ReluBackward") or "DifferentiableGraph" in name]:
         raise ValueError(

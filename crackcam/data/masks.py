@@ -34,8 +34,8 @@ def read_masks(folder: Path, images: Sequence[DecodedImage]) -> list[np.ndarray]
     """The mask of each image, (H, W) bool: the file with its stem, whatever its suffix, anywhere below the folder.
 
     Raises:
-        UserError: an image has none, several, or one of another size; one has not two levels; some are black on white
-            and some white on black; or all are empty or full.
+        UserError: an image has none, several, that of another image, or one of another size; one has not two levels;
+            some are black on white and some white on black; or all are empty or full.
     """
     if not folder.is_dir():
         raise UserError(f"no folder {folder}")
@@ -46,6 +46,10 @@ def read_masks(folder: Path, images: Sequence[DecodedImage]) -> list[np.ndarray]
     missing = [image.path.name for image, stem in zip(images, stems, strict=True) if stem not in files]
     if missing:
         raise UserError(f"no mask in {folder} for {counted(len(missing), 'image')}, the first is {missing[0]}")
+    alike = {stem: image.path for image, stem in zip(images, stems, strict=True)}
+    for image, stem in zip(images, stems, strict=True):
+        if alike[stem] != image.path:
+            raise UserError(f"{image.path} and {alike[stem]} would have the same mask, {files[stem][0]}: rename one")
     paths, masks = [], []
     for image, stem in zip(images, stems, strict=True):
         path, *others = files[stem]

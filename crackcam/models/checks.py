@@ -8,6 +8,8 @@ from torch import nn
 from crackcam.errors import UserError
 from crackcam.text import counted, first_line
 
+ROUNDING = 1e-4  # of probabilities, which sum to 1
+
 
 def check_finite(model: nn.Module, source: str) -> None:
     """Raise UserError where weights are NaN or infinite: predictions of such a model mean nothing."""
@@ -32,6 +34,7 @@ def check_runs(model: nn.Module, classes: int, image_size: int, source: str) -> 
             logits = model(noise.to(parameter))
             shape = tuple(logits.shape)
             good = logits.shape == (1, classes) and bool(logits.isfinite().all())
+            normalized = good and bool((logits >= 0).all()) and abs(float(logits.sum()) - 1) < ROUNDING
     except UserError:
         raise
     except Exception as error:  # stages without a grid, sizes that do not fit: layers raise exceptions of any type
@@ -40,6 +43,11 @@ def check_runs(model: nn.Module, classes: int, image_size: int, source: str) -> 
         raise UserError(
             f"{source} does not return a finite logit for each of its {counted(classes, 'class', 'classes')}: "
             f"its output for one image has the shape {shape}"
+        )
+    if normalized:
+        raise UserError(
+            f"{source} returns probabilities, of which a second softmax would make nearly equal ones: pass the network "
+            "without its softmax, or with log_softmax"
         )
 
 

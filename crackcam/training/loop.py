@@ -211,8 +211,14 @@ class FineTuning:
         self, pixels: torch.Tensor, labels: torch.Tensor, masks: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One step of the optimizer; returns this process's part of the loss, and logits (N, classes), detached."""
-        with self.loaded.runtime.autocast():
-            logits, evidence = self.forward(self.loaded.to_inputs(pixels))
+        try:
+            with self.loaded.runtime.autocast():
+                logits, evidence = self.forward(self.loaded.to_inputs(pixels))
+        except ValueError as error:  # of batch norm, with a single value per channel
+            if len(pixels) > 1:
+                raise
+            advice = "pass a larger --batch-size or --image-size"
+            raise UserError(f"batches of one image do not suffice ({first_line(error)}): {advice}") from None
         loss = F.cross_entropy(logits.float(), labels, weight=self.class_weights, reduction="sum")
         loss = loss / distributed.all_reduce(self.class_weights[labels].sum())
         if masks is not None and evidence is not None and self.schedule.mask_weight:

@@ -250,3 +250,22 @@ def test_one_epoch_makes_no_curve(fresh, capsys):
     assert train.main(QUICK) == 0
     assert not curves.exists()
     assert "training_curves" not in capsys.readouterr().out
+
+
+def test_batches_of_one_image_that_batch_norm_cannot_take(fresh, capsys):
+    flags = [
+        "--pretrained",
+        "none",
+        "--arch",
+        "resnet18",
+        "--image-size",
+        "32",
+        "--batch-size",
+        "1",
+        "--epochs",
+        "1",
+        "--workers",
+        "0",
+    ]
+    assert train.main(flags) == 2
+    assert "pass a larger --batch-size or --image-size" in capsys.readouterr().err

@@ -342,3 +342,16 @@ def test_nothing_is_printed(loaded, capsys):
     loaded.predict(RED)
     loaded.explain(RED).regions()
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_network_of_probabilities_is_refused():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    for last, good in ((nn.Softmax(1), False), (nn.LogSoftmax(1), True), (nn.Identity(), True)):
+        network = nn.Sequential(*net, last)
+        if good:
+            crackcam.Classifier(network, list("abcd"), crackcam.Preprocessing(size=32))
+            continue
+        with pytest.raises(
+            UserError, match="Sequential returns probabilities, .* pass the network without its softmax"
+        ):
+            crackcam.Classifier(network, list("abcd"), crackcam.Preprocessing(size=32))

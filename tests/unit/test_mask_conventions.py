@@ -155,3 +155,12 @@ def test_names_in_either_unicode_form(tmp_path, one, other):
     Image.fromarray(crack(0)).save(tmp_path / f"{one}.png")
     (found,) = read_masks(tmp_path, [DecodedImage(Path(f"{other}.jpg"), np.zeros((*SHAPE, 3), np.uint8))])
     assert np.array_equal(found, crack(0))
+
+
+def test_two_images_of_one_mask_are_refused(tmp_path):
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(tmp_path / "masks/1.png")
+    images = [DecodedImage(tmp_path / site / "1.png", np.zeros((8, 8, 3), np.uint8)) for site in ("a", "b")]
+    assert len(read_masks(tmp_path / "masks", images[:1])) == 1
+    with pytest.raises(UserError, match="a/1.png and .*b/1.png would have the same mask, .*masks/1.png: rename one"):
+        read_masks(tmp_path / "masks", images)
