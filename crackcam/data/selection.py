@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ def select(config: ImagesConfig, card: ModelCard, every_class: bool = False) -> 
 
 def _check_spelling(path: Path, paths: Sequence[Path]) -> None:
     """Raises UserError where a name is no file, and what was meant is one."""
-    if exists(path) or is_glob(path):
+    if exists(path) or os.path.islink(path) or is_glob(path):  # noqa: PTH114 - as exists(); a broken link is reported when it is read
         return
     parts, words, place = str(path).split(","), list(map(str, paths)), paths.index(path)
     joined = (" ".join(words[place:last]) for last in range(len(words), place + 1, -1))
