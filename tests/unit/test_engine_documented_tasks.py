@@ -30,6 +30,8 @@ from pytorch_grad_cam.utils.model_targets import (
 )
 from pytorch_grad_cam.utils.reshape_transforms import fasterrcnn_reshape_transform
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def rgb_img():

@@ -16,6 +16,8 @@ from pytorch_grad_cam.utils.svd_on_activations import (
     principal_map,
 )
 
+pytestmark = pytest.mark.slow
+
 
 class Fixed(nn.Module):
     """A network whose layer puts out given activations (N, C, W)."""

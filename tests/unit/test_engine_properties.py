@@ -10,6 +10,8 @@ from torch import nn
 
 import pytorch_grad_cam
 
+pytestmark = pytest.mark.slow
+
 SLOW = ["IntegratedGradients", "Occlusion", "RISE", "SESS", "SmoothGrad"]
 # Each example runs every method, so a few examples suffice.
 thrifty = settings(

@@ -24,6 +24,8 @@ from pytorch_grad_cam.utils.model_targets import (
     ClassifierOutputTarget,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def model():

@@ -24,6 +24,8 @@ from crackcam.runtime import Runtime
 from crackcam.types import ModelCard, Prediction
 from pytorch_grad_cam import GradCAM
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 ONE_PASS = [name for name in NAMED if heatmaps.one_pass(name)]
 

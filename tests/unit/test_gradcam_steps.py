@@ -13,6 +13,8 @@ from crackcam.models.loaded import LoadedModel
 from crackcam.models.target_layers import find_target_layers
 from crackcam.types import ModelCard
 
+pytestmark = pytest.mark.slow
+
 PAGE = ROOT / "docs/tutorials/grad-cam-from-scratch.md"
 
 

@@ -16,6 +16,8 @@ from crackcam.errors import UserError
 from crackcam.models import checks, heads, multiscale, pretrained, registry, stages, target_layers
 from crackcam.models.pretrained import WeightsOrigin
 
+pytestmark = pytest.mark.slow
+
 # Name of the default target layer, its channels and the side of its grid at 128 pixels.
 TARGETS = {
     "resnet18": ("layer4", 512, 4),

@@ -12,6 +12,8 @@ from crackcam.models.multiscale import Multiscale
 from crackcam.runtime import Runtime
 from crackcam.types import ModelCard
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

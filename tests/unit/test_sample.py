@@ -15,6 +15,8 @@ from sklearn.metrics import roc_auc_score
 from crackcam.data.synthetic import sample
 from crackcam.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 MEANS_OF_SEED_9 = [123.96, 129.94, 115.04, 106.54, 141.52, 140.41, 129.46, 131.09, 124.06, 107.14, 147.78, 143.02]
 COVERAGE_OF_SEED_9 = [0.0399, 0.0114, 0.0723, 0.0121, 0.048, 0.0284, *[0.0] * 6]  # the last six have no crack
 

@@ -16,6 +16,8 @@ from crackcam.data.synthetic.sample import CLASSES, CRACK_FREE, CRACKED, generat
 from crackcam.errors import UserError
 from crackcam.training.losses import POSITIVE_WEIGHT, mask_loss
 
+pytestmark = pytest.mark.slow
+
 LABELS_OF_SEED_11 = [1, 1, 0, 0, 1, 1, 1, 0, 0, 0, 1, 0]
 MEANS_OF_SEED_11 = [207.52, 127.93, 199.67, 211.75, 158.75, 110.68, 147.96, 217.42, 139.25, 79.9, 135.43, 110.18]
 COVERAGE_OF_SEED_11 = [0.0077, 0.0209, 0.0, 0.0, 0.0237, 0.0757, 0.007, 0.0, 0.0, 0.0, 0.7578, 0.0]
