@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from glob import glob
+from glob import escape, glob
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from crackcam.data.images import NAMED_ERRORS, DecodedImage, ImageError, UnreadableImage, read_images, read_size, to_rgb
 from crackcam.data.listing import existing, list_files, without_outputs
 from crackcam.errors import UserError
+from crackcam.files import exists
 from crackcam.text import counted, normalized
 
 logger = logging.getLogger(__name__)
@@ -62,8 +63,10 @@ def find_files(path: Path) -> list[Path]:
 
 
 def _matching(pattern: Path) -> list[Path]:
-    """What matches a glob, in any Unicode form."""
-    forms = {str(pattern), normalized(str(pattern)), normalized(str(pattern), "NFD")}
+    """What matches a glob, in any Unicode form; brackets in folders that exist are part of their names."""
+    folder = next((parent for parent in pattern.parents if parent.parts and exists(parent)), Path())
+    escaped = Path(escape(str(folder))) / pattern.relative_to(folder)
+    forms = {str(escaped), normalized(str(escaped)), normalized(str(escaped), "NFD")}
     return sorted({Path(name) for form in forms for name in glob(form, recursive=True)})  # noqa: PTH207 - Path.glob takes no absolute patterns
 
 

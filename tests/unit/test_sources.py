@@ -162,3 +162,12 @@ def test_images_of_a_few_pixels_are_warned_of(tmp_path, caplog):
         list(map_source([array(5, *shape)], work, 4))
         expected = f"an image has {shape[1]} x {shape[0]} pixels: too few to see anything, so its result means nothing"
         assert caplog.messages == [expected] * (2 * warned)
+
+
+def test_brackets_in_folders_that_exist_are_part_of_their_names(tmp_path):
+    folder = tmp_path / "[2024] walls" / "a"
+    folder.mkdir(parents=True)
+    for name in ("1.png", "2.png"):
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / name)
+    for pattern in ("a/*.png", "*/*.png", "**/[12].png"):
+        assert find_files(tmp_path / "[2024] walls" / pattern) == [folder / "1.png", folder / "2.png"]
