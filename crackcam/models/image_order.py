@@ -64,11 +64,11 @@ def in_image_order(draws: Sequence[torch.Tensor]) -> bool | None:
         None where that cannot be told: all positions respond to all quarters alike, or as chance has it.
     """
     columns, rows = _preferences(draws)
+    spread = min(float(columns.abs().mean()), float(rows.abs().mean()))
     if _ordered(columns) and _ordered(rows.T):
-        return True
+        return True if len(draws) == 1 or spread >= SPREAD else None  # what one draw did not show must be plain
     halves = torch.stack([torch.cat(_preferences(draws[start::2])).flatten() for start in range(min(2, len(draws)))])
     chance = len(draws) > 1 and float(torch.corrcoef(halves)[0, 1]) < REPRODUCED
-    spread = min(float(columns.abs().mean()), float(rows.abs().mean()))
     return None if chance or spread < SPREAD else False
 
 
