@@ -115,7 +115,7 @@ def tiny_checkpoint(tiny_data, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def flown(tiny_data, tiny_checkpoint, tmp_path_factory):
-    """flight/: 72 images in folders, half of them drawn masks, and two files that are none; weights/model.safetensors."""
+    """flight/: 72 images in folders, half of them drawn masks, and two unreadable files; weights/model.safetensors."""
     root = tmp_path_factory.mktemp("flown")
     shutil.copytree(tiny_data, root / "flight")
     (root / "flight/masks").rename(root / "flight/drawn")  # masks would be left out

@@ -174,11 +174,12 @@ def log_to_stderr() -> Iterator[None]:
     level = package.level
     package.addHandler(handler)
     package.setLevel(logging.INFO)
+    show = warnings.showwarning
+    warnings.showwarning = lambda message, *place, **more: logger.warning("%s", message)
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *place: logger.warning("%s", message)
-            yield
+        yield
     finally:
+        warnings.showwarning = show
         package.removeHandler(handler)
         package.setLevel(level)
 

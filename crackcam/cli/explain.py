@@ -48,8 +48,12 @@ def run(asked: ExplainRun) -> int:
     Raises:
         UserError: usage or input error.
     """
+    with warnings.catch_warnings(action="ignore", category=NoEvidenceWarning):  # figures and reports say so
+        return _run(asked)
+
+
+def _run(asked: ExplainRun) -> int:
     check_processes(asked)
-    warnings.filterwarnings("ignore", category=NoEvidenceWarning)  # figures and reports say so themselves
     choose_style(asked.explain.style, asked.explain.colormap)  # before anything is loaded
     if is_detector(asked.model.arch):
         return _explain_boxes(asked)

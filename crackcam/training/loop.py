@@ -215,7 +215,7 @@ class FineTuning:
             with self.loaded.runtime.autocast():
                 logits, evidence = self.forward(self.loaded.to_inputs(pixels))
         except ValueError as error:  # of batch norm, with a single value per channel
-            if len(pixels) > 1:
+            if len(pixels) > 1 or isinstance(error, UserError):
                 raise
             advice = "pass a larger --batch-size or --image-size"
             raise UserError(f"batches of one image do not suffice ({first_line(error)}): {advice}") from None

@@ -13,7 +13,7 @@ from crackcam.errors import UserError
 
 
 def touch_image(path):
-    """A real image of one pixel, because files that are none are not split."""
+    """A real image of one pixel: files that cannot be read as images are not split."""
     Image.new("L", (1, 1)).save(path, "PPM")
 
 
