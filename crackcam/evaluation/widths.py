@@ -1,0 +1,325 @@
+"""Width of a crack, measured in the image across its centre line: not the width of a heatmap's marking.
+
+A region of a heatmap only says where to look. Within it:
+
+1. The skeleton of the region is the first line. The image is resampled along and across it, and the darkest ridge
+   (the brightest, where that stands out more) becomes the centre line, by a minimum-cost path.
+2. The grey profiles across the centre line are fitted, by least squares, with a box on a linear surface level, blurred
+   by a Gaussian. Position, depth and width of the box are those of each place. The blur is common to the region: its
+   likelihood, from all profiles, weights the fits. A crack 2 px wide under a blur of 2 px is 5 px wide at half depth;
+   the fit corrects that.
+3. Places that no box explains, near forks or cut by the image border are left out. A running median follows.
+
+Below 2 px a width is not measurable: of a line narrower than the blur, only the product of depth and width is known.
+Under a blur of more than 1 px (standard deviation) such a line may pass for one of 2 to 4 px.
+
+Profiles are grey values, in which a lens does not mix them: a dark crack under a blur of more than 1 px is measured
+about half a pixel too narrow. Linear light would cure that, and would count edges in half shade as crack.
+
+:class:`Scale` converts to millimetres.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from scipy.ndimage import uniform_filter1d
+from scipy.special import erf
+
+from crackcam.errors import UserError
+from crackcam.evaluation.centre_lines import Line, Trace, in_image, trace_crack, unit_normals, unit_tangents
+from crackcam.evaluation.regions import skeleton_length
+
+NARROWEST = 2.0  # pixels: narrower cracks are not measurable
+# Standard deviations in pixels, of lens and pixel together
+BLURS = (0.3, 0.5, 0.7, 0.9, 1.1, 1.3, 1.5, 1.7, 1.9, 2.1, 2.4, 2.7)
+CORRELATED = 40  # samples that count as one in the likelihood of a blur: profiles overlap, and texture is correlated
+EXPLAINED = 0.7  # fraction of the variance of a clear profile that the box explains, at least
+CLEAR = 0.5  # of the profiles in the region: where fewer are clear, they may be chance
+MEDIAN = 9  # places in the running median
+RUN = 5  # places: shorter runs of clear profiles are chance
+
+
+@dataclass(frozen=True)
+class CrackWidth:
+    """The width of the crack in one region.
+
+    Attributes:
+        mean: over the measured places, in pixels; None where it is below 2 px or no place was measured.
+        p95: 95th percentile, likewise.
+        maximum: likewise.
+        place: (x, y) of the maximum, in pixels of the image; None where no place was measured.
+        orientation: of the centre line, in degrees: 0 along x, counter-clockwise as seen, in [0, 180).
+        length: along the centre line, in pixels; that of the region's skeleton where no place was measured.
+        measured: number of places that were measured, 1 px apart.
+    """
+
+    mean: float | None
+    p95: float | None
+    maximum: float | None
+    place: tuple[int, int] | None
+    orientation: float
+    length: float
+    measured: int
+
+    @property
+    def measurable(self) -> bool:
+        """Whether there is a mean width."""
+        return self.mean is not None
+
+    def description(self, scale: Scale | None = None) -> str:
+        """'4.2 px wide, at most 6.0 px at (31, 40)', in mm with a scale; 'below 2 px'; 'width not measurable'."""
+        if not self.measured:
+            return "width not measurable"
+        narrow = f"below {NARROWEST:g} px" + (f" ({scale.millimetres(NARROWEST):.2g} mm)" if scale else "")
+        mean, maximum = (
+            None if value is None else f"{scale.millimetres(value):.2f} mm" if scale else f"{value:.1f} px"
+            for value in (self.mean, self.maximum)
+        )
+        return (f"{mean} wide" if mean else narrow) + (f", at most {maximum} at {self.place}" if maximum else "")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Millimetres on the surface for one pixel of the image.
+
+    Raises:
+        UserError: the value is not between 0.0001 and 1000.
+
+    Examples:
+        >>> from crackcam.evaluation.widths import Scale
+        >>> scale = Scale.from_distance(distance_m=2, focal_length_mm=50, sensor_width_mm=36, image_width_px=6000)
+        >>> scale.mm_per_pixel, round(scale.millimetres(4), 2)
+        (0.24, 0.96)
+    """
+
+    mm_per_pixel: float
+
+    def __post_init__(self) -> None:
+        _check("mm_per_pixel", self.mm_per_pixel, 1e-4, 1000)
+
+    @classmethod
+    def from_distance(
+        cls, distance_m: float, focal_length_mm: float, sensor_width_mm: float, image_width_px: int
+    ) -> Scale:
+        """The ground sampling distance of a camera that looks straight at the surface.
+
+        Args:
+            distance_m: from the camera to the surface, in metres.
+            focal_length_mm: the real one; not the equivalent for 35 mm film, unless ``sensor_width_mm`` is 36.
+            sensor_width_mm: side of the sensor along the image's width.
+            image_width_px: width of the image that the sensor's width became, not of a crop of it.
+
+        Raises:
+            UserError: a value is not a number, not above 0, or no camera has it.
+        """
+        _check("distance_m", distance_m, 0.001, 10_000)
+        _check("focal_length_mm", focal_length_mm, 0.1, 10_000)
+        _check("sensor_width_mm", sensor_width_mm, 0.1, 1000)
+        _check("image_width_px", image_width_px, 16, 1_000_000)
+        return cls(1000 * distance_m * sensor_width_mm / (focal_length_mm * image_width_px))
+
+    def millimetres(self, pixels: float) -> float:
+        """A length in pixels, in millimetres."""
+        return pixels * self.mm_per_pixel
+
+
+def _check(name: str, value: float, lowest: float, highest: float) -> None:
+    """Raise a UserError unless a value is a number between two others."""
+    if not _is_number(value) or value <= 0:
+        raise UserError(f"{name}: {value!r} is not a number above 0")
+    if not lowest <= value <= highest:
+        raise UserError(f"{name}: {value:g} is not between {lowest:g} and {highest:g}: check its unit")
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a finite number; widths may be None, and true is none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def width_class(width_mm: float, limits: Sequence[float]) -> int:
+    """The class of a crack width: the number of limits that it reaches.
+
+    Args:
+        width_mm: in millimetres, >= 0.
+        limits: in millimetres, > 0, ascending.
+
+    Returns:
+        0 for widths below the first limit, ``len(limits)`` from the last one on.
+
+    Raises:
+        UserError: the width is negative or no number; there are no limits, or they are not ascending.
+
+    Examples:
+        >>> from crackcam.evaluation.widths import width_class
+        >>> [width_class(width, (0.1, 0.2, 0.4)) for width in (0.05, 0.2, 1.0)]
+        [0, 2, 3]
+    """
+    if not _is_number(width_mm) or width_mm < 0:
+        raise UserError(f"width_mm: {width_mm} is not a number of 0 or more")
+    edges = np.array([0.0, *limits])
+    if len(edges) == 1 or not np.isfinite(edges).all() or not (np.diff(edges) > 0).all():
+        raise UserError(f"width_limits: {tuple(limits)} are not ascending numbers above 0, as in (0.1, 0.2, 0.4)")
+    return int(np.searchsorted(edges[1:], width_mm, side="right"))
+
+
+def measure_width(image: np.ndarray, region: np.ndarray) -> CrackWidth:
+    """Measure the width of the crack in a region, across its centre line.
+
+    Of several parallel cracks in one region, the one that stands out most is measured.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        region: (H, W) bool: the crack and some surface around it, such as one region of a heatmap.
+
+    Raises:
+        UserError: shapes or types are others, or the region is empty.
+
+    Examples:
+        >>> import numpy as np
+        >>> from crackcam.evaluation.widths import measure_width
+        >>> image = np.full((60, 100, 3), 180, np.uint8)
+        >>> image[30:35, 10:90] = 60
+        >>> region = np.zeros((60, 100), bool)
+        >>> region[26:39, 6:94] = True
+        >>> width = measure_width(image, region)
+        >>> round(width.mean, 1), round(width.length), width.orientation
+        (5.0, 80, 0.0)
+    """
+    _check_arrays(image, region)
+    trace = trace_crack(image, region)
+    boxes = _fit_boxes(trace, [trace.profiles(line) for line in trace.lines])
+    parts = [_measure_line(trace, line, box, region) for line, box in zip(trace.lines, boxes, strict=True)]
+    widths, points, tangents = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    clear = sum(part.clear for part in parts) > CLEAR * sum(part.inside for part in parts)
+    if not len(widths) or not clear:
+        tangents = np.concatenate([unit_tangents(line.points) for line in trace.lines])
+        return CrackWidth(None, None, None, None, _orientation(tangents), skeleton_length(region), 0)
+    x, y = np.rint(points[widths.argmax()]).astype(int).tolist()
+    values = (widths.mean(), np.percentile(widths, 95), widths.max())
+    mean, p95, maximum = (float(value) if value >= NARROWEST else None for value in values)
+    length = sum(part.length for part in parts)
+    return CrackWidth(mean, p95, maximum, (x, y), _orientation(tangents), length, len(widths))
+
+
+def _check_arrays(image: np.ndarray, region: np.ndarray) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise UserError(f"image: shape {image.shape}, {image.dtype}; widths are measured in (H, W, 3) uint8")
+    if region.shape != image.shape[:2] or region.dtype != bool:
+        raise UserError(f"region: shape {region.shape}, {region.dtype}; this image needs {image.shape[:2]} bool")
+    if not region.any():
+        raise UserError("region: no pixel is true, so there is nothing to measure")
+
+
+def _orientation(tangents: np.ndarray) -> float:
+    """Mean direction in degrees, in [0, 180); of doubled angles, because a line has no sense of direction."""
+    double = 2 * np.arctan2(-tangents[:, 1], tangents[:, 0])  # -: the y axis of images points down
+    degrees = np.degrees(np.arctan2(np.sin(double).sum(), np.cos(double).sum())) / 2
+    return float(np.round(degrees, 1) % 180)
+
+
+class _Boxes(NamedTuple):
+    """Boxes fitted to profiles: widths in pixels, depths in grey levels, and what explains the profiles' variance.
+
+    ``explained`` is the fraction that the box explains without the slope of the level; ``slope`` is what the slope
+    explains, in the same unit.
+    """
+
+    widths: np.ndarray
+    depths: np.ndarray
+    explained: np.ndarray
+    slope: np.ndarray
+
+
+class _Measured(NamedTuple):
+    """What one line contributes.
+
+    Attributes:
+        widths: (n,), of the measured places, in pixels.
+        points: (n, 2), of these places, in the image.
+        tangents: (m, 2), along the crack.
+        length: of the crack in pixels.
+        clear: number of clear profiles of the crack.
+        inside: number of all profiles in the region.
+    """
+
+    widths: np.ndarray
+    points: np.ndarray
+    tangents: np.ndarray
+    length: float
+    clear: int
+    inside: int
+
+
+def _fit_boxes(trace: Trace, profiles: list[np.ndarray]) -> list[_Boxes]:
+    """Fit a bright blurred box on a linear level to each profile, with the blur common to all lines."""
+    rows = np.concatenate(profiles)
+    limits = trace.brightest - np.quantile(rows, 0.25, axis=1)  # a crack is no darker than black
+    level = np.linalg.qr(np.stack([np.ones_like(trace.across), trace.across], axis=1))[0].astype(np.float32)
+    variation = rows.var(axis=1) * rows.shape[1]
+    rows = rows - rows @ level @ level.T
+    square = (rows**2).sum(axis=1) + 1e-3
+    fits = [_fit_of_blur(trace, rows, limits.astype(np.float32), level, blur) for blur in BLURS]
+    # The noise of each profile is unknown: its likelihood is a power of the sum of squares that remains.
+    samples = rows.shape[1] / 2 / CORRELATED
+    likelihood = np.array([-samples * np.log(square - explained + 1e-3).sum() for _, _, explained in fits])
+    weights = np.exp(likelihood - likelihood.max())
+    widths, depths, explained = np.tensordot(weights / weights.sum(), np.stack(fits), 1)
+    boxes = np.stack([widths, depths, explained / square, (variation - square) / square])
+    return [_Boxes(*part) for part in np.split(boxes, np.cumsum([len(part) for part in profiles])[:-1], axis=1)]
+
+
+def _fit_of_blur(trace: Trace, rows: np.ndarray, limits: np.ndarray, level: np.ndarray, blur: float) -> np.ndarray:
+    """The best box of one blur for each profile without its level: widths, depths and explained squares, (3, n)."""
+    widths = np.geomspace(0.5, 2 * trace.half + 4, 48)
+    shifts = np.linspace(-1, 1, 9) * max(2, trace.half / 8)
+    from_middle, to_edge = trace.across[:, None, None] - shifts, widths[:, None] / 2
+    boxes = erf((from_middle + to_edge) / (2**0.5 * blur)) - erf((from_middle - to_edge) / (2**0.5 * blur))
+    boxes = (boxes / 2).reshape(len(trace.across), -1).astype(np.float32)
+    boxes -= level @ (level.T @ boxes)
+    product, norms = rows @ boxes, (boxes**2).sum(axis=0)
+    depths = (product / norms).clip(0, limits[:, None])
+    explained = (depths * (2 * product - depths * norms)).reshape(len(rows), len(widths), len(shifts))
+    each = np.arange(len(rows))
+    by_width = explained.max(axis=2)
+    best = by_width.argmax(axis=1)
+    shift = explained[each, best].argmax(axis=1)
+    # Between the widths that were tried: the peak of a parabola through three of them
+    middle = best.clip(1, len(widths) - 2)
+    before, here, after = (by_width[each, middle + step] for step in (-1, 0, 1))
+    offset = ((before - after) / (2 * (before - 2 * here + after) - 1e-9)).clip(-1, 1)
+    fitted = widths[middle] * (widths[1] / widths[0]) ** offset
+    return np.stack([fitted, depths.reshape(explained.shape)[each, best, shift], by_width[each, best]])
+
+
+def _measure_line(trace: Trace, line: Line, boxes: _Boxes, region: np.ndarray) -> _Measured:
+    """The measured places of one line, and its length between the ends of the crack."""
+    points, tangents = line.points + trace.corner, unit_tangents(line.points)
+    seen = in_image(points, region.shape)
+    inside = int(region[tuple(np.rint(points[seen]).astype(int).T[::-1])].sum())
+    clear = seen & (boxes.explained >= EXPLAINED)
+    clear &= boxes.widths < 2 * trace.half + 3  # else it is what surrounds the region
+    clear &= uniform_filter1d(clear.astype(np.float32), RUN, mode="constant") > 0.5
+    if not clear.any():
+        return _Measured(np.empty(0), np.empty((0, 2)), np.empty((0, 2)), 0.0, 0, inside)
+    # The crack ends where half of its depth is gone; in between it may be fainter.
+    number = np.arange(len(points))
+    first, last = number[clear & (boxes.depths >= np.median(boxes.depths[clear]) / 2)][[0, -1]]
+    crack = slice(0 if line.forks[0] else first, len(points) if line.forks[1] else last + 1)
+    length = np.hypot(*np.diff(points[crack], axis=0).T).sum() + 1 - sum(line.forks) / 2
+    # Left out: a single edge, which is a slope and a box; where the image ends before the surface is reached; where
+    # another branch is near
+    reach = unit_normals(line.points) * (boxes.widths[:, None] / 2 + 3)
+    measured = clear & (boxes.slope < boxes.explained)
+    measured &= in_image(points + reach, region.shape) & in_image(points - reach, region.shape)
+    measured &= (number >= first) & (number <= last)
+    measured &= (number >= line.forks[0] * trace.half) & (number[::-1] >= line.forks[1] * trace.half)
+    widths = np.pad(np.where(measured, boxes.widths, np.nan), MEDIAN // 2, constant_values=np.nan)
+    medians = np.nanmedian(sliding_window_view(widths, MEDIAN)[measured], axis=1)
+    return _Measured(medians, points[measured], tangents[crack], float(length), int(clear.sum()), inside)
