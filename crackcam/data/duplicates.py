@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from crackcam.data.pixels import PixelSplit
+from crackcam.data.pixels import PixelSplit, without_padding
 from crackcam.data.statistics import Groups, identical_images
 from crackcam.text import counted
 
@@ -69,11 +69,20 @@ def near_duplicates(splits: Mapping[str, PixelSplit], groups: Groups | None = No
 
 def _thumbnails(pixels: torch.Tensor) -> torch.Tensor:
     """(N, 3, S, S) uint8 -> (N, 1024) float32 of zero mean and unit length; 0 where there is hardly any contrast."""
-    blocks = pixels.split(BLOCK)
-    grey = torch.cat([F.adaptive_avg_pool2d(block.float(), SIDE).mean(dim=1).flatten(1) for block in blocks])
+    grey = torch.cat([_grey_thumbnails(block) for block in pixels.split(BLOCK)]).flatten(1)
     grey -= grey.mean(dim=1, keepdim=True)
     grey[grey.square().mean(dim=1).sqrt() < MIN_CONTRAST] = 0
     return F.normalize(grey)
+
+
+def _grey_thumbnails(block: torch.Tensor) -> torch.Tensor:
+    """(N, 3, S, S) uint8 -> (N, 32, 32) float32; of what lies within the padding, which makes all images alike."""
+    thumbnails = F.adaptive_avg_pool2d(block.float(), SIDE).mean(dim=1)
+    for index, image in enumerate(block):
+        content = without_padding(image)
+        if content.shape != image.shape:
+            thumbnails[index] = F.adaptive_avg_pool2d(content.float(), SIDE).mean(dim=0)
+    return thumbnails
 
 
 def warn_of_duplicates(splits: Mapping[str, PixelSplit]) -> dict[str, int]:

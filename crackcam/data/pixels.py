@@ -124,6 +124,18 @@ def _pixel_array(count: int, size: int) -> np.ndarray:
     return np.memmap(file, np.uint8, "r+", shape=shape)
 
 
+def without_padding(pixels: torch.Tensor) -> torch.Tensor:
+    """The part of a square image (3, S, S) uint8 that is no grey padding, (3, H, W); of a grey image all."""
+    grey = torch.tensor(GREY, dtype=torch.uint8)[:, None]
+    if (pixels[:, [0, 0, -1, -1], [0, -1, 0, -1]] != grey).any():  # padding has all four corners
+        return pixels
+    content = (pixels != grey[..., None]).any(dim=0)
+    if not content.any():
+        return pixels
+    (top, bottom), (left, right) = ((int(at.min()), int(at.max()) + 1) for at in torch.where(content))
+    return pixels[:, top:bottom, left:right]
+
+
 def augmentation(size: int, strong: bool) -> Callable[[torch.Tensor], torch.Tensor]:
     """The augmentation of training: (3, H, W) uint8 -> (3, size, size) uint8.
 

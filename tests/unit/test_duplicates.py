@@ -13,7 +13,7 @@ from crackcam.data import duplicates, pixels
 from crackcam.data.listing import list_files
 from crackcam.data.pixels import PixelSplit
 from crackcam.data.synthetic import sample
-from crackcam.preprocessing import Preprocessing, squash
+from crackcam.preprocessing import GREY, Preprocessing, squash
 
 SIZE = 96
 
@@ -69,6 +69,20 @@ def test_distinct_images_are_not(concrete):
     (pair,) = found(pixels_of(mixed, "m"), pixels_of(concrete))
     assert (pair.path, pair.other) == (Path("m5.jpg"), Path("7.jpg"))
     assert pair.correlation == pytest.approx(1)
+
+
+def padded(split, size=3 * SIZE):
+    """The images of a split in the middle of grey squares."""
+    canvas = torch.tensor(GREY, dtype=torch.uint8)[:, None, None].repeat(len(split), 1, size, size)
+    canvas[:, :, SIZE : 2 * SIZE, SIZE : 2 * SIZE] = split.pixels
+    return PixelSplit(canvas, split.labels, split.paths)
+
+
+def test_padding_makes_no_duplicates(concrete):
+    """Small images in a large square have most of it in common."""
+    train, other = pixels_of(concrete), pixels_of(drawn(12, seed=1), prefix="other")
+    assert found(padded(other), padded(train)) == found(other, train) == []
+    assert len(found(padded(train), padded(train))) == len(found(train, train))
 
 
 def test_correlation_is_pearsons_of_the_thumbnails(concrete):

@@ -11,16 +11,15 @@ from crackcam.data.synthetic import datasets, distractors, examples, surfaces
 from crackcam.data.synthetic.cracks import CrackLimits
 from crackcam.data.synthetic.datasets import BlendedImages, SyntheticImages
 from crackcam.data.synthetic.examples import COVERED, UNKNOWN
-from crackcam.data.synthetic.noise import SIDE
-from crackcam.data.synthetic.sample import CLASSES, CRACK_FREE, CRACKED, generate_image
+from crackcam.data.synthetic.sample import CLASSES, CRACK_FREE, CRACKED, SIDE, generate_image
 from crackcam.errors import UserError
 from crackcam.training.losses import POSITIVE_WEIGHT, mask_loss
 
 pytestmark = pytest.mark.slow
 
 LABELS_OF_SEED_11 = [1, 1, 0, 0, 1, 1, 1, 0, 0, 0, 1, 0]
-MEANS_OF_SEED_11 = [207.52, 127.93, 199.67, 211.75, 158.75, 110.68, 147.96, 217.42, 139.25, 79.9, 135.43, 110.18]
-COVERAGE_OF_SEED_11 = [0.0077, 0.0209, 0.0, 0.0, 0.0237, 0.0757, 0.007, 0.0, 0.0, 0.0, 0.7578, 0.0]
+MEANS_OF_SEED_11 = [196.05, 171.68, 156.82, 142.32, 65.35, 116.25, 146.17, 226.23, 130.28, 206.45, 99.62, 117.25]
+COVERAGE_OF_SEED_11 = [0.0186, 0.0129, 0.0, 0.0, 0.0154, 0.0263, 0.0977, 0.0, 0.0, 0.0, 0.0277, 0.0]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,7 @@ def split():
 
 def scenes_of(split, seed, count):
     source = SyntheticImages(split, 0, SIDE).source_image
-    return [examples.generate_scene(np.random.default_rng([seed, i]), source, cracked=True) for i in range(count)]
+    return [examples.generate_scene(np.random.default_rng([seed, i]), source, SIDE, cracked=True) for i in range(count)]
 
 
 def test_the_same_seed_gives_the_same_images(split):
@@ -115,7 +114,7 @@ def test_hairlines_keep_their_width_in_mosaics(split, monkeypatch):
 def test_some_cracks_are_photographed_and_their_places_unknown(split):
     scenes = scenes_of(split, 2, 40)
     photographed = [scene for scene in scenes if (scene.mask == UNKNOWN).any()]
-    assert 5 < len(photographed) < 25
+    assert 1 < len(photographed) < 20
     assert all(scene.cracked for scene in photographed)
     assert all(set(np.unique(scene.mask)) <= {0, UNKNOWN} for scene in photographed)
 
@@ -130,11 +129,21 @@ def test_distractors_change_the_tone(distractor):
         assert -0.1 < tone.min() <= tone.max() < 4
 
 
+@pytest.mark.parametrize("side", [64, 107, 260])
+def test_surfaces_of_any_size_are_finite(side):
+    """Tiles of a mosaic are small: the coarsest noise has more bumps than they have pixels to show."""
+    for seed in range(20):
+        relief = surfaces.relief(np.random.default_rng(seed), side)
+        assert relief.shape == (side, side)
+        assert np.isfinite(relief).all()
+
+
 @pytest.mark.parametrize("scale", [0.33, 1.0, 2.2])
-def test_scaling_keeps_the_size(scale, monkeypatch):
+def test_scaling_gives_the_size_asked_for(scale, monkeypatch):
     monkeypatch.setattr(np, "exp", lambda _: scale)
     image = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3)).astype(np.uint8)
-    assert surfaces.random_scale(np.random.default_rng(0), image).shape == image.shape
+    for side in (96, SIDE, 300):
+        assert surfaces.random_scale(np.random.default_rng(0), image, side).shape == (side, side, 3)
 
 
 def test_blended_images_replace_their_fraction(split):

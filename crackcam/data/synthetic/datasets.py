@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import torch
 
-from crackcam.data.pixels import PixelSplit
+from crackcam.data.pixels import PixelSplit, without_padding
 from crackcam.data.synthetic.examples import UNKNOWN, generate_example
-from crackcam.data.synthetic.noise import SIDE, Rng
+from crackcam.data.synthetic.noise import Rng
 from crackcam.data.synthetic.sample import CLASSES, CRACK_FREE, CRACKED
 from crackcam.errors import UserError
 from crackcam.preprocessing import GREY
@@ -71,14 +71,16 @@ class SyntheticImages(torch.utils.data.Dataset):
         image, mask, cracked = generate_example(rng, self.source_image, self.size)
         return torch.from_numpy(image).permute(2, 0, 1), int(cracked), torch.from_numpy(mask)
 
-    def source_image(self, rng: Rng, label: int) -> np.ndarray:
-        """A random image of a class, (SIDE, SIDE, 3) uint8; a crop of a larger one if it is free of cracks."""
-        pixels = self.pixels[rng.choice(self.indices[label])].permute(1, 2, 0).numpy()
-        if label == CRACK_FREE and len(pixels) > SIDE:
-            y, x = rng.integers(0, len(pixels) - SIDE + 1, 2)
-            return pixels[y : y + SIDE, x : x + SIDE]
-        interpolation = cv2.INTER_AREA if len(pixels) > SIDE else cv2.INTER_LINEAR
-        return cv2.resize(pixels, (SIDE, SIDE), interpolation=interpolation)
+    def source_image(self, rng: Rng, label: int, side: int | None) -> np.ndarray:
+        """The square middle of a random image of a class, (H, H, 3) uint8; resized to ``side`` if that is given."""
+        pixels = without_padding(self.pixels[rng.choice(self.indices[label])]).permute(1, 2, 0).numpy()
+        shorter = min(pixels.shape[:2])
+        y, x = ((length - shorter) // 2 for length in pixels.shape[:2])
+        pixels = np.ascontiguousarray(pixels[y : y + shorter, x : x + shorter])
+        if side is None:
+            return pixels
+        interpolation = cv2.INTER_AREA if len(pixels) > side else cv2.INTER_LINEAR
+        return cv2.resize(pixels, (side, side), interpolation=interpolation)
 
 
 class BlendedImages(torch.utils.data.Dataset):

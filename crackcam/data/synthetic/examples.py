@@ -17,11 +17,12 @@ import cv2
 import numpy as np
 
 from crackcam.data.synthetic.camera import randomize_camera
-from crackcam.data.synthetic.cracks import CrackLimits, fractal_crack, random_walk_crack
+from crackcam.data.synthetic.cracks import CrackLimits, easiest_crack, fractal_crack, random_walk_crack, stepped_crack
 from crackcam.data.synthetic.distractors import ON_WALLS, add_distractors
-from crackcam.data.synthetic.noise import SIDE, Rng
+from crackcam.data.synthetic.noise import Rng
 from crackcam.data.synthetic.sample import CRACK_FREE, CRACKED
 from crackcam.data.synthetic.surfaces import random_orientation, random_scale, relief
+from crackcam.data.synthetic.transplants import photographed_crack
 
 UNKNOWN = 255  # mask value: there may be a crack or not
 COVERED = 254  # mask value: a crack covers all of the pixel
@@ -29,13 +30,21 @@ CRACKED_FRACTION = 0.55  # of the examples, where one fills the canvas
 CRACKS = CrackLimits(narrowest=1.0, widest=10.0, faintest=0.15)
 SECOND_CRACK = 0.25  # probability of two cracks
 TILES_PER_SIDE = (1, 2, 3)  # of a mosaic
-TILE_PROBABILITIES = (0.55, 0.3, 0.15)  # of those numbers
-PHOTOGRAPHED = 0.35  # fraction of cracked examples whose cracks are photographed
-DISTRACTOR_PROBABILITY = 0.12  # of each kind
+TILE_PROBABILITIES = (0.7, 0.2, 0.1)  # of those numbers
+PHOTOGRAPHED = 0.15  # fraction of cracked examples that are mosaics with photographs of cracks
+DISTRACTOR_PROBABILITY = 0.08  # of each kind
 ROUGH = 0.35  # fraction of surfaces made rougher
 MIN_CRACK_PIXELS = 12  # an example with fewer of them is labelled crack-free
 
-ImageSource = Callable[[Rng, int], np.ndarray]  # a training image of a class index, (SIDE, SIDE, 3) uint8
+CRACK_KINDS = {"photographed": 0.35, "fractal": 0.25, "walk": 0.2, "stepped": 0.08, "easiest": 0.12}
+BRIGHT = 0.06  # fraction of the drawn cracks that are brighter than the surface
+VISIBLE = 0.7  # least contrast of a crack, in standard deviations of the grey values around it
+LEAST_CONTRAST = 6.0  # of 255
+ATTEMPTS = 4  # to draw a crack that can be seen
+SMALLEST_SCENE = 227  # pixels of its side
+
+# A training image of a class index, square and without padding, (H, H, 3) uint8; resized to a side, if one is given.
+ImageSource = Callable[[Rng, int, int | None], np.ndarray]
 
 
 class Example(NamedTuple):
@@ -57,57 +66,120 @@ def generate_example(rng: Rng, source: ImageSource, size: int) -> Example:
 
     Args:
         rng: random number generator.
-        source: draws a training image of a class: (rng, class index) -> (SIDE, SIDE, 3) uint8.
-        size: side in pixels; beyond :data:`SIDE` several scenes side by side, each at its own scale.
+        source: draws a training image of a class.
+        size: side in pixels; below :data:`SMALLEST_SCENE` a crop of a scene of that side.
     """
-    count = -(-size // SIDE)
-    scenes = [generate_scene(rng, source, rng.random() < CRACKED_FRACTION / count) for _ in range(count**2)]
-    images, masks, cracked = zip(*scenes, strict=True)
-    return crop(rng, Example(mosaic(images), mosaic(masks), any(cracked)), size)
+    scene = generate_scene(rng, source, max(size, SMALLEST_SCENE), rng.random() < CRACKED_FRACTION)
+    return crop(rng, scene, size)
 
 
-def generate_scene(rng: Rng, source: ImageSource, cracked: bool) -> Example:
-    """A surface or a mosaic of surfaces with distractors, (SIDE, SIDE), seen by a random camera.
+def generate_scene(rng: Rng, source: ImageSource, side: int, cracked: bool) -> Example:
+    """A surface or a mosaic of surfaces with distractors, (side, side), seen by a random camera.
 
-    Photographed cracks are tiles of the mosaic, synthetic ones run over all of it.
+    Photographs of cracks are tiles of the mosaic, other cracks run over all of it.
     """
     count = int(rng.choice(TILES_PER_SIDE, p=TILE_PROBABILITIES))
-    photographed = cracked and rng.random() < PHOTOGRAPHED
-    background, unknown = _background(rng, source, count, photographed)
+    tiled = cracked and rng.random() < PHOTOGRAPHED
+    background, unknown = _background(rng, source, side, count, tiled)
     light = rng.uniform(0, 2 * np.pi)  # direction of the light in the image plane, radians
-    tone = add_distractors(rng, np.ones((SIDE, SIDE), np.float32), light, ON_WALLS, DISTRACTOR_PROBABILITY)
-    mask = np.zeros((SIDE, SIDE), np.uint8)
-    if cracked and not photographed:
-        for _ in range(1 + (rng.random() < SECOND_CRACK)):
-            add_crack = random_walk_crack if rng.random() < 0.5 else fractal_crack
-            tone, crack = add_crack(rng, tone, light, CRACKS)
-            mask = np.maximum(mask, crack)
-    image = randomize_camera(rng, np.clip(background * tone[..., None], 0, 255).astype(np.uint8))
+    tone = add_distractors(rng, np.ones((side, side), np.float32), light, ON_WALLS, DISTRACTOR_PROBABILITY)
+    mask = np.zeros((side, side), np.uint8)
+    if cracked and not tiled:
+        tone, mask = _add_cracks(rng, source, background, tone, light)
+    scene = np.clip(background * tone[..., None], 0, 255).astype(np.uint8)
+    for _ in range(ATTEMPTS):
+        image = randomize_camera(rng, scene)
+        if stands_out(image, mask):
+            break
     mask = np.where(unknown, np.uint8(UNKNOWN), np.minimum(mask, COVERED))
-    return Example(image, mask, photographed or shows_crack(mask))
+    return Example(image, mask, tiled or shows_crack(mask))
 
 
-def _background(rng: Rng, source: ImageSource, count: int, photographed: bool) -> tuple[np.ndarray, np.ndarray]:
-    """A mosaic of ``count`` x ``count`` surfaces; if ``photographed``, some tiles are photographs of cracks instead.
+def _add_cracks(
+    rng: Rng, source: ImageSource, background: np.ndarray, tone: np.ndarray, light: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """One or two cracks of any kind, if they can be seen; the tone and the mask, as of the functions in cracks."""
+    mask = np.zeros(tone.shape, np.uint8)
+    for _ in range(1 + (rng.random() < SECOND_CRACK)):
+        for _ in range(ATTEMPTS):
+            cracked, crack = _any_crack(rng, source, background, tone, light)
+            if is_visible(background.mean(axis=2), tone, cracked, crack):
+                tone, mask = cracked, np.maximum(mask, crack)
+                break
+    return tone, mask
+
+
+def _any_crack(
+    rng: Rng, source: ImageSource, background: np.ndarray, tone: np.ndarray, light: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """A crack of a random kind; bright ones, filled with dust or lime, are rare."""
+    kind = rng.choice(list(CRACK_KINDS), p=list(CRACK_KINDS.values()))
+    if kind == "photographed":
+        found = photographed_crack(rng, lambda rng: source(rng, CRACKED, None), tone)
+        if found is not None:
+            return found
+    if kind == "easiest":
+        cracked, mask = easiest_crack(rng, tone, light, CRACKS, background)
+    else:
+        add_crack = {"walk": random_walk_crack, "stepped": stepped_crack}.get(kind, fractal_crack)
+        cracked, mask = add_crack(rng, tone, light, CRACKS)
+    if rng.random() < BRIGHT:
+        cracked = tone * (2 - cracked / np.maximum(tone, 1e-3)).clip(1, 1.7)
+    return cracked, mask
+
+
+def is_visible(surface: np.ndarray, before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> bool:
+    """Whether a crack stands out from what surrounds it: its contrast against the spread of grey values beside it.
+
+    Args:
+        surface: (H, H), grey values that the tones are relative to.
+        before: (H, H), tone without the crack.
+        after: (H, H), tone with it.
+        mask: (H, H) uint8, above 0 on the crack.
+    """
+    crack = mask > 0
+    if not crack.any():
+        return False
+    near = cv2.dilate(mask, np.ones((15, 15), np.uint8)) > 0
+    spread = (surface * before)[near].std()
+    contrast = np.abs(surface * (after - before))[crack].mean()
+    return bool(contrast > max(LEAST_CONTRAST, VISIBLE * spread))
+
+
+def stands_out(image: np.ndarray, mask: np.ndarray) -> bool:
+    """Whether a crack, if there is one, differs from the pixels beside it: not where a camera has overexposed them.
+
+    Args:
+        image: (H, H, 3) uint8.
+        mask: (H, H) uint8, above 0 on the crack.
+    """
+    if not mask.any():
+        return True
+    grey = image.mean(axis=2)
+    edge, near = (cv2.dilate(mask, np.ones((side, side), np.uint8)) > 0 for side in (5, 11))
+    return bool(abs(grey[mask > 0].mean() - grey[near & ~edge].mean()) > LEAST_CONTRAST)
+
+
+def _background(rng: Rng, source: ImageSource, side: int, count: int, tiled: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A mosaic of ``count`` x ``count`` surfaces; if ``tiled``, some tiles are photographs of cracks instead.
 
     Returns:
-        (SIDE, SIDE, 3) uint8 or float32, and where these photographs are, (SIDE, SIDE) bool.
+        (side, side, 3) uint8 or float32, and where these photographs are, (side, side) bool.
     """
-    side = -(-SIDE // count)
-    chosen = set(rng.permutation(count**2)[: rng.integers(1, count**2 // 2 + 2)]) if photographed else set()
+    part = -(-side // count)
+    chosen = set(rng.permutation(count**2)[: rng.integers(1, count**2 // 2 + 2)]) if tiled else set()
     tiles = [
-        random_orientation(rng, source(rng, CRACKED)) if i in chosen else random_surface(rng, source)
+        random_orientation(rng, source(rng, CRACKED, part)) if i in chosen else random_surface(rng, source, part)
         for i in range(count**2)
     ]
-    background = mosaic([cv2.resize(tile, (side, side), interpolation=cv2.INTER_AREA) for tile in tiles])
-    unknown = mosaic([np.full((side, side), i in chosen) for i in range(count**2)])
-    return background[:SIDE, :SIDE], unknown[:SIDE, :SIDE]
+    unknown = mosaic([np.full((part, part), i in chosen) for i in range(count**2)])
+    return mosaic(tiles)[:side, :side], unknown[:side, :side]
 
 
-def random_surface(rng: Rng, source: ImageSource) -> np.ndarray:
-    """A crack-free training image at another scale, sometimes rougher: (SIDE, SIDE, 3) float32."""
-    surface = random_scale(rng, random_orientation(rng, source(rng, CRACK_FREE)))
-    return surface * relief(rng)[..., None] if rng.random() < ROUGH else surface.astype(np.float32)
+def random_surface(rng: Rng, source: ImageSource, side: int) -> np.ndarray:
+    """A crack-free training image at another scale, sometimes rougher: (side, side, 3) float32."""
+    surface = random_scale(rng, random_orientation(rng, source(rng, CRACK_FREE, None)), side)
+    return surface * relief(rng, side)[..., None] if rng.random() < ROUGH else surface.astype(np.float32)
 
 
 def mosaic(tiles: Sequence[np.ndarray]) -> np.ndarray:

@@ -26,7 +26,7 @@ from crackcam.data.layout import class_folders
 from crackcam.data.synthetic.camera import illumination, simulate_camera
 from crackcam.data.synthetic.cracks import CrackLimits, fractal_crack
 from crackcam.data.synthetic.distractors import ON_CONCRETE, add_distractors
-from crackcam.data.synthetic.noise import SIDE, Rng
+from crackcam.data.synthetic.noise import Rng
 from crackcam.data.synthetic.surfaces import concrete
 from crackcam.errors import UserError
 from crackcam.text import counted
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 CLASSES = ["Negative", "Positive"]  # in index order
 CRACK_FREE, CRACKED = 0, 1  # their indices
+SIDE = 227  # pixels; the size of the images in the METU concrete data set, which the sample resembles
 COUNTS = {"train": 300, "test": 60}  # images of each class
 DISTRACTOR_PROBABILITY = 0.16  # of each kind
 CRACKS = CrackLimits(narrowest=1.6, widest=18.0, faintest=0.3)
@@ -109,10 +110,10 @@ def generate_image(rng: Rng, cracked: bool) -> tuple[np.ndarray, np.ndarray]:
         The RGB image, (SIDE, SIDE, 3) uint8, and its crack mask, (SIDE, SIDE) uint8 of 0 and 255.
     """
     light = rng.uniform(0, 2 * np.pi)  # direction of the light in the image plane, radians
-    tone, colour = concrete(rng)
+    tone, colour = concrete(rng, SIDE)
     tone = add_distractors(rng, tone, light, ON_CONCRETE, DISTRACTOR_PROBABILITY)
     mask = np.zeros((SIDE, SIDE), np.uint8)
     if cracked:
         tone, mask = fractal_crack(rng, tone, light, CRACKS)
-    tone = tone * illumination(rng)
+    tone = tone * illumination(rng, SIDE)
     return simulate_camera(rng, tone[..., None] * colour), mask
