@@ -21,7 +21,7 @@ from crackcam.errors import UserError
 from crackcam.models.checks import check_finite
 from crackcam.models.heads import head_name, replace_head
 from crackcam.models.multiscale import Multiscale
-from crackcam.models.registry import TIMM, create_imagenet_model, import_timm, weights_entry
+from crackcam.models.registry import TIMM, create_imagenet_model, weights_entry
 from crackcam.models.tensors import read_tensors
 
 logger = logging.getLogger(__name__)
@@ -171,7 +171,8 @@ def imagenet_state(arch: str, may_download: bool) -> dict[str, torch.Tensor]:
     """ImageNet weights, cached or downloaded; raises WeightsUnavailableError within seconds."""
     if not arch.startswith(TIMM):
         return download_weights(weights_entry(arch), may_download)
-    timm = import_timm()
+    import timm
+
     with _fetching("timm looks for them on its hub and in that hub's cache", may_download):
         return dict(timm.create_model(arch.removeprefix(TIMM), pretrained=True).state_dict())
 

@@ -52,9 +52,11 @@ def is_detector(arch: str | None) -> bool:
 def check_arch(arch: str) -> None:
     """Raise UserError, with similar names, where there is no classifier of that name."""
     if arch.startswith(TIMM):
-        known, library = import_timm().list_models(), "timm"
+        import timm
+
+        known, library = timm.list_models(), "timm"
         name = arch.removeprefix(TIMM)
-        exists = import_timm().is_model(name) and ("." not in name or name in import_timm().list_pretrained())
+        exists = timm.is_model(name) and ("." not in name or name in timm.list_pretrained())
     else:
         known, library = torchvision.models.list_models(module=torchvision.models), "torchvision"
         exists = arch in known
@@ -68,20 +70,13 @@ def check_arch(arch: str) -> None:
     raise UserError(f"no architecture {arch!r} in {library}; {hint}")
 
 
-def import_timm() -> Any:
-    """The package timm; raises UserError where it is not installed."""
-    try:
-        import timm
-    except ImportError:
-        raise UserError("architectures named timm/... need the package timm: pip install timm") from None
-    return timm
-
-
 def create_imagenet_model(arch: str) -> nn.Module:
     """A classifier of the ImageNet classes with random weights; raises UserError for an unknown architecture."""
     check_arch(arch)
     if arch.startswith(TIMM):
-        return import_timm().create_model(arch.removeprefix(TIMM))
+        import timm
+
+        return timm.create_model(arch.removeprefix(TIMM))
     return torchvision.models.get_model(arch, weights=None, **EXTRA_ARGUMENTS.get(arch, {}))
 
 
@@ -110,7 +105,10 @@ def _torchvision_config(arch: str) -> PretrainedConfig:
 
 
 def _timm_config(name: str) -> PretrainedConfig:
-    config = import_timm().get_pretrained_cfg(name)
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    assert config is not None  # check_arch knows the name
     classes = list(weights_entry("resnet18").meta["categories"])
     if config.num_classes != IMAGENET_CLASSES:
         classes = [f"class {index}" for index in range(config.num_classes)]

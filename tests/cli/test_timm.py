@@ -14,7 +14,6 @@ METHODS = ["gradcam", "eigencam", "layercam", "scorecam"]
 
 @pytest.mark.parametrize("arch", ["timm/test_vit", "timm/test_byobnet"])
 def test_timm_models_are_trained_predicted_and_explained(fresh, capsys, arch):
-    pytest.importorskip("timm")
     common = ["--pretrained", "none", "--epochs", "1", "--workers", "0", "--batch-size", "8"]
     assert train.main(["--arch", arch, *common]) == 0
     assert inference.main(["--type", "Positive", "--num", "2"]) == 0

@@ -51,7 +51,6 @@ def test_round_trip(file):
 
 def test_buffers_that_no_file_contains(tmp_path):
     """The indices of LeViT's attention biases: created with the model, or its predictions are wrong."""
-    pytest.importorskip("timm")
     arch, path = "timm/levit_128s", tmp_path / "model.safetensors"
     network = build_classifier(arch, 2)
     assert set(dict(network.named_buffers())) - set(network.state_dict())

@@ -208,7 +208,8 @@ def test_full_grad_is_complete_for_torchvision_networks(name):
 
 @pytest.mark.parametrize("name", marked(TIMM))
 def test_full_grad_is_complete_for_timm_networks(name):
-    timm = pytest.importorskip("timm")
+    import timm
+
     torch.manual_seed(0)
     model = randomized(timm.create_model(name, num_classes=3, **TIMM[name])).double()
     size = 96 if "inception" in name or "xception" in name else 64
@@ -217,7 +218,8 @@ def test_full_grad_is_complete_for_timm_networks(name):
 
 @pytest.mark.parametrize("kind", ["BatchNormAct2d", "FrozenBatchNormAct2d", "GroupNormAct", "LayerNormAct2d"])
 def test_full_grad_of_a_norm_that_also_activates_equals_both_written_plainly(kind):
-    layers = pytest.importorskip("timm.layers")
+    from timm import layers
+
     size = {"num_groups": 2} if kind == "GroupNormAct" else {}
 
     class Plain(nn.Module):

@@ -155,7 +155,8 @@ def test_mixed_modes_in_an_evaluated_model(images):
 @pytest.mark.parametrize("name", ["levit_128s", "tiny_vit_5m_224"])
 def test_caches_of_timm_models_follow_their_parameters(name):
     """LeViT and TinyViT keep attention biases in eval mode and discard them in train()."""
-    timm = pytest.importorskip("timm")
+    import timm
+
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=3).train()
     layer = next(n for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d))

@@ -44,7 +44,6 @@ def detector_weights():
     ],
 )
 def test_offline_asks_for_nothing_and_names_the_file(no_network, empty_cache, fetch, named):
-    pytest.importorskip("timm")
     with pytest.raises((UserError, pretrained.WeightsUnavailableError)) as error:
         fetch()
     assert "not cached, and offline forbids downloads" in str(error.value).replace("--", "")
