@@ -44,6 +44,7 @@ class ModelCard:
         resize, interpolation, max_scale, mean, std: see :class:`crackcam.Preprocessing`.
         head: kind of head, "linear" or "multiscale".
         stages: layers that a multiscale head reads, and their channels.
+        decoder: channels of its decoder; 0 where it has none, as in checkpoints of earlier versions.
         output_stride: pixels of the input for one cell of the target layer's grid.
         pretrained: description of the weights that training started from.
         training: settings of the training run, and ``held_out_hashes``.
@@ -70,6 +71,7 @@ class ModelCard:
     interpolation: str = "bilinear"
     max_scale: float | None = None
     stages: dict[str, int] = field(default_factory=dict)
+    decoder: int = 0
     thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property

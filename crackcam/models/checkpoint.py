@@ -43,7 +43,7 @@ SCHEMA = 1
 
 def _bundled() -> Path:
     """In the package where it was installed from a wheel, else in the checkout."""
-    name = "crack_resnet18.safetensors"
+    name = "crack_efficientnet_lite2.safetensors"
     places = [Path(__file__).parents[depth] / "weights" / name for depth in (1, 2)]
     return next((path for path in places if path.exists()), places[-1])
 
@@ -169,7 +169,7 @@ def _model_of(card: ModelCard, path: Path) -> nn.Module:
     if card.head == "linear":
         return model
     try:
-        return with_maps(model, card.stages, len(card.classes))
+        return with_maps(model, card.stages, len(card.classes), card.decoder)
     except AttributeError as error:
         raise _damaged(path, str(error)) from None
 
@@ -315,5 +315,6 @@ VALID: dict[str, Callable[[Any], bool]] = {
     "interpolation": lambda name: _is_text(name) and name.upper() in Image.Resampling.__members__,
     "max_scale": lambda scale: scale is None or _is_number(scale, 0.01, 100),
     "stages": lambda stages: _is_dict(stages, lambda channels: _is_whole(channels, 10**6)),
+    "decoder": lambda channels: channels == 0 or _is_whole(channels, 4096),
     "thresholds": lambda methods: _is_dict(methods, lambda known: _is_dict(known, lambda v: _is_number(v, 0, 3e38))),
 }

@@ -6,7 +6,7 @@ from torch import nn
 
 from crackcam.errors import UserError
 from crackcam.models.heads import head_name
-from crackcam.models.multiscale import COARSEST, FINEST, Multiscale
+from crackcam.models.multiscale import COARSEST, DECODER_CHANNELS, FINEST, Multiscale
 from crackcam.models.target_layers import examine_layers
 
 
@@ -29,11 +29,15 @@ def add_multiscale_head(model: nn.Module, classes: int, image_size: int) -> Mult
     }
     if len(last) < 2:
         raise UserError("--head multiscale needs an architecture with grids of several sizes")
-    return with_maps(model, {name: stages[name].channels for name in last.values()}, classes)
+    return with_maps(model, {name: stages[name].channels for name in last.values()}, classes, DECODER_CHANNELS)
 
 
-def with_maps(model: nn.Module, stages: dict[str, int], classes: int) -> Multiscale:
-    """As :func:`add_multiscale_head`, with layers and their channels given; AttributeError where there is no such."""
+def with_maps(model: nn.Module, stages: dict[str, int], classes: int, decoder: int = 0) -> Multiscale:
+    """As :func:`add_multiscale_head`, with layers, their channels and those of the decoder given.
+
+    Raises:
+        AttributeError: there is no such layer.
+    """
     parent, _, child = head_name(model).rpartition(".")
     model.get_submodule(parent).register_module(child, nn.Identity())
-    return Multiscale(model, stages, classes)
+    return Multiscale(model, stages, classes, decoder)

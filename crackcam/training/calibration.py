@@ -48,6 +48,30 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     return float(np.exp(found.x))
 
 
+def fit_offset(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """What to add to the second of two logits so that both classes are missed equally often in the mean loss.
+
+    Platt scaling (Advances in Large Margin Classifiers, 1999): a logistic regression of the labels on the difference of
+    the logits, with both classes weighing the same; the offset is where it has probability 1/2.
+
+    Args:
+        logits: (N, 2) float.
+        labels: (N,) int64.
+
+    Examples:
+        >>> import torch
+        >>> from crackcam.training.calibration import fit_offset
+        >>> logits = torch.tensor([[0.0, -3.0], [0.0, -2.0], [0.0, 0.0], [0.0, 1.0]])
+        >>> round(fit_offset(logits, torch.tensor([0, 0, 1, 1])), 2)
+        1.0
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    difference = (logits[:, 1] - logits[:, 0]).double().numpy()[:, None]
+    fitted = LogisticRegression(class_weight="balanced").fit(difference, labels.numpy())
+    return float(fitted.intercept_[0] / fitted.coef_[0, 0])
+
+
 @dataclass(frozen=True)
 class Reliability:
     """Predictions in bins of equal width by confidence, the probability of the predicted class; right edges included.

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from crackcam.data.pixels import PixelSplit
 from crackcam.models.heads import apply_temperature
 from crackcam.models.loaded import LoadedModel
-from crackcam.training.calibration import Reliability, fit_temperature, reliability
+from crackcam.models.multiscale import Multiscale
+from crackcam.training.calibration import Reliability, fit_offset, fit_temperature, reliability
 from crackcam.training.features import compute_logits
 
 
@@ -53,8 +54,18 @@ def evaluate(loaded: LoadedModel, split: PixelSplit, batch_size: int) -> Scores:
 
 
 def calibrate(loaded: LoadedModel, val: PixelSplit, batch_size: int) -> float:
-    """Fit a temperature on the validation split, apply it to the head and return it."""
-    temperature = fit_temperature(compute_logits(loaded, val, batch_size, "calibrating"), val.labels)
+    """Fit a temperature on the validation split, apply it to the head and return it.
+
+    Where one of two classes is the absence of the other, and so has no map, the boundary between them is fitted too:
+    it is a level of evidence that training met on its own images, and other surfaces need another one.
+    """
+    logits = compute_logits(loaded, val, batch_size, "calibrating")
+    if isinstance(loaded.model, Multiscale) and loaded.model.class_mask.tolist() == [0, 1]:
+        offset = fit_offset(logits, val.labels)
+        logits[:, 1] += offset
+        with torch.no_grad():
+            loaded.model.bias[1] += offset
+    temperature = fit_temperature(logits, val.labels)
     apply_temperature(loaded.model, temperature)
     return temperature
 

@@ -88,6 +88,7 @@ def _card(config: TrainConfig, plan: DataSplits, model: nn.Module, origin: Weigh
         max_scale=1.0 if config.multiscale else None,
         head=config.head,
         stages=model.stages if isinstance(model, Multiscale) else {},
+        decoder=model.decoder_channels if isinstance(model, Multiscale) else 0,
         output_stride=size // grids[target].height if target else None,
         pretrained=origin.description,
         split=plan.held_out,

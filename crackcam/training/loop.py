@@ -7,16 +7,19 @@ epoch and ends with the same weights as one that was not.
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from crackcam import distributed
@@ -37,6 +40,8 @@ from crackcam.training.schedule import Schedule
 logger = logging.getLogger(__name__)
 
 WEIGHT_DECAY = 0.05
+BACKBONE = "backbone."  # how the names of its parameters begin, below a multiscale head
+AVERAGED_OVER = 20  # the moving average of the weights is one over this fraction of the steps
 WARM_UP = 0.25  # fraction of the steps in which the learning rate rises
 SHORTEST_CYCLE = 8  # steps; the cycle of the learning rate would have no rise in fewer
 
@@ -61,15 +66,27 @@ class FineTuning:
         counts = torch.bincount(train.labels, minlength=int(train.labels.max()) + 1)
         self.class_weights = (len(train) / (len(counts) * counts.clamp(min=1))).to(device)
         parallel.synchronize_batch_norm(model)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(not (schedule.frozen and name.startswith("backbone.")))
-        learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(learning, lr=schedule.lr, weight_decay=WEIGHT_DECAY)
-        steps = max(1, len(train) // schedule.batch_size) * len(schedule.sizes)
-        self.cycle = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, schedule.lr, total_steps=max(SHORTEST_CYCLE, steps), pct_start=WARM_UP
-        )
+        groups, rates = self._parameter_groups()
+        self.optimizer = torch.optim.AdamW(groups, lr=schedule.lr, weight_decay=WEIGHT_DECAY)
+        steps = max(SHORTEST_CYCLE, len(train) // schedule.batch_size * len(schedule.sizes))
+        self.cycle = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, rates, total_steps=steps, pct_start=WARM_UP)
         self.forward = parallel.distribute(model)
+        self.head_only = copy.deepcopy(model) if schedule.frozen_epochs else None  # as it was when the backbone thawed
+        self.average = None
+        if schedule.averaged:
+            decay = 1 - min(1, AVERAGED_OVER / steps)
+            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    def _parameter_groups(self) -> tuple[list[dict], list[float]]:
+        """Groups of parameters, one of the backbone where it has a learning rate of its own; and their peak rates."""
+        schedule, model = self.schedule, self.loaded.model
+        if schedule.backbone_lr is None:
+            return [{"params": list(model.parameters())}], [schedule.lr]
+        backbone: list[nn.Parameter] = []
+        head: list[nn.Parameter] = []
+        for name, parameter in model.named_parameters():
+            (backbone if name.startswith(BACKBONE) else head).append(parameter)
+        return [{"params": head}, {"params": backbone}], [schedule.lr, schedule.backbone_lr]
 
     # -- all epochs --------------------------------------------------------------------------------------------------
 
@@ -81,6 +98,10 @@ class FineTuning:
         on_epoch: Callable[[Epoch], object] = lambda epoch: None,
     ) -> Epoch:
         """Train; the model ends as it was after the best epoch, which is returned.
+
+        Where the head learned alone at first, it ends halfway between its weights of then and those of the best epoch:
+        better on images unlike the training data (Wortsman et al., Robust Fine-Tuning of Zero-Shot Models, CVPR 2022,
+        arXiv:2109.01903).
 
         Args:
             history: the linear probe, where there was one; filled from ``resumed``; grows by each epoch.
@@ -102,13 +123,19 @@ class FineTuning:
             if self._patience_is_over(history):
                 logger.info("no improvement in %s epochs: stopping early", self.schedule.patience)
                 break
-            done = self._finish_epoch(number, *self.train_epoch(number), history)
-            history.append(done)
-            if done.best:
-                best = copy_tensors(model)
-            on_epoch(done)
+            trained = self.train_epoch(number)
+            with self._averaged():
+                done = self._finish_epoch(number, *trained, history)
+                history.append(done)
+                if done.best:
+                    best = copy_tensors(model)
+                if self.head_only and number == self.schedule.frozen_epochs:
+                    self.head_only.load_state_dict(copy_tensors(model))
+                on_epoch(done)
             if distributed.is_main():
                 state.write(self._parts(), [asdict(epoch) for epoch in history], best)
+        if self.head_only and best_epoch(history).epoch > self.schedule.frozen_epochs:
+            best = midpoint(copy_tensors(self.head_only), best)
         model.load_state_dict(best)
         model.eval().requires_grad_(True)
         return best_epoch(history)
@@ -126,6 +153,24 @@ class FineTuning:
         done = Epoch(number, loss, accuracy, *scores[1:], lr=rate, size=size, best=False)
         return replace(done, best=is_better(done, history, by_loss=self.schedule.mix > 0))
 
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The model with its averaged weights, where they are averaged; afterwards as before."""
+        if self.average is None:
+            yield
+            return
+        current = [parameter.detach().clone() for parameter in self.loaded.model.parameters()]
+        self._set_parameters(self.average.module.parameters())
+        try:
+            yield
+        finally:
+            self._set_parameters(current)
+
+    def _set_parameters(self, values: Iterable[torch.Tensor]) -> None:
+        with torch.no_grad():
+            for parameter, value in zip(self.loaded.model.parameters(), values, strict=True):
+                parameter.copy_(value)
+
     def _patience_is_over(self, history: list[Epoch]) -> bool:
         """Asked before an epoch, so that a resumed run stops where an uninterrupted one would have."""
         patience = self.schedule.patience
@@ -134,7 +179,9 @@ class FineTuning:
     # -- state -------------------------------------------------------------------------------------------------------
 
     def _parts(self) -> dict[str, Stateful]:
-        return {"model": self.loaded.model, "optimizer": self.optimizer, "schedule": self.cycle}
+        parts: dict[str, Stateful] = {"model": self.loaded.model, "optimizer": self.optimizer, "schedule": self.cycle}
+        more = {"average": self.average, "head_only": self.head_only}
+        return {**parts, **{name: part for name, part in more.items() if part is not None}}
 
     def _restore(self, resumed: dict, state: StateFile) -> list[Epoch]:
         """Continue from a state; returns the epochs so far."""
@@ -168,8 +215,10 @@ class FineTuning:
         schedule, model, device = self.schedule, self.loaded.model, self.loaded.runtime.device
         loader = self._loader(number)
         model.train()
-        if schedule.frozen:
+        if schedule.frozen_statistics:
             model.get_submodule("backbone").eval()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(number > schedule.frozen_epochs or not name.startswith(BACKBONE))
         # Loss and correct predictions stay on the device until the epoch is over: a GPU is never waited for.
         sums = torch.zeros(2, device=device)
         seen = 0
@@ -226,6 +275,8 @@ class FineTuning:
         self.optimizer.zero_grad(set_to_none=True)
         (loss * distributed.world_size()).backward()  # gradients are averaged over the processes
         self.optimizer.step()
+        if self.average:
+            self.average.update_parameters(self.loaded.model)
         self.cycle.step()
         return loss.detach(), logits.detach()
 
@@ -237,6 +288,14 @@ def worker_start(workers: int) -> str | None:
     64 MB.
     """
     return "fork" if workers and sys.platform == "linux" else None
+
+
+def midpoint(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The state dict halfway between two of one architecture; counters are those of the other."""
+    return {
+        name: torch.lerp(one[name], tensor, 0.5) if tensor.is_floating_point() else tensor
+        for name, tensor in other.items()
+    }
 
 
 def copy_tensors(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -19,6 +19,8 @@ from crackcam.training.initial import InitialModel
 
 DEFAULT_EPOCHS = 2  # from pretrained weights
 LR_FINE_TUNING, LR_RANDOM, LR_HEAD = 1e-4, 1e-3, 4e-3  # peak learning rates
+BACKBONE_LR = 0.05  # peak learning rate of a pretrained backbone below a new head, as a fraction of the head's
+FROZEN = 0.3  # fraction of the epochs in which such a head learns alone
 MASK_WEIGHT = 8.0  # of the loss per cell of the map beside the loss per image
 
 
@@ -34,7 +36,10 @@ class Schedule:
         patience: epochs without improvement after which training stops; 0: never.
         seed: of shuffling and augmentation.
         workers: processes that augment.
-        frozen: the head alone learns; the backbone stays as it is, batch statistics too.
+        frozen_epochs: in the first ones the head alone learns.
+        backbone_lr: peak learning rate of the backbone's layers; None: that of the head.
+        frozen_statistics: the backbone keeps the batch statistics that it came with.
+        averaged: the weights that are kept are moving averages over the last steps.
         mix: fraction of synthetic images in each epoch; see :mod:`crackcam.data.synthetic`.
         mask_weight: loss weight of the masks of synthetic cracks, for a multiscale head.
     """
@@ -46,7 +51,10 @@ class Schedule:
     patience: int = 0
     seed: int = 0
     workers: int = 0
-    frozen: bool = False
+    frozen_epochs: int = 0
+    backbone_lr: float | None = None
+    frozen_statistics: bool = False
+    averaged: bool = False
     mix: float = 0.0
     mask_weight: float = MASK_WEIGHT
 
@@ -67,15 +75,19 @@ class Schedule:
         sizes: tuple[int, ...] = (size,) * epochs
         if from_random:
             sizes = progressive_sizes(epochs, size, lambda side: accepts_size(initial.loaded.model, side))
+        lr = config.lr or (LR_RANDOM if from_random else LR_HEAD if new_head else LR_FINE_TUNING)
         return cls(
             sizes=sizes,
-            lr=config.lr or (LR_RANDOM if from_random else LR_HEAD if new_head else LR_FINE_TUNING),
+            lr=lr,
             batch_size=config.batch_size,
             strong=from_random,
             patience=config.patience,
             seed=config.seed,
             workers=config.workers,
-            frozen=new_head,
+            frozen_epochs=round(epochs * FROZEN) if new_head else 0,
+            backbone_lr=lr * BACKBONE_LR if new_head else None,
+            frozen_statistics=config.multiscale and not from_random,
+            averaged=config.multiscale,
             mix=initial.mix,
             mask_weight=config.mask_weight,
         )

@@ -138,8 +138,7 @@ class Trainer:
         initial = self.build_model()
         self.load_data(initial)
         best = self.fit(initial)
-        temperature = calibrate(self.loaded, self.splits["val"], self.config.batch_size)
-        result = self.evaluate(best, temperature)
+        result = self.evaluate(best, self.calibrate())
         if distributed.is_main():
             if self.on_result:
                 self.on_result(result)
@@ -197,6 +196,7 @@ class Trainer:
         if initial.mix:
             logger.info("synthetic images: %s of each epoch (disable: --mix-sample 0)", percent(initial.mix))
             self.val = concatenate(self.val, synthetic_split(self.val, config.seed, self.trained_at.size))
+        self.mix = initial.mix
         sizes = [*map(len, self.splits.values())]
         distributed.check_identical(files=self.state.run["files"], images=sizes, weights=initial.origin.kind)
 
@@ -240,18 +240,28 @@ class Trainer:
 
     # -- after training ----------------------------------------------------------------------------------------------
 
+    def calibrate(self) -> float:
+        """Calibrate the model on validation images as inference will see them, synthetic ones too; the temperature."""
+        config, size = self.config, self.loaded.preprocessing.size
+        if self.trained_at != self.loaded.preprocessing:
+            self.splits |= load_splits(self.plan, self.loaded.preprocessing, config.workers, ("val", "test"))
+        self.val = self.splits["val"]
+        if self.mix:
+            self.val = concatenate(synthetic_split(self.val, config.seed, size), self.val)
+        return calibrate(self.loaded, self.val, config.batch_size)
+
     def evaluate(self, best: Epoch, temperature: float) -> TrainResult:
         """Score the test split, else the validation split, once; write the final checkpoint and its export."""
         config, card = self.config, self.loaded.card
-        if self.trained_at != card.preprocessing:  # scored as inference will see them
-            self.splits |= load_splits(self.plan, card.preprocessing, config.workers, ("val", "test"))
         name = "test" if len(self.splits.get("test", ())) else "val"
         found = evaluate_classes(self.loaded, self.splits[name], config.batch_size, temperature)
         duplicates = {"near_duplicates": self.near_duplicates}
         card.metrics = {**best.as_metrics(), "temperature": temperature, **duplicates, name: found.metrics}
         exported = None
         if distributed.is_main():
-            card.thresholds = evidence_thresholds(self.loaded, self.val.pixels, self.val.labels, config.batch_size)
+            count = len(self.val) // (2 if self.mix else 1)  # the synthetic ones, without padding
+            pixels, labels = self.val.pixels[:count], self.val.labels[:count]
+            card.thresholds = evidence_thresholds(self.loaded, pixels, labels, config.batch_size)
             self.write_checkpoint(config.half)
             if config.export:
                 exported = config.output.with_suffix(".onnx")

@@ -15,7 +15,7 @@ import xai
 from crackcam.data.synthetic import sample
 from crackcam.models.checkpoint import BUNDLED
 
-BALANCED_OTHER_SITES, ON_CONCRETE = 0.87, 0.985  # less than docs/explanation/experiments.md says: processors differ
+BALANCED_OTHER_SITES, ON_CONCRETE = 0.92, 0.99  # less than docs/explanation/experiments.md says: processors differ
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,13 @@ def sample_folder(tmp_path_factory):
 
 
 def test_it_is_small_and_names_no_folder():
-    assert BUNDLED.stat().st_size <= 23e6
+    assert BUNDLED.stat().st_size <= 15e6
     with safe_open(BUNDLED, "pt") as opened:
         card = json.loads(opened.metadata()["crackcam"])
         assert {str(opened.get_tensor(name).dtype) for name in opened.keys()} <= {"torch.float16", "torch.int64"}  # noqa: SIM118
-    assert card["arch"] == "resnet18"
+    assert card["arch"] == "timm/tf_efficientnet_lite2"
     assert card["classes"] == ["Negative", "Positive"]
-    assert card["pretrained"] == "weights of weights/first.safetensors"
+    assert card["pretrained"] == "ImageNet weights of timm"
     texts = json.dumps(card).split('"')
     assert not [text for text in texts if text.startswith("/")]
 

@@ -67,7 +67,7 @@ def test_it_carries_both_packages_the_templates_and_the_bundled_network(wheel):
         "crackcam/__init__.py",
         "crackcam/cli/commands.py",
         "crackcam/render/templates/report.html",
-        "crackcam/weights/crack_resnet18.safetensors",
+        "crackcam/weights/crack_efficientnet_lite2.safetensors",
         "pytorch_grad_cam/base_cam.py",
     ):
         assert wanted in names
@@ -88,7 +88,7 @@ def test_the_requirements_name_the_same_packages_as_the_wheel():
     listed = [line for line in lines if line and not line.startswith("grad-cam")]
     assert listed == project["dependencies"]
     development = (ROOT / "requirements-dev.txt").read_text()
-    for extra in ("timm", "onnx", "docs"):
+    for extra in ("onnx", "docs"):
         for requirement in project["optional-dependencies"][extra]:
             assert requirement in development
 

@@ -96,7 +96,7 @@ def checkpoints(root: Path) -> dict[str, Path]:
     return {
         "linear": HERE / "written_before.safetensors",
         "multiscale": HERE / "written_before_multiscale.safetensors",
-        "bundled": root / "weights" / "crack_resnet18.safetensors",
+        "bundled": root / "weights" / "crack_efficientnet_lite2.safetensors",
     }
 
 

@@ -10,7 +10,13 @@ from torch import nn
 
 from crackcam.models import heads, pretrained
 from crackcam.render import figures
-from crackcam.training.calibration import TEMPERATURES, expected_calibration_error, fit_temperature, reliability
+from crackcam.training.calibration import (
+    TEMPERATURES,
+    expected_calibration_error,
+    fit_offset,
+    fit_temperature,
+    reliability,
+)
 
 
 def drawn(count, classes, seed=0):
@@ -113,6 +119,21 @@ def test_temperatures_stay_within_bounds():
     right = torch.nn.functional.one_hot(labels).float()
     assert fit_temperature(0.01 * right, labels) == pytest.approx(TEMPERATURES[0], rel=1e-3)
     assert fit_temperature(-50 * right, labels) == pytest.approx(TEMPERATURES[1], rel=1e-3)
+
+
+# -- offset ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offset", [-3.0, 0.0, 2.0])
+@pytest.mark.parametrize("rare", [0.1, 0.5])
+def test_a_known_offset_is_found_whatever_the_number_of_images(offset, rare):
+    """Two normal distributions of equal width, at -2 and 2: the boundary of equal errors is in the middle."""
+    generator = torch.Generator().manual_seed(0)
+    labels = (torch.rand(20_000, generator=generator) < rare).long()
+    difference = torch.randn(20_000, generator=generator) + 4 * labels - 2 - offset
+    logits = torch.stack([torch.zeros_like(difference), difference], dim=1)
+    assert fit_offset(logits, labels) == pytest.approx(offset, abs=0.1)
+    assert fit_offset(logits + 5, labels) == pytest.approx(offset, abs=0.1)
 
 
 # -- head --------------------------------------------------------------------------------------------------------------

@@ -335,7 +335,7 @@ def test_an_architecture_with_random_weights():
 def test_the_default_is_the_bundled_crack_network(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = crackcam.load()
-    assert (model.classes, model.path.name) == (["Negative", "Positive"], "crack_resnet18.safetensors")
+    assert (model.classes, model.path.name) == (["Negative", "Positive"], "crack_efficientnet_lite2.safetensors")
 
 
 def test_nothing_is_printed(loaded, capsys):

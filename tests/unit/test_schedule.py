@@ -48,19 +48,22 @@ def test_sizes_grow_to_the_full_one():
 
 
 @pytest.mark.parametrize(
-    ("kind", "head", "new_head", "epochs", "lr", "strong", "frozen"),
+    ("kind", "head", "new_head", "epochs", "lr", "strong", "frozen_epochs"),
     [
-        ("random", "linear", True, 5, 1e-3, True, False),
-        ("imagenet", "linear", True, 2, 1e-4, False, False),
-        ("file", "linear", True, 2, 1e-4, False, False),
-        ("random", "multiscale", True, 5, 1e-3, True, False),
-        ("imagenet", "multiscale", True, 5, 4e-3, False, True),  # the new head alone learns
-        ("file", "multiscale", False, 2, 1e-4, False, False),
+        ("random", "linear", True, 5, 1e-3, True, 0),
+        ("imagenet", "linear", True, 2, 1e-4, False, 0),
+        ("file", "linear", True, 2, 1e-4, False, 0),
+        ("random", "multiscale", True, 5, 1e-3, True, 0),
+        ("imagenet", "multiscale", True, 5, 4e-3, False, 2),  # in those the new head alone learns
+        ("file", "multiscale", False, 2, 1e-4, False, 0),
     ],
 )
-def test_defaults_by_the_origin_of_the_weights(kind, head, new_head, epochs, lr, strong, frozen):
+def test_defaults_by_the_origin_of_the_weights(kind, head, new_head, epochs, lr, strong, frozen_epochs):
     found = Schedule.of(TrainConfig(head=head), initial(kind, new_head), IMAGES, 224)
-    assert (len(found.sizes), found.lr, found.strong, found.frozen) == (epochs, lr, strong, frozen)
+    assert (len(found.sizes), found.lr, found.strong, found.frozen_epochs) == (epochs, lr, strong, frozen_epochs)
+    assert found.backbone_lr == (pytest.approx(0.05 * lr) if frozen_epochs else None)
+    assert found.averaged == (head == "multiscale")
+    assert found.frozen_statistics == (head == "multiscale" and kind != "random")
     assert found.sizes[0] == (128 if kind == "random" else 224)
     assert found.sizes[-1] == 224
 

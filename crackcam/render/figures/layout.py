@@ -36,8 +36,8 @@ def model_label(arch: str, checkpoint: Path | str | None = None) -> str:
     Examples:
         >>> model_label("resnet18", "weights/model.safetensors")
         'resnet18, weights/model.safetensors'
-        >>> model_label("resnet18", BUNDLED)
-        'resnet18, bundled network (crack_resnet18.safetensors)'
+        >>> model_label("timm/tf_efficientnet_lite2", BUNDLED)
+        'timm/tf_efficientnet_lite2, bundled network (crack_efficientnet_lite2.safetensors)'
     """
     if checkpoint is not None and Path(checkpoint) == BUNDLED:
         return f"{arch}, bundled network ({BUNDLED.name})"
