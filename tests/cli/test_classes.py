@@ -36,7 +36,7 @@ def result_of(main, capsys, *flags):
     return json.loads(out), err
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.torture), 12])
+@pytest.mark.parametrize("count", [3, *(pytest.param(count, marks=pytest.mark.torture) for count in (2, 12))])
 def test_classes_of_any_number_and_name(tmp_path, monkeypatch, capsys, count):
     monkeypatch.chdir(tmp_path)
     names = NAMES[:count]

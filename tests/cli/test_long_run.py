@@ -10,6 +10,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import long_run
 
 
+@pytest.mark.torture  # more than half a minute; what it would find is looked for by the side effects of single calls
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_rounds_leave_nothing_behind(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

@@ -11,6 +11,8 @@ from pytorch_grad_cam.sobel_cam import sobel_cam
 from pytorch_grad_cam.utils import image as image_utils
 from pytorch_grad_cam.utils import maps as map_utils
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def given():

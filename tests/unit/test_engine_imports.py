@@ -23,6 +23,7 @@ def test_names_resolve_lazily():
         _ = pytorch_grad_cam.NoSuchCAM
 
 
+@pytest.mark.slow
 def test_helpers_are_imported_on_first_use():
     code = (
         "import sys, pytorch_grad_cam.utils as u; assert 'torch' not in sys.modules; "

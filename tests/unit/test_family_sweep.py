@@ -13,7 +13,6 @@ from torch import nn
 
 from crackcam.models.target_layers import Grid, TargetLayer, find_target_layers
 
-pytest.importorskip("timm")
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import families
@@ -28,22 +27,24 @@ ROWS = {
 }
 QUICK = [
     "torchvision/resnet",  # (N, C, H, W)
-    "torchvision/swin_transformer",  # (N, H, W, C)
-    "timm/convnext",
     "timm/deit",  # class token
-    "timm/efficientformer",  # grids, then tokens
-    "timm/gcvit",  # windows; attention matrices
-    "timm/hiera",  # tokens in unrolled order before the last stage
     "timm/levit",
     "timm/mlp_mixer",
     "timm/mobilevit",  # (N, C, H, W) with unfolded patches between
     "timm/pvt_v2",
+]
+SLOW = [  # 10 to 30 seconds each
+    "torchvision/swin_transformer",  # (N, H, W, C)
+    "timm/convnext",
+    "timm/efficientformer",  # grids, then tokens
+    "timm/gcvit",  # windows; attention matrices
+    "timm/hiera",  # tokens in unrolled order before the last stage
     "timm/vision_transformer_relpos",  # tables of position biases
     "timm/xcit",  # attention between channels
 ]
 
 
-@pytest.mark.parametrize("family", QUICK)
+@pytest.mark.parametrize("family", [*QUICK, *(pytest.param(name, marks=pytest.mark.torture) for name in SLOW)])
 def test_a_dozen_families_are_those_of_the_page(family, monkeypatch):
     """Where they are not: python benchmarks/families.py, see there."""
     monkeypatch.setattr(families, "IMAGES", 1)
@@ -53,7 +54,14 @@ def test_a_dozen_families_are_those_of_the_page(family, monkeypatch):
     assert verdict == "found"
 
 
-@pytest.mark.parametrize("member", ["timm/hiera_tiny_224", "timm/gcvit_xxtiny", "timm/vit_relpos_small_patch16_224"])
+@pytest.mark.parametrize(
+    "member",
+    [
+        "timm/vit_relpos_small_patch16_224",
+        pytest.param("timm/hiera_tiny_224", marks=pytest.mark.torture),
+        pytest.param("timm/gcvit_xxtiny", marks=pytest.mark.torture),
+    ],
+)
 def test_stages_are_grids_too(member, monkeypatch):
     """Of these, unrolled tokens, dropout of attention and tables of position biases were taken for stages."""
     monkeypatch.setattr(families, "IMAGES", 1)

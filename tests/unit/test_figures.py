@@ -11,6 +11,8 @@ from crackcam.render import figures
 from crackcam.render.figures import comparison_table, grids, layout, training
 from crackcam.render.overlays import choose_style
 
+pytestmark = pytest.mark.slow
+
 GREY = np.full((60, 60, 3), 128, np.uint8)
 
 
