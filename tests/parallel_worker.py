@@ -89,7 +89,8 @@ def train(folder, name, killed=False):
     With ``killed`` the first of two runs ends after the first epoch, and the second continues it.
     """
     torch.set_num_threads(1)
-    schedule = Schedule((32, 32), 1e-2, batch_size=7, strong=True, seed=1, frozen=name == "frozen")
+    frozen = {"frozen_epochs": 2, "frozen_statistics": True} if name == "frozen" else {}
+    schedule = Schedule((32, 32), 1e-2, batch_size=7, strong=True, seed=1, **frozen)
     state = resume.StateFile(folder / f"{name}_{'killed' if killed else 'state'}", {})
 
     def fit(resumed, on_epoch):
