@@ -30,7 +30,7 @@ from crackcam.methods import BEST, BEST_FUSE, BEST_OF_ENGINE, BEST_STRIDE, EVIDE
 from crackcam.models.loaded import LoadedModel
 from crackcam.models.multiscale import Multiscale
 from crackcam.models.output_stride import can_dilate, dilate
-from crackcam.models.target_layers import find_target_layers
+from crackcam.models.target_layers import TargetLayer, find_target_layers
 from crackcam.preprocessing import Preprocessing
 from crackcam.render import captions
 from crackcam.types import Prediction
@@ -96,13 +96,15 @@ class Explainer:
         found = []
         for method in config.method:
             # found in the model as it is, where the stages differ in their grids
-            layers = find_target_layers(
-                network.model,
-                size,
-                list(config.layer) if config.layer else None,
-                NAMED[method].multi_layer or bool(config.fuse),
-                explained.model,
-            )
+            layers: list[TargetLayer] = []
+            if NAMED[method].uses_layers:  # examining the layers takes seconds
+                layers = find_target_layers(
+                    network.model,
+                    size,
+                    list(config.layer) if config.layer else None,
+                    NAMED[method].multi_layer or bool(config.fuse),
+                    explained.model,
+                )
             technique = Technique(method, layers, **config.smoothing)
             combination = Combination.of(technique, config, batch_size)
             found.append(cls(network, explained, combination, replace(config, method=(method,))))
