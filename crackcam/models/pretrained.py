@@ -140,9 +140,10 @@ def load_backbone(model: nn.Module, path: Path) -> None:
 
 def load_maps(model: Multiscale, path: Path) -> bool:
     """Load the multiscale head of a checkpoint, in place; returns whether the checkpoint has one of these shapes."""
-    own = model.state_dict()
+    own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("backbone.")}
     head = {name: tensor for name, tensor in read_tensors(path).items() if not name.startswith("backbone.")}
-    fits = "scale" in head and all(name in own and own[name].shape == head[name].shape for name in head)
+    # All of it: a decoder that the file lacks would stay random, and be trained as if it were not.
+    fits = own.keys() == head.keys() and all(own[name].shape == head[name].shape for name in head)
     if fits:
         model.load_state_dict(head, strict=False)
         check_finite(model, str(path))

@@ -164,6 +164,17 @@ def test_checkpoints_of_heads_without_a_decoder_still_load(tmp_path):
     assert read.decoder == 0
 
 
+def test_a_head_without_a_decoder_is_no_start_for_one_with_it(tmp_path):
+    """Its decoder would stay random, and be trained at the low rate of a head that has learned."""
+    found = {"layer1": 64, "layer4": 512}
+    old, new = (stages.with_maps(pretrained.build_classifier("resnet18", 2), found, 2, width) for width in (0, 8))
+    for name, model in (("old", old), ("new", new)):
+        card = ModelCard("resnet18", ["a", "b"], 64, head="multiscale", stages=found, decoder=model.decoder_channels)
+        checkpoint.save(tmp_path / f"{name}.safetensors", model, card)
+    assert pretrained.load_maps(new, tmp_path / "new.safetensors")
+    assert not pretrained.load_maps(new, tmp_path / "old.safetensors")
+
+
 def test_a_card_that_names_no_layer(tmp_path):
     model = stages.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 64)
     card = ModelCard("resnet18", ["a", "b"], 64, head="multiscale", stages={"layer9": 64})
