@@ -28,6 +28,28 @@ def exists(name: str | Path) -> bool:
     return os.path.exists(name)  # noqa: PTH110 - Path.exists raises for names that are too long
 
 
+def common_folder(files: Iterable[str | Path]) -> Path | None:
+    """The longest path that all files lie below; None where there is none: no files, or several drives of Windows.
+
+    Examples:
+        >>> from crackcam.files import common_folder, name_below
+        >>> folder = common_folder(["flight/north/1.jpg", "flight/south/1.jpg"])
+        >>> name_below(folder, "flight/south/1.jpg")
+        'south/1.jpg'
+    """
+    folders = {os.path.dirname(os.path.abspath(file)) for file in files}  # noqa: PTH100, PTH120 - no link is resolved
+    try:
+        return Path(os.path.commonpath(folders))
+    except ValueError:
+        return None
+
+
+def name_below(folder: Path | None, file: str | Path) -> str:
+    """A file's path below a folder, with slashes: what results that leave the machine call it; else its own name."""
+    path = Path(os.path.abspath(file))  # noqa: PTH100 - no link is resolved
+    return path.relative_to(folder).as_posix() if folder and path.is_relative_to(folder) else path.name
+
+
 def check_writable(*paths: Path | None) -> None:
     """Raise UserError where a file cannot be written later on; creates its folder. None: nothing to write."""
     for path in filter(None, paths):

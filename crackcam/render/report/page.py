@@ -1,14 +1,11 @@
 """Write the pages of a report from its document, its images and its templates.
 
-The templates lie in crackcam/render/templates. All text is escaped by jinja2; a Content-Security-Policy lets the page
-run the one script and the one style sheet that it came with, known by their hashes, and load nothing.
+How templates become pages, and what these may load: :mod:`crackcam.render.report.templates`.
 """
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
 import logging
 from collections.abc import Sequence
 from datetime import datetime
@@ -18,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crackcam.files import write_atomically
-from crackcam.render import captions
 from crackcam.render.report.cards import (
     Card,
     Heatmaps,
@@ -30,9 +26,9 @@ from crackcam.render.report.cards import (
     stage,
 )
 from crackcam.render.report.content import Content, describe, is_training
-from crackcam.render.report.numbers import label, number_text, without_nan
+from crackcam.render.report.numbers import without_nan
 from crackcam.render.report.training import MATRIX
-from crackcam.text import confidence_text, counted, percent
+from crackcam.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +36,6 @@ PAGE = 2000  # images on a page; more make report-2.html and so on
 OPACITY = 75  # percent, as in the figures
 BARS = 3  # classes whose probability a card shows
 SWITCHES = 5  # more methods are a list
-TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 class Pages(NamedTuple):
@@ -100,20 +95,11 @@ def write_training(path: Path, document: dict, images: Sequence[np.ndarray], hea
 
 def _render(document: dict, content: Content, sources: Sources, cards: list[Card], pages: Pages) -> str:
     """One page; the document's ``pictures`` are those of this page."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # slow to import, and only of use here
+    from crackcam.render.report.templates import assets, environment  # slow to import, and only of use here
 
-    templates = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.policies["json.dumps_kwargs"] = {}  # in the order of the run, not of the alphabet
-    templates.filters |= {"percent": percent, "confidence": confidence_text, "number": number_text, "label": label}
-    templates.filters["note"] = captions.note
-    return templates.get_template("report.html").render(
-        **_assets(),
+    template = environment().get_template("report.html")
+    return template.render(
+        **assets(["report.css"], ["base.js", "report.js"]),
         **content._asdict(),
         **_controls(document, sources.heatmaps, cards),
         document=without_nan(_embedded(document)),
@@ -132,15 +118,6 @@ def _embedded(document: dict) -> dict:
     return {name: value for name, value in document.items() if not (large and name == "confusion")}
 
 
-def _assets() -> dict[str, Any]:
-    """Style sheet and script, and their hashes for the policy."""
-    from markupsafe import Markup
-
-    style, script = ((TEMPLATES / name).read_text("utf-8") for name in ("report.css", "report.js"))
-    markup = {"style": Markup(style), "script": Markup(script)}  # noqa: S704 - ours
-    return {**markup, "style_hash": _hash(style), "script_hash": _hash(script)}
-
-
 def _controls(document: dict, heatmaps: Heatmaps | None, cards: list[Card]) -> dict[str, Any]:
     """What images can be shown, sorted and filtered by."""
     rows, methods = document["pictures"], list(document.get("methods", {}))
@@ -155,7 +132,3 @@ def _controls(document: dict, heatmaps: Heatmaps | None, cards: list[Card]) -> d
         "sortable": sortable(cards),
         "stage": stage(card.size for card in cards),
     }
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,34 +1,6 @@
-"use strict";
-// Method, opacity, sorting, filters, the enlarged view, light and dark. All text is set as text, never as markup.
+// Method, opacity, sorting, filters, the enlarged view.
 
-const root = document.documentElement;
-const all = (selector, within = document) => [...within.querySelectorAll(selector)];
-const one = (selector, within = document) => within.querySelector(selector);
-const controls = one("#controls");
 const large = one("#large");
-const cards = all(".card");
-
-// -- light and dark: kept for the other pages of the report, where the browser lets a file keep anything
-
-function keep(theme) {
-  try {
-    if (theme) localStorage.setItem("crackcam-theme", theme);
-    return localStorage.getItem("crackcam-theme");
-  } catch {
-    return null;
-  }
-}
-
-const kept = keep();
-if (kept) root.dataset.theme = kept;
-one("#theme").addEventListener("click", () => {
-  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = dark ? "light" : "dark";
-  keep(root.dataset.theme);
-});
-
-// Images before details on a small screen.
-if (innerWidth < 480) one(".made").open = false;
 
 // -- controls
 
