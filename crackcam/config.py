@@ -358,6 +358,16 @@ class TrainConfig(RuntimeConfig):
         "loss weight of the masks of synthetic cracks, with --head multiscale (default: 8; 0: labels alone)",
         metavar="W",
     )
+    verdicts: Path | None = setting(
+        None,
+        PATH,
+        "also learn from the regions that this CSV of a report accepts and rejects",
+        metavar="FILE",
+        affects_result=False,
+    )
+    verdict_images: Path | None = setting(
+        None, PATH, "the images that --verdicts is about", metavar="DIR", affects_result=False
+    )
     seed: int = setting(0, SEED, "default: 0")
     resume: bool = setting(False, SWITCH, "continue an interrupted run", affects_result=False)
     workers: int = setting(
@@ -382,6 +392,10 @@ class TrainConfig(RuntimeConfig):
     def check(self) -> None:
         if self.output.suffix != ".safetensors":
             raise UserError(f"--output {self.output} must end in .safetensors")
+        if (self.verdicts is None) != (self.verdict_images is None):
+            raise UserError(
+                "--verdicts and --verdict-images belong together: the verdicts, and the images they are about"
+            )
 
     @property
     def multiscale(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,20 @@ ABSENCE = re.compile(
     r"|(no|non|not|without)([ _-].*|(crack|damage|defect)\w*)|.*[ _-]free",
     re.IGNORECASE,
 )
+
+
+def absent_classes(classes: Sequence[str], known: Collection[str] = ()) -> list[str]:
+    """The classes that are the absence of the others: those named like it, and those that are known to be.
+
+    Where all are, none is.
+
+    Examples:
+        >>> absent_classes(["Negative", "Positive"]), absent_classes(["cat", "dog"])
+        (['Negative'], [])
+    """
+    found = [name for name in classes if name in known or ABSENCE.fullmatch(name)]
+    return found if len(found) < len(classes) else []
+
 
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 
@@ -122,8 +136,7 @@ class ModelCard:
         "Negative", "background", "sound", "no crack". Where all are, none is.
         """
         masked_out = {name for name, limit in self.thresholds.get(EVIDENCE, {}).items() if limit == 0}
-        found = [name for name in self.classes if name in masked_out or ABSENCE.fullmatch(name)]
-        return found if len(found) < len(self.classes) else []
+        return absent_classes(self.classes, masked_out)
 
     @property
     def class_summary(self) -> str:

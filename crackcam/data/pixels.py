@@ -49,6 +49,13 @@ def concatenate(*splits: PixelSplit) -> PixelSplit:
     return PixelSplit(torch.cat(pixels), torch.cat(labels), [path for of_one in paths for path in of_one])
 
 
+def extend(split: PixelSplit, more: PixelSplit) -> PixelSplit:
+    """A split with images of another one behind its own; in a temporary file where it is large."""
+    pixels = torch.from_numpy(_pixel_array(len(split) + len(more), split.pixels.shape[-1]))
+    pixels[: len(split)], pixels[len(split) :] = split.pixels, more.pixels
+    return PixelSplit(pixels, torch.cat([split.labels, more.labels]), [*split.paths, *more.paths])
+
+
 def load_splits(
     data: DataSplits, preprocessing: Preprocessing, workers: int, names: tuple[str, ...] = SPLITS
 ) -> dict[str, PixelSplit]:

@@ -25,6 +25,7 @@ import torch
 
 from crackcam.config import TrainConfig
 from crackcam.data.splits import DataSplits
+from crackcam.data.verdicts import VerdictFile
 from crackcam.errors import UserError
 from crackcam.files import temporary_stem, write_atomically
 from crackcam.models.checkpoint import read_pickle
@@ -67,9 +68,10 @@ def size_on_disk(path: Path) -> int | None:
         return None
 
 
-def identity(config: TrainConfig, plan: DataSplits) -> dict[str, Any]:
+def identity(config: TrainConfig, plan: DataSplits, verdicts: VerdictFile | None = None) -> dict[str, Any]:
     """What a run and its continuation have in common: the settings that change a result, the classes, the files."""
-    return {**config.as_dict(affecting_result=True), "classes": plan.classes, "files": fingerprint(plan)}
+    files = {"files": fingerprint(plan), "verdicts": verdicts and verdicts.digest}
+    return {**config.as_dict(affecting_result=True), "classes": plan.classes, **files}
 
 
 def read_origin(document: dict) -> WeightsOrigin:

@@ -20,10 +20,12 @@ from crackcam import distributed
 from crackcam.classifier import Classifier
 from crackcam.config import TrainConfig
 from crackcam.data.duplicates import warn_of_duplicates
-from crackcam.data.pixels import PixelSplit, concatenate, load_splits, training_preprocessing
+from crackcam.data.pixels import PixelSplit, concatenate, extend, load_splits, training_preprocessing
 from crackcam.data.splits import plan_splits
 from crackcam.data.synthetic.datasets import synthetic_split
 from crackcam.data.synthetic.sample import write_sample_if_missing
+from crackcam.data.verdict_tiles import VerdictTiles
+from crackcam.data.verdicts import read_verdicts
 from crackcam.errors import UserError
 from crackcam.explain.thresholds import evidence_thresholds
 from crackcam.files import check_writable
@@ -159,8 +161,10 @@ class Trainer:
         distributed.start(self.runtime.device)
         self.made_for = pretrained_config(config.arch).preprocessing
         self.plan = plan_splits(config.data, config.val_fraction, config.seed, config.group_by)
+        self.verdicts = self.plan_verdicts()
         path = resume.state_path(config.output)
-        self.state = resume.StateFile(path, resume.identity(config, self.plan))
+        identity = resume.identity(config, self.plan, self.verdicts.file if self.verdicts else None)
+        self.state = resume.StateFile(path, identity)
         self.resumed = distributed.broadcast_object(lambda: resume.read_state(path)) if config.resume else None
         if self.resumed:
             self.state.check(self.resumed)
@@ -171,6 +175,15 @@ class Trainer:
                     f"{config.output} instead of --resume; without either it is trained anew"
                 )
             logger.info("nothing to resume at %s; starting from the beginning", path)
+
+    def plan_verdicts(self) -> VerdictTiles | None:
+        """The photographs whose regions a person judged; None: none."""
+        config, plan = self.config, self.plan
+        if not (config.verdicts and config.verdict_images):
+            return None
+        others = [files for split, files in plan.files.items() if split != "train"]
+        held_out = [path for files in others for paths in files.values() for path in paths]
+        return VerdictTiles.plan(read_verdicts(config.verdicts), config.verdict_images, plan.classes, held_out)
 
     def build_model(self) -> InitialModel:
         """The model to start from; it becomes :attr:`loaded`."""
@@ -191,6 +204,10 @@ class Trainer:
         self.plan.restrict({name: split.paths for name, split in self.splits.items()})
         for line in self.plan.summary():
             logger.info(line)
+        if self.verdicts:
+            tiles = self.verdicts.read(self.trained_at, self.plan.classes)
+            self.splits["train"] = extend(self.splits["train"], tiles)
+            self.loaded.card.training["verdict_tiles"] = dict(self.verdicts.counts)
         self.near_duplicates = warn_of_duplicates(self.splits)
         self.val = self.splits["val"]
         if initial.mix:
