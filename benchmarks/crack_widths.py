@@ -32,8 +32,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from crackcam.data.images import read_image
 from crackcam.data.synthetic.noise import Rng, fractal_noise
 from crackcam.data.synthetic.paths import band_coverage, border_to_border, fractal_path, ragged_half_widths, random_walk
-from crackcam.evaluation.regions import skeleton_length
-from crackcam.evaluation.widths import NARROWEST, CrackWidth, measure_width
+from crackcam.evaluation.skeletons import skeleton_length
+from crackcam.evaluation.widths import measure_width
+from crackcam.sizes import NARROWEST, CrackWidth
 
 SIDE = 240  # pixels, of a drawn image
 FINER = 2  # times the four of band_coverage

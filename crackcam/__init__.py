@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from crackcam.explain.detectors import Detector
     from crackcam.explain.explanation import Explanation
     from crackcam.preprocessing import Preprocessing
+    from crackcam.sizes import Scale
     from crackcam.training.trainer import TrainResult, train
     from crackcam.types import Detection, Prediction, Region
 
@@ -39,6 +40,7 @@ _HOMES = {
     "Prediction": "types",
     "Preprocessing": "preprocessing",
     "Region": "types",
+    "Scale": "sizes",
     "TrainConfig": "config",
     "TrainResult": "training.trainer",
     "load": "classifier",
@@ -54,6 +56,7 @@ __all__ = [
     "Prediction",
     "Preprocessing",
     "Region",
+    "Scale",
     "TrainConfig",
     "TrainResult",
     "UserError",

@@ -27,6 +27,7 @@ from crackcam.settings import (
     number,
     setting,
 )
+from crackcam.sizes import DISTANCES_M, SCALES_MM, SENSORS_MM, check_limits
 from crackcam.text import split_list
 
 DATA, WEIGHTS, OUTPUTS = Path("data"), Path("weights/model.safetensors"), Path("outputs")
@@ -43,6 +44,9 @@ NOT_NEGATIVE = number(float, 0, 1e12, "a number from 0 up")
 FRACTION = number(float, 0, 1, "a number from 0 to 1")
 HELD_OUT_FRACTION = number(float, 0.01, 0.9, "a fraction from 0.01 to 0.9")
 SCALE = number(float, 0.25, 8, "own, or a number from 0.25 to 8")
+SCALE_MM = number(float, *SCALES_MM, "a number of millimetres from {:g} to {:g}".format(*SCALES_MM))
+DISTANCE = number(float, *DISTANCES_M, "a number of metres from {:g} to {:g}".format(*DISTANCES_M))
+SENSOR = number(float, *SENSORS_MM, "a number of millimetres from {:g} to {:g}".format(*SENSORS_MM))
 
 
 def _scales(value: Any) -> tuple[float | str, ...]:
@@ -52,7 +56,16 @@ def _scales(value: Any) -> tuple[float | str, ...]:
     return found
 
 
-SCALES, METHODS = Kind(_scales), Kind(parse_methods)
+def _limits(value: Any) -> tuple[float, ...]:
+    found = tuple(POSITIVE_FLOAT.parse(part) for part in split_list(value))
+    try:
+        check_limits(found)
+    except UserError:
+        raise ValueError("are not ascending numbers above 0, as in 0.2,0.3") from None
+    return found
+
+
+SCALES, METHODS, LIMITS = Kind(_scales), Kind(parse_methods), Kind(_limits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +205,43 @@ class ExplainConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SizesConfig(Settings):
+    """How the sizes of cracks become millimetres, and how they are sorted; with ``--style mask``."""
+
+    mm_per_pixel: float | None = setting(
+        None, SCALE_MM, "millimetres of a pixel on the surface: sizes in mm too", metavar="X"
+    )
+    distance: float | None = setting(
+        None,
+        DISTANCE,
+        "metres from camera to surface: with --sensor-width and the focal length from EXIF, sizes in mm too",
+        metavar="M",
+    )
+    sensor_width: float | None = setting(
+        None, SENSOR, "millimetres of the camera's sensor, along its longer side", metavar="MM"
+    )
+    width_limits: tuple[float, ...] | None = setting(
+        None,
+        LIMITS,
+        "millimetres, ascending: sort cracks into classes by width (95th percentile along the crack)",
+        metavar="MM[,MM]",
+    )
+
+    def check(self) -> None:
+        if self.mm_per_pixel is not None and self.given("distance", "sensor_width"):
+            raise UserError("--mm-per-pixel is the scale: leave --distance and --sensor-width out")
+        if (self.distance is None) != (self.sensor_width is None):
+            raise UserError("a scale needs --distance and --sensor-width, and the focal length from EXIF")
+        if self.width_limits and self.mm_per_pixel is None and self.distance is None:
+            raise UserError("--width-limits are in mm: add --mm-per-pixel, or --distance and --sensor-width")
+
+    @property
+    def limits(self) -> tuple[float, ...]:
+        """Limits of the width classes in mm; empty where there are none."""
+        return self.width_limits or ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class AnalysisConfig(Settings):
     """What else is done with heatmaps than drawing them."""
 
@@ -259,6 +309,7 @@ class ExplainRun:
     """
 
     explain: ExplainConfig = field(default_factory=ExplainConfig)
+    sizes: SizesConfig = field(default_factory=SizesConfig)
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
@@ -279,6 +330,9 @@ class ExplainRun:
             )
         if explain.threshold is not None and (explain.several or (explain.style != "mask" and not analysis.masks)):
             raise UserError("--threshold is for the heatmaps of one --method, with --style mask or --masks")
+        given = self.sizes.given("mm_per_pixel", "distance", "sensor_width", "width_limits")
+        if given and explain.style != "mask":
+            raise UserError(f"{given[0]} is for the sizes of regions: add --style mask")
         if output.all and (explain.several or output.report or analysis.given("masks", "metrics", "verify", "anatomy")):
             flags = "--masks, --metrics, --verify, --anatomy and --report"
             raise UserError(f"--all draws image after image, by one --method: leave {flags} out")

@@ -13,6 +13,7 @@ from typing import Self
 from crackcam.errors import UserError
 from crackcam.methods import EVIDENCE
 from crackcam.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from crackcam.sizes import NARROWEST, CrackWidth, Scale, length_text
 from crackcam.text import counted, match_name
 
 MANY_CLASSES = 100  # more classes are counted, not listed
@@ -40,6 +41,7 @@ def absent_classes(classes: Sequence[str], known: Collection[str] = ()) -> list[
 
 
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels
+Polygon = tuple[float, ...]  # x, y, x, y, ... in pixels: the pixel (0, 0) reaches from (0, 0) to (1, 1)
 
 
 def library_versions() -> dict[str, str]:
@@ -232,6 +234,12 @@ class Region:
         area: in pixels.
         length: along its skeleton, in pixels.
         width: of the marking, not of a crack in it: mean, in pixels: area over length.
+        crack: sizes of the crack in it, in pixels; None where they were not measured.
+        peak: largest value of the heatmap in it, in the method's unit.
+        polygons: its outer outline as COCO has it.
+        width_class: see :meth:`crackcam.sizes.CrackWidth.width_class`.
+        scale: millimetres of a pixel, where they are known.
+        number: from 1, in the order of the list, largest region first; as it is drawn.
 
     Examples:
         >>> import crackcam
@@ -243,12 +251,36 @@ class Region:
     area: int
     length: float
     width: float
+    crack: CrackWidth | None = None
+    peak: float = 0.0
+    polygons: tuple[Polygon, ...] = ()
+    width_class: int | None = None
+    scale: Scale | None = None
+    number: int = 1
+
+    def description(self) -> str:
+        """'412 px long, width 3.1 px', in mm with a scale, of the 95th percentile; '80 px long, width below 2 px'."""
+        crack = self.crack
+        length = f"{length_text(self.length if crack is None else crack.length, self.scale)} long"
+        if crack is None:
+            return length
+        if not crack.measured:
+            return f"{length}, width not measurable"
+        width = f"below {NARROWEST:g} px" if crack.p95 is None else length_text(crack.p95, self.scale)
+        return f"{length}, width {width}"
 
     def to_dict(self) -> dict:
-        """As JSON has it."""
+        """As JSON has it: lengths in pixels, and under ``mm`` in millimetres where the scale is known."""
+        crack = self.crack
         return {
+            "number": self.number,
             "box": list(self.box),
             "area": self.area,
             "length": round(self.length, 2),
             "width": round(self.width, 2),
+            "peak": float(f"{self.peak:.6g}"),
+            "polygons": [list(polygon) for polygon in self.polygons],
+            "crack": crack and crack.to_dict(),
+            "mm": crack.millimetres(self.scale) if crack and self.scale else None,
+            "width_class": self.width_class,
         }

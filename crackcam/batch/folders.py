@@ -88,6 +88,8 @@ def _write_table(run: Run, task: Task) -> dict[str, Any]:
             counts["pictures"] += "error" not in row
             counts["right"] += row["true"] is not None and row.get("predicted") == row["true"]
             counts["unreadable"] += "error" in row
+            counts["measured"] += "mm_per_pixel" in row
+            counts["without_scale"] += "mm_per_pixel" in row and row["mm_per_pixel"] is None
             if "error" in row and counts["unreadable"] <= NAMED_ERRORS:
                 logger.warning("%s: %s", row["file"], row["error"])
             yield row
@@ -109,4 +111,5 @@ def _write_table(run: Run, task: Task) -> dict[str, Any]:
     if counts["unreadable"] > NAMED_ERRORS:
         logger.warning("%s could not be read, see %s", counted(counts["unreadable"], "file"), run.table)
     accuracy = counts["right"] / counts["pictures"] if run.files[0][0] else None
-    return {"pictures": counts["pictures"], "unreadable": counts["unreadable"], "accuracy": accuracy}
+    found = {"pictures": counts["pictures"], "unreadable": counts["unreadable"], "accuracy": accuracy}
+    return {**found, "without_scale": counts["without_scale"]} if counts["measured"] else found

@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 
 from crackcam.batch.streaming import Item, Row
-from crackcam.config import ExplainConfig
+from crackcam.config import ExplainConfig, SizesConfig
+from crackcam.data.capture import read_capture
 from crackcam.errors import UserError
+from crackcam.evaluation.regions import CRACK_COLUMNS
 from crackcam.explain.explainer import Explainer
 from crackcam.explain.explanation import Explanation
 from crackcam.explain.thresholds import known_threshold
@@ -118,6 +120,7 @@ class ExplainTask:
         overlays: folder of the overlays.
         save_maps: folder of the heatmaps.
         top_k: classes in a row.
+        sizes: how the sizes of cracks become millimetres.
 
     Raises:
         UserError: regions are asked for, and no threshold is known.
@@ -128,6 +131,7 @@ class ExplainTask:
     overlays: Path
     save_maps: Path | None = None
     top_k: int | None = None
+    sizes: SizesConfig = field(default_factory=SizesConfig)
     verb: str = "explaining"
     style: Style = field(init=False)
 
@@ -155,7 +159,7 @@ class ExplainTask:
 
     @property
     def header(self) -> list[str]:
-        measures = ["threshold", "share", "length", "width", "boxes"] if self.measures else []
+        measures = ["threshold", "share", "length", "width", "boxes", *CRACK_COLUMNS] if self.measures else []
         columns = ["file", "true", "predicted", "probability", "target", "max", "overlay"]
         return [*columns, *(["map"] if self.save_maps else []), *measures, "error"]
 
@@ -166,7 +170,7 @@ class ExplainTask:
     @property
     def settings(self) -> dict[str, Any]:
         card = self.explainer.network.card
-        config = self.config.as_dict()
+        config = self.config.as_dict() | self.sizes.as_dict()
         return {
             **model_settings(self.explainer.network),
             **{flag_of(name).removeprefix("--"): value for name, value in config.items()},
@@ -218,8 +222,15 @@ class ExplainTask:
             row["map"] = str(path)
         measured = None
         if self.measures and whole is not None:
-            measured = explanation.measure(heatmap=whole)
-            row |= {"threshold": explanation.finite_threshold, **measured.as_row()}
+            capture = read_capture(item.path)
+            scale = capture.scale(self.sizes)
+            measured = explanation.measure(None, whole, scale, self.sizes.limits)
+            row |= {
+                "threshold": explanation.finite_threshold,
+                **measured.as_row(),
+                "size": list(explanation.image.shape[1::-1]),
+            }
+            row |= {"capture": capture.to_dict(), "mm_per_pixel": scale and scale.mm_per_pixel}
         # outlines are fine lines: small images are enlarged for them
         side = min(OVERLAY_SIDE, max(SHOWN_SIDE, *explanation.image.shape[:2]))
         drawn = explanation.draw(self.style, side, measured)

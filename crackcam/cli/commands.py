@@ -26,6 +26,7 @@ from crackcam.config import (
     PredictConfig,
     PredictRun,
     RuntimeConfig,
+    SizesConfig,
     TrainConfig,
 )
 from crackcam.settings import Settings, settings_of
@@ -95,6 +96,7 @@ PREDICT = Command(
 )
 _EXPLAIN = {
     "explain": ExplainConfig,
+    "sizes": SizesConfig,
     "analysis": AnalysisConfig,
     "images": ImagesConfig,
     "model": ModelConfig,

@@ -149,6 +149,8 @@ def _explain_some(
     compared = compare(explainers, images, target, selection.true, timed=analysis.verify)
     sheet = Sheet(asked, network, compared, masks)
     sheet.draw(path, _title(compared, target))
+    if asked.explain.style == "mask":
+        _warn_of_scales(asked, sum(row["mm_per_pixel"] is None for row in sheet.rows), len(sheet.rows))
     settings = next(iter(compared.explainers.values())).config
     document = {
         **manifest(network, asked, selection, sheet.rows),
@@ -159,6 +161,7 @@ def _explain_some(
         "fuse": settings.fuse,
         "refine": settings.refine,
         **settings.smoothing,
+        **(asked.sizes.as_dict() if settings.style == "mask" else {}),
         "picture": str(path),
         "seconds": {method: round(compared.seconds[method], 3) for method in compared.explainers},
     }
@@ -182,6 +185,14 @@ def _explain_some(
     if asked.output.report:
         sheet.write_report(asked.output.report, document)
     return _finish(asked, document, tables)
+
+
+def _warn_of_scales(asked: ExplainRun, missing: int, images: int) -> None:
+    """Warn, once for a run, of images whose sizes cannot be had in millimetres."""
+    if missing and asked.sizes.distance is not None:
+        has = "has" if missing == 1 else "have"
+        where = f"{missing:,} of {counted(images, 'image')} {has} no focal length in EXIF"
+        logger.warning("%s: sizes in pixels, no width class; --mm-per-pixel sets the scale of all images", where)
 
 
 def _title(compared: Comparison, target: int | None) -> str:
@@ -272,7 +283,8 @@ def _draw_anatomy(
 
 
 def _explain_all(asked: ExplainRun, explainer: Explainer, selection: Selection, target: int | None, path: Path) -> int:
-    task = ExplainTask(explainer, target, path.with_suffix(""), asked.analysis.save_maps, asked.predict.top_k)
+    save_maps, top_k = asked.analysis.save_maps, asked.predict.top_k
+    task = ExplainTask(explainer, target, path.with_suffix(""), save_maps, top_k, asked.sizes)
     table = Run(path, selection.listed, asked.runtime.batch_size, task.settings, task.verb)
     document = completed(table, asked.output.resume, asked.output.report)
     if document is None:
@@ -284,6 +296,8 @@ def _explain_all(asked: ExplainRun, explainer: Explainer, selection: Selection, 
             "overlays": str(task.overlays),
         }
         document = process(table, task, made, asked.output.resume)
+    if document and "without_scale" in document:
+        _warn_of_scales(asked, document["without_scale"], document["pictures"])
     return print_summary(document, asked)
 
 

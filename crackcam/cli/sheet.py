@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from crackcam.config import ExplainRun
+from crackcam.data.capture import Capture, read_capture
 from crackcam.evaluation import mask_scores
 from crackcam.explain.detectors import Detector
 from crackcam.explain.explainer import Comparison
@@ -66,6 +67,7 @@ class Sheet:
         rows: for the JSON file.
         known_thresholds: by method, of each image; nan where none is known.
         side: longer side of an image in the figure, in pixels.
+        captures: with ``--style mask``, when, where and how images were taken, by their files.
     """
 
     asked: ExplainRun
@@ -77,6 +79,7 @@ class Sheet:
     rows: list[dict] = field(default_factory=list)
     known_thresholds: dict[str, list[float]] = field(default_factory=dict)
     side: int = SHOWN_SIDE
+    captures: dict[Path | None, Capture] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         explain = self.asked.explain
@@ -153,12 +156,21 @@ class Sheet:
             small = report_map(explanation, thumbnail(explanation.image, report.MAP_SIDE).shape[:2])
         measured, caption = None, ""
         if masked:
-            measured = explanation.measure(heatmap=whole)
+            scale = self._capture(explanation).scale(self.asked.sizes)
+            measured = explanation.measure(None, whole, scale, self.asked.sizes.limits)
             entry |= {"threshold": explanation.finite_threshold, **measured.as_row()}
-            caption = measured.description(short=self.asked.explain.several)
+            one_line = self.asked.explain.several or bool(explanation.prediction.detections)
+            caption = measured.description(short=one_line)
         alone = self.asked.explain.several or bool(self.masks)
         drawing = explanation.draw(self.style, self.side, measured, beside=not alone) if in_figure else None
         return View(entry, caption, drawing, whole if analysis.masks else None, small)
+
+    def _capture(self, explanation: Explanation) -> Capture:
+        """When, where and how an image was taken."""
+        path = explanation.path
+        if path not in self.captures:
+            self.captures[path] = read_capture(path) if path else Capture()
+        return self.captures[path]
 
     def _save(self, folder: Path, explanation: Explanation, heatmap: np.ndarray) -> str:
         """Write a heatmap as <stem>.npy, or <stem>_<method>.npy; returns the file's name."""
@@ -185,7 +197,13 @@ class Sheet:
         else:
             self.tiles.append(Tile(shown, path, prediction.top(top_k), prediction.true, note))
         maps = {method: view.entry for method, view in zip(self.methods, views, strict=True)}
-        self.rows.append({**prediction.to_dict(top_k), "target": explanation.target, "maps": maps})
+        row = {**prediction.to_dict(top_k), "target": explanation.target, "maps": maps}
+        if self.style.name == "mask":
+            capture = self._capture(explanation)
+            scale = capture.scale(self.asked.sizes)
+            row |= {"size": list(explanation.image.shape[1::-1]), "capture": capture.to_dict()}
+            row["mm_per_pixel"] = scale.mm_per_pixel if scale else None
+        self.rows.append(row)
 
     # -- what comes of them ------------------------------------------------------------------------------------------
 

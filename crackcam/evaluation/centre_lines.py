@@ -14,7 +14,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d, map_coordinates
 from skimage.graph import route_through_array
 
-from crackcam.evaluation.regions import _branch_counts, _trace_branch, pruned_skeleton
+from crackcam.evaluation.skeletons import branch_counts, pruned_skeleton, trace_branch
 
 STEP = 0.5  # pixels between the samples of a profile
 SAMPLES = 100  # on either side of a profile, at most: the step grows with very wide regions
@@ -65,8 +65,8 @@ def trace_crack(image: np.ndarray, region: np.ndarray) -> Trace:
         image: (H, W, 3) uint8, RGB.
         region: (H, W) bool, not empty.
     """
-    distance = cv2.distanceTransform(np.pad(region, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    margin = math.ceil(3 * distance.max() + 2 * SURFACE)
+    distance = _distances(region)
+    margin = _margin(distance)
     x, y, width, height = cv2.boundingRect(region.astype(np.uint8))
     top, left = max(0, y - margin), max(0, x - margin)
     part = np.s_[top : y + height + margin, left : x + width + margin]
@@ -83,6 +83,20 @@ def trace_crack(image: np.ndarray, region: np.ndarray) -> Trace:
     sign = max((-1, 1), key=lambda sign: _prominence(sign * grey, lines, half))
     lines = [_follow_ridge(sign * grey, line, half) for line in lines]
     return Trace(lines, sign * grey, corner, half, 255.0 if sign > 0 else 0.0)
+
+
+def surroundings(region: np.ndarray) -> int:
+    """Pixels around a region, (H, W) bool, in which its lines and profiles lie."""
+    return _margin(_distances(region))
+
+
+def _distances(region: np.ndarray) -> np.ndarray:
+    """Distance of each pixel of a region from what is outside, in pixels; beyond the image too."""
+    return cv2.distanceTransform(np.pad(region, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+
+
+def _margin(distance: np.ndarray) -> int:
+    return math.ceil(3 * distance.max() + 2 * SURFACE)
 
 
 def in_image(points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -103,15 +117,15 @@ def unit_normals(points: np.ndarray) -> np.ndarray:
 
 def _branches(line: np.ndarray) -> list[Line]:
     """The branches of a skeleton with a margin of 1 px, without its forks; none if all are short."""
-    forks = (_branch_counts(line) > 2).astype(np.uint8)
+    forks = (branch_counts(line) > 2).astype(np.uint8)
     near, beside = (cv2.dilate(forks, np.ones((size, size), np.uint8)) > 0 for size in (3, 5))
-    counts = _branch_counts(line & ~near)
+    counts = branch_counts(line & ~near)
     traced = np.zeros(line.shape, bool)
     lines = []
     for pixel in map(tuple, np.concatenate([np.argwhere(counts == 1), np.argwhere(counts >= 0)]).tolist()):
         if traced[pixel]:
             continue
-        places = np.array(_trace_branch(counts, pixel, math.inf)[0])  # from a tip, or from anywhere in a closed loop
+        places = np.array(trace_branch(counts, pixel, math.inf)[0])  # from a tip, or from anywhere in a closed loop
         traced[tuple(places.T)] = True
         if len(places) >= SHORTEST:
             closed = abs(places[0] - places[-1]).max() <= 1  # nothing to extend either

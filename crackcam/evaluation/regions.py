@@ -1,38 +1,36 @@
 """Regions of a heatmap above a detection threshold: where they are, how large, how long and how wide.
 
-These are measures of the marking, not of the thing that is marked: a region is wider than the crack in it, by an amount
-that depends on the network.
-
-A heatmap shows where; a :class:`Measurement` gives numbers for a report:
+A heatmap shows where; a :class:`Measurement` gives numbers for a report. Measures of the marking, not of the thing that
+is marked, which is narrower by an amount that depends on the network:
 
     fraction    of the image's area above the threshold
-    length      of the regions along their skeleton, in pixels. The skeleton is that of Zhang and Suen, A Fast Parallel
-                Algorithm for Thinning Digital Patterns, Communications of the ACM, 1984, without spurs; a diagonal step
-                counts as the square root of 2
+    length      of the regions along their skeleton, in pixels, see :mod:`crackcam.evaluation.skeletons`
     width       the marking width: mean, in pixels: area over length
     boxes       around the connected regions, largest region first
 
-A skeleton ends half a width before the region does, so half a width is added at each of its ends. The length of a
-straight bar is then exact to about two pixels whatever its width, and its width is as exact as that; a spot, whose
-skeleton is a point, gets the side of a square of its area. Twice the mean distance to the border would be one pixel too
-much for every odd width.
+With the image, the crack in each region is measured too: :mod:`crackcam.evaluation.widths`.
 
 The threshold has the raw unit of a method's heatmaps; :mod:`crackcam.explain.thresholds` calibrates it without masks.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from crackcam.text import percent
-from crackcam.types import Box, Region
+from crackcam.evaluation.skeletons import skeleton_length
+from crackcam.evaluation.widths import measure_width_within
+from crackcam.sizes import Scale
+from crackcam.text import counted, percent
+from crackcam.types import Box, Polygon, Region
 
 MIN_FRACTION = 2e-4  # of the image: smaller regions are specks; 40 pixels of 448 x 448
-
-Pixel = tuple[int, int]  # row, column
+CRACK_COLUMNS = ("crack_width", "crack_width_mm", "width_class")  # of tables with a row for each image
+DESCRIBED = 3  # regions below an image
+OUTLINE = 0.5  # pixels that an outline may be off: corners of pixels closer to a straight line are left out
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +39,7 @@ class Measurement:
 
     Attributes:
         mask: (H, W) bool, true in all regions.
-        regions: each with its own box, area, length and width; largest first.
+        regions: each with its own box, area, lengths and widths; largest first.
         fraction: of the image's area, in [0, 1].
         length: of all regions together, in pixels.
         width: of the marking, not of a crack: mean over all regions, in pixels; 0 without regions.
@@ -58,30 +56,62 @@ class Measurement:
         """(x, y, width, height) of each region in pixels, largest region first."""
         return [region.box for region in self.regions]
 
+    @property
+    def widest(self) -> Region | None:
+        """The region with the widest crack, by the 95th percentile; None where no crack is 2 px wide."""
+        wide = [region for region in self.regions if region.crack and region.crack.p95 is not None]
+        return max(wide, key=lambda region: region.crack.p95, default=None)  # type: ignore[union-attr,return-value,arg-type]
+
+    @property
+    def width_class(self) -> int | None:
+        """The highest class of a crack's width; None where none is known."""
+        return max((region.width_class for region in self.regions if region.width_class is not None), default=None)
+
     def as_row(self) -> dict:
-        """The values of the JSON files: share, length, width, boxes."""
+        """The values of the JSON files; those of a crack are of the widest one."""
+        widest = self.widest and self.widest.to_dict()
         return {
             "share": round(self.fraction, 6),
             "length": round(self.length, 2),
             "width": round(self.width, 2),
             "boxes": [list(box) for box in self.boxes],
+            "crack_width": widest and widest["crack"]["p95"],
+            "crack_width_mm": widest and widest["mm"] and widest["mm"]["p95"],
+            "width_class": self.width_class,
+            "regions": [region.to_dict() for region in self.regions],
         }
 
     def description(self, short: bool = False) -> str:
-        """'1.8 %, 412 px long, marking width 6.1 px'; short: '1.8 %, 412 px long'; 'nothing detected'."""
+        """'1.8 %, 412 px long, marking width 6.1 px'; short: '1.8 %, 412 px long'; 'nothing detected'.
+
+        With cracks that were measured, a line for each of the largest regions: '1: 412 px long, width 3.1 px'.
+        """
         if not self.regions:
             return "nothing detected"
         if short:
             return f"{percent(self.fraction)}, {self.length:,.0f} px long"
+        if self.regions[0].crack:
+            lines = [f"{region.number}: {region.description()}" for region in self.regions[:DESCRIBED]]
+            more = len(self.regions) - DESCRIBED
+            return "\n".join([*lines, *([f"and {counted(more, 'smaller region')}"] if more > 0 else [])])
         return f"{percent(self.fraction)}, {self.length:,.0f} px long, marking width {self.width:.1f} px"
 
 
-def measure(heatmap: np.ndarray, threshold: float) -> Measurement:
-    """Measure the regions of a heatmap above a threshold.
+def measure(
+    heatmap: np.ndarray,
+    threshold: float,
+    image: np.ndarray | None = None,
+    scale: Scale | None = None,
+    width_limits: Sequence[float] = (),
+) -> Measurement:
+    """Measure the regions of a heatmap above a threshold, and the cracks in them.
 
     Args:
         heatmap: (H, W) float32, >= 0, in its raw unit, at the size of the image that is measured.
         threshold: in that unit; values above it are detected.
+        image: (H, W, 3) uint8, in which the cracks are measured; None: only the regions are.
+        scale: of the image, where it is known.
+        width_limits: of the classes of widths, in millimetres, ascending; they need a scale.
 
     Examples:
         >>> import numpy as np
@@ -96,88 +126,70 @@ def measure(heatmap: np.ndarray, threshold: float) -> Measurement:
     count, labels, stats, _ = cv2.connectedComponentsWithStats((heatmap > threshold).astype(np.uint8), connectivity=8)
     kept = [label for label in range(1, count) if stats[label, cv2.CC_STAT_AREA] >= MIN_FRACTION * heatmap.size]
     kept.sort(key=lambda label: -stats[label, cv2.CC_STAT_AREA])
-    regions = [_region(labels, label, stats[label]) for label in kept]
+    regions = []
+    for number, label in enumerate(kept, 1):
+        region = _region(heatmap, labels, label, stats[label], number)
+        if image is not None:
+            crack = measure_width_within(image, labels, label, region.box)
+            region = replace(region, crack=crack, scale=scale, width_class=crack.width_class(scale, width_limits))
+        regions.append(region)
     mask = np.isin(labels, kept)
     length = sum((region.length for region in regions), 0.0)
     return Measurement(mask, regions, float(mask.mean()), length, float(mask.sum() / length) if length else 0.0)
 
 
-def _region(labels: np.ndarray, label: int, stats: np.ndarray) -> Region:
+def _region(heatmap: np.ndarray, labels: np.ndarray, label: int, stats: np.ndarray, number: int) -> Region:
     """The component of that label; stats: its row of ``connectedComponentsWithStats``."""
     x, y, width, height, area = (int(value) for value in stats)
-    length = skeleton_length(labels[y : y + height, x : x + width] == label)
-    return Region((x, y, width, height), area, length, area / length)
+    part = np.s_[y : y + height, x : x + width]
+    mask = labels[part] == label
+    length, peak = skeleton_length(mask), float(heatmap[part][mask].max())
+    return Region(
+        (x, y, width, height), area, length, area / length, None, peak, (outline(mask, (x, y)),), number=number
+    )
 
 
-def skeleton_length(region: np.ndarray) -> float:
-    """Length in pixels of one connected region, (H, W) bool, along its skeleton, corrected at its ends."""
-    line = pruned_skeleton(region)
-    right, below = line[:, 1:] & line[:, :-1], line[1:] & line[:-1]
-    # A diagonal beside two straight steps round the same corner would count it twice.
-    falling = line[1:, 1:] & line[:-1, :-1] & ~line[1:, :-1] & ~line[:-1, 1:]
-    rising = line[1:, :-1] & line[:-1, 1:] & ~line[1:, 1:] & ~line[:-1, :-1]
-    steps = right.sum() + below.sum() + 2**0.5 * (falling.sum() + rising.sum())
-    branches = _branch_counts(line)[line]
-    ends = (branches == 1).sum() + 2 * (branches == 0).sum()
-    if (branches > 2).all():  # only the middle of a fork is left: a spot
-        steps, ends = 0, 2
-    # length = steps + ends / 2 * width, and width = area / length: a quadratic equation.
-    return float(steps + (steps**2 + 2 * ends * region.sum()) ** 0.5) / 2
+def outline(region: np.ndarray, corner: tuple[int, int] = (0, 0)) -> Polygon:
+    """The outer outline of one connected region, (H, W) bool, along the edges of its pixels.
 
-
-def pruned_skeleton(region: np.ndarray) -> np.ndarray:
-    """Skeleton of one connected region, without spurs: branches no longer than the region is wide at their fork.
+    The corners of steps are cut off, those that stand out as much as those that stand in, so that the area is kept.
 
     Args:
-        region: (H, W) bool.
+        region: the part of the image around it.
+        corner: (x, y) of the part's first pixel in the image.
+
+    Examples:
+        >>> import numpy as np
+        >>> outline(np.ones((3, 5), bool), (10, 20))
+        (10, 20, 10, 23, 15, 23, 15, 20)
+    """
+    pixels = np.pad(region, 1).astype(np.uint8)
+    # Points of a grid twice as fine: the centres of pixels (odd, odd), the middles of their edges, their corners.
+    finer = np.zeros((2 * region.shape[0] + 1, 2 * region.shape[1] + 1), np.uint8)
+    finer[1::2, 1::2] = region
+    finer[1::2, ::2] = pixels[1:-1, 1:] | pixels[1:-1, :-1]
+    finer[::2, 1::2] = pixels[1:, 1:-1] | pixels[:-1, 1:-1]
+    finer[::2, ::2] = _kept_corners(pixels)
+    (line,), _ = cv2.findContours(finer, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    simple = cv2.approxPolyDP(line, 2 * OUTLINE, True)
+    line = (simple if len(simple) > 2 else line)[:, 0] / 2 + corner  # a diagonal of single pixels has no width left
+    return tuple(int(value) if value == int(value) else float(value) for value in line.ravel())
+
+
+def _kept_corners(pixels: np.ndarray) -> np.ndarray:
+    """Which corners of pixels an outline includes: all but those of steps, and of pixels that touch at a corner.
+
+    Args:
+        pixels: (H + 2, W + 2) uint8, 0 or 1, with a margin.
 
     Returns:
-        (H + 2, W + 2) bool: with a margin of one pixel.
+        (H + 1, W + 1) bool.
     """
-    from skimage.morphology import skeletonize
-
-    padded = np.pad(region, 1)
-    line = skeletonize(padded)
-    width = 2 * cv2.distanceTransform(padded.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    while True:
-        counts, spurs = _branch_counts(line), []
-        for y, x in np.argwhere(counts == 1).tolist():
-            branch, fork = _trace_branch(counts, (y, x), width.max())
-            if fork and len(branch) <= width[fork]:
-                spurs += branch
-        if not spurs:
-            return line
-        line[tuple(np.transpose(spurs))] = False
-
-
-NEIGHBORS = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))  # clockwise, from above
-
-
-def _branch_counts(line: np.ndarray) -> np.ndarray:
-    """Crossing number of each pixel: the branches that meet there, 1 at an end, 3 or more at a fork; -1 off the line.
-
-    Blocks of 2 x 2 pixels, in the middle of forks, count as 3.
-    """
-    around = [np.roll(line, step, (0, 1)) for step in NEIGHBORS]
-    changes = [after & ~before for before, after in zip(around, around[1:] + around[:1], strict=True)]
-    blocks = cv2.morphologyEx(line.astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)) > 0
-    return np.select([blocks, line], [3, np.sum(changes, axis=0)], -1)
-
-
-def _trace_branch(counts: np.ndarray, tip: Pixel, longest: float) -> tuple[list[Pixel], Pixel | None]:
-    """The pixels from a tip up to a fork, and the fork; None where there is none within ``longest`` pixels."""
-    y, x = tip
-    branch = {tip: None}
-    while len(branch) <= longest:
-        neighbors = [(y + dy, x + dx) for dy, dx in (*NEIGHBORS[::2], *NEIGHBORS[1::2])]  # straight steps first
-        following = next((pixel for pixel in neighbors if counts[pixel] >= 0 and pixel not in branch), None)
-        if following is None:
-            break
-        if counts[following] > 2:
-            return list(branch), following
-        branch[following] = None
-        y, x = following
-    return list(branch), None
+    around = pixels[1:, 1:] + pixels[1:, :-1] + pixels[:-1, 1:] + pixels[:-1, :-1]
+    touching = (around == 2) & (pixels[1:, 1:] == pixels[:-1, :-1])
+    inner = ((around == 3) | touching).astype(np.uint8)
+    beside = cv2.dilate(inner, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))) > 0
+    return (around >= 2) | ((around == 1) & ~beside)
 
 
 def regions_table(rows: list[dict]) -> list[dict]:
@@ -194,6 +206,7 @@ def regions_table(rows: list[dict]) -> list[dict]:
             "method": method,
             **{name: entry[name] for name in ("threshold", "share", "length", "width")},
             "boxes": len(entry["boxes"]),
+            **{name: entry[name] for name in CRACK_COLUMNS},
         }
         for row in rows
         for method, entry in row["maps"].items()

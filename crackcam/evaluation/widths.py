@@ -16,15 +16,12 @@ Under a blur of more than 1 px (standard deviation) such a line may pass for one
 Profiles are grey values, in which a lens does not mix them: a dark crack under a blur of more than 1 px is measured
 about half a pixel too narrow. Linear light would cure that, and would count edges in half shade as crack.
 
-:class:`Scale` converts to millimetres.
+:class:`crackcam.sizes.Scale` converts to millimetres.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from numbers import Real
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -33,10 +30,18 @@ from scipy.ndimage import uniform_filter1d
 from scipy.special import erf
 
 from crackcam.errors import UserError
-from crackcam.evaluation.centre_lines import Line, Trace, in_image, trace_crack, unit_normals, unit_tangents
-from crackcam.evaluation.regions import skeleton_length
+from crackcam.evaluation.centre_lines import (
+    Line,
+    Trace,
+    in_image,
+    surroundings,
+    trace_crack,
+    unit_normals,
+    unit_tangents,
+)
+from crackcam.evaluation.skeletons import skeleton_length
+from crackcam.sizes import NARROWEST, CrackWidth
 
-NARROWEST = 2.0  # pixels: narrower cracks are not measurable
 # Standard deviations in pixels, of lens and pixel together
 BLURS = (0.3, 0.5, 0.7, 0.9, 1.1, 1.3, 1.5, 1.7, 1.9, 2.1, 2.4, 2.7)
 CORRELATED = 40  # samples that count as one in the likelihood of a blur: profiles overlap, and texture is correlated
@@ -44,129 +49,6 @@ EXPLAINED = 0.7  # fraction of the variance of a clear profile that the box expl
 CLEAR = 0.5  # of the profiles in the region: where fewer are clear, they may be chance
 MEDIAN = 9  # places in the running median
 RUN = 5  # places: shorter runs of clear profiles are chance
-
-
-@dataclass(frozen=True)
-class CrackWidth:
-    """The width of the crack in one region.
-
-    Attributes:
-        mean: over the measured places, in pixels; None where it is below 2 px or no place was measured.
-        p95: 95th percentile, likewise.
-        maximum: likewise.
-        place: (x, y) of the maximum, in pixels of the image; None where no place was measured.
-        orientation: of the centre line, in degrees: 0 along x, counter-clockwise as seen, in [0, 180).
-        length: along the centre line, in pixels; that of the region's skeleton where no place was measured.
-        measured: number of places that were measured, 1 px apart.
-    """
-
-    mean: float | None
-    p95: float | None
-    maximum: float | None
-    place: tuple[int, int] | None
-    orientation: float
-    length: float
-    measured: int
-
-    @property
-    def measurable(self) -> bool:
-        """Whether there is a mean width."""
-        return self.mean is not None
-
-    def description(self, scale: Scale | None = None) -> str:
-        """'4.2 px wide, at most 6.0 px at (31, 40)', in mm with a scale; 'below 2 px'; 'width not measurable'."""
-        if not self.measured:
-            return "width not measurable"
-        narrow = f"below {NARROWEST:g} px" + (f" ({scale.millimetres(NARROWEST):.2g} mm)" if scale else "")
-        mean, maximum = (
-            None if value is None else f"{scale.millimetres(value):.2f} mm" if scale else f"{value:.1f} px"
-            for value in (self.mean, self.maximum)
-        )
-        return (f"{mean} wide" if mean else narrow) + (f", at most {maximum} at {self.place}" if maximum else "")
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Millimetres on the surface for one pixel of the image.
-
-    Raises:
-        UserError: the value is not between 0.0001 and 1000.
-
-    Examples:
-        >>> from crackcam.evaluation.widths import Scale
-        >>> scale = Scale.from_distance(distance_m=2, focal_length_mm=50, sensor_width_mm=36, image_width_px=6000)
-        >>> scale.mm_per_pixel, round(scale.millimetres(4), 2)
-        (0.24, 0.96)
-    """
-
-    mm_per_pixel: float
-
-    def __post_init__(self) -> None:
-        _check("mm_per_pixel", self.mm_per_pixel, 1e-4, 1000)
-
-    @classmethod
-    def from_distance(
-        cls, distance_m: float, focal_length_mm: float, sensor_width_mm: float, image_width_px: int
-    ) -> Scale:
-        """The ground sampling distance of a camera that looks straight at the surface.
-
-        Args:
-            distance_m: from the camera to the surface, in metres.
-            focal_length_mm: the real one; not the equivalent for 35 mm film, unless ``sensor_width_mm`` is 36.
-            sensor_width_mm: side of the sensor along the image's width.
-            image_width_px: width of the image that the sensor's width became, not of a crop of it.
-
-        Raises:
-            UserError: a value is not a number, not above 0, or no camera has it.
-        """
-        _check("distance_m", distance_m, 0.001, 10_000)
-        _check("focal_length_mm", focal_length_mm, 0.1, 10_000)
-        _check("sensor_width_mm", sensor_width_mm, 0.1, 1000)
-        _check("image_width_px", image_width_px, 16, 1_000_000)
-        return cls(1000 * distance_m * sensor_width_mm / (focal_length_mm * image_width_px))
-
-    def millimetres(self, pixels: float) -> float:
-        """A length in pixels, in millimetres."""
-        return pixels * self.mm_per_pixel
-
-
-def _check(name: str, value: float, lowest: float, highest: float) -> None:
-    """Raise a UserError unless a value is a number between two others."""
-    if not _is_number(value) or value <= 0:
-        raise UserError(f"{name}: {value!r} is not a number above 0")
-    if not lowest <= value <= highest:
-        raise UserError(f"{name}: {value:g} is not between {lowest:g} and {highest:g}: check its unit")
-
-
-def _is_number(value: object) -> bool:
-    """Whether a value is a finite number; widths may be None, and true is none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def width_class(width_mm: float, limits: Sequence[float]) -> int:
-    """The class of a crack width: the number of limits that it reaches.
-
-    Args:
-        width_mm: in millimetres, >= 0.
-        limits: in millimetres, > 0, ascending.
-
-    Returns:
-        0 for widths below the first limit, ``len(limits)`` from the last one on.
-
-    Raises:
-        UserError: the width is negative or no number; there are no limits, or they are not ascending.
-
-    Examples:
-        >>> from crackcam.evaluation.widths import width_class
-        >>> [width_class(width, (0.1, 0.2, 0.4)) for width in (0.05, 0.2, 1.0)]
-        [0, 2, 3]
-    """
-    if not _is_number(width_mm) or width_mm < 0:
-        raise UserError(f"width_mm: {width_mm} is not a number of 0 or more")
-    edges = np.array([0.0, *limits])
-    if len(edges) == 1 or not np.isfinite(edges).all() or not (np.diff(edges) > 0).all():
-        raise UserError(f"width_limits: {tuple(limits)} are not ascending numbers above 0, as in (0.1, 0.2, 0.4)")
-    return int(np.searchsorted(edges[1:], width_mm, side="right"))
 
 
 def measure_width(image: np.ndarray, region: np.ndarray) -> CrackWidth:
@@ -206,6 +88,25 @@ def measure_width(image: np.ndarray, region: np.ndarray) -> CrackWidth:
     mean, p95, maximum = (float(value) if value >= NARROWEST else None for value in values)
     length = sum(part.length for part in parts)
     return CrackWidth(mean, p95, maximum, (x, y), _orientation(tangents), length, len(widths))
+
+
+def measure_width_within(
+    image: np.ndarray, labels: np.ndarray, label: int, box: tuple[int, int, int, int]
+) -> CrackWidth:
+    """As :func:`measure_width`, of the region with one label of many, without work on the rest of the image.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        labels: (H, W), of connected regions.
+        label: of the region.
+        box: (x, y, width, height) of the region.
+    """
+    x, y, width, height = box
+    margin = surroundings(labels[y : y + height, x : x + width] == label)
+    left, top = max(0, x - margin), max(0, y - margin)
+    part = np.s_[top : y + height + margin, left : x + width + margin]
+    found = measure_width(image[part], labels[part] == label)
+    return replace(found, place=found.place and (found.place[0] + left, found.place[1] + top))
 
 
 def _check_arrays(image: np.ndarray, region: np.ndarray) -> None:

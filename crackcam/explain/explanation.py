@@ -30,6 +30,7 @@ from crackcam.render.overlays import (
     side_by_side,
     thumbnail,
 )
+from crackcam.sizes import Scale
 from crackcam.types import Prediction, Region, Result
 from pytorch_grad_cam.utils.image import deprocess_image
 from pytorch_grad_cam.utils.maps import normalize, resize
@@ -130,25 +131,51 @@ class Explanation(Result):
         """The threshold as JSON has it; None where there is none."""
         return self.threshold if math.isfinite(self.threshold) else None
 
-    def regions(self, threshold: float | None = None) -> list[Region]:
-        """The connected parts of the image where the heatmap exceeds a threshold, largest first.
+    def regions(
+        self, threshold: float | None = None, scale: Scale | None = None, width_limits: Sequence[float] = ()
+    ) -> list[Region]:
+        """The parts of the image where the heatmap exceeds a threshold, largest first, and the cracks in them.
 
         Args:
             threshold: in the unit of the heatmap; default: the checkpoint's, else Otsu's of this heatmap.
-        """
-        return self.measure(threshold).regions
+            scale: millimetres of a pixel, where they are known.
+            width_limits: of the classes of crack widths, in millimetres, ascending; they need a scale.
 
-    def measure(self, threshold: float | None = None, heatmap: np.ndarray | None = None) -> Measurement:
+        Examples:
+            >>> import numpy as np
+            >>> import crackcam
+            >>> wall = np.full((200, 200, 3), 150, np.uint8)
+            >>> wall[98:102] = 40
+            >>> explanation = crackcam.load().explain(wall, target="Positive")
+            >>> region = explanation.regions(scale=crackcam.Scale(mm_per_pixel=0.25), width_limits=(0.2, 0.4))[0]
+            >>> round(region.crack.mean), region.width_class, region.description()
+            (4, 2, '50.0 mm long, width 1.00 mm')
+        """
+        return self.measure(threshold, None, scale, width_limits).regions
+
+    def measure(
+        self,
+        threshold: float | None = None,
+        heatmap: np.ndarray | None = None,
+        scale: Scale | None = None,
+        width_limits: Sequence[float] = (),
+    ) -> Measurement:
         """As :meth:`regions`, with the mask, its fraction of the image, its length and its width.
 
         Args:
             threshold: as there.
             heatmap: :attr:`heatmap`, where it has been computed already.
+            scale: as there.
+            width_limits: as there.
         """
         heatmap = self.heatmap if heatmap is None else heatmap
+        limit = self._detection_threshold(threshold, heatmap)
+        return measure(heatmap, limit, self.image, scale, width_limits)
+
+    def _detection_threshold(self, threshold: float | None, heatmap: np.ndarray) -> float:
         limit = self.threshold if threshold is None else threshold
         (limit,) = complete_thresholds([limit], self.method, [heatmap])
-        return measure(heatmap, limit)
+        return limit
 
     def overlay(self, style: str = "overlay", colormap: str | None = None, side: int | None = None) -> Image.Image:
         """The heatmap over the image.
@@ -176,7 +203,10 @@ class Explanation(Result):
             beside: whether the image stands beside the heatmap in styles that show both.
         """
         if style.name == "mask":
-            return draw_regions(self.image, measured or self.measure(), style.colormap, side)
+            if measured is None:
+                heatmap = self.heatmap
+                measured = measure(heatmap, self._detection_threshold(None, heatmap))
+            return draw_regions(self.image, measured, style.colormap, side)
         shown = thumbnail(self.image, side)
         found = self.resized(shown.shape[:2])
         drawn = draw_heatmap(shown, found, style) if self.map.ndim == 2 else found

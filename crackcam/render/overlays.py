@@ -16,8 +16,10 @@ from crackcam.methods import STYLES
 
 if TYPE_CHECKING:
     from crackcam.evaluation.regions import Measurement
+    from crackcam.types import Box
 
 SHOWN_SIDE = 480  # pixels of an image in a tile
+NUMBERED = 60  # regions: more numbers would hide the image
 MASKED = (90, 220, 120)  # RGB of a mask's outline
 OPACITY = 0.75  # of a heatmap at its maximum
 RELATIVE = "relative to the maximum of each image"  # what 0..1 of a heatmap's colors stands for
@@ -94,7 +96,7 @@ def opacity(heatmap: np.ndarray) -> np.ndarray:
 
 
 def draw_regions(image: np.ndarray, measurement: Measurement, colormap: Colormap, side: int = SHOWN_SIDE) -> np.ndarray:
-    """Draw the regions of an image: tinted and outlined, a box around each.
+    """Draw the regions of an image: tinted and outlined, a box around each, with its number.
 
     Args:
         image: (H, W, 3) uint8, of the measurement's size.
@@ -117,12 +119,50 @@ def draw_regions(image: np.ndarray, measurement: Measurement, colormap: Colormap
     width = max(1, round(side / 240))
     for color, thickness in (((0, 0, 0), width + 2), (tint.tolist(), width)):
         cv2.polylines(drawn, fine, True, color, thickness, cv2.LINE_AA, shift=4)
-    for x, y, wide, high in measurement.boxes:
-        corners = [round(scale * edge) for edge in (x, y, x + wide, y + high)]
+    for box in measurement.boxes:
+        corners = [round(scale * edge) for edge in _edges(box)]
         left, top = (max(0, corner - 2 * width) for corner in corners[:2])
         right, bottom = (min(end - 1, corner + 2 * width) for end, corner in zip(size, corners[2:], strict=True))
         cv2.rectangle(drawn, (left, top), (right, bottom), (255, 255, 255), max(1, width // 2))
+    _draw_numbers(drawn, measurement, cover[..., 0] > 0)
     return drawn
+
+
+def _draw_numbers(drawn: np.ndarray, measurement: Measurement, covered: np.ndarray) -> None:
+    """Write the numbers of the largest regions beside their boxes, where they cover the least of all regions.
+
+    Args:
+        drawn: (h, w, 3) uint8, changed in place.
+        measurement: the regions, of an image of any size.
+        covered: (h, w) bool, where the regions are drawn.
+    """
+    size, taken = drawn.shape[1::-1], covered.astype(np.uint8)
+    scale = size[0] / measurement.mask.shape[1]
+    font, height = cv2.FONT_HERSHEY_SIMPLEX, max(0.4, max(size) / 1200)
+    for region in measurement.regions[:NUMBERED]:
+        text, thick = str(region.number), max(1, round(2 * height))
+        (wide, high), _ = cv2.getTextSize(text, font, height, thick)
+        wide, high = wide + 2 * thick + 2, high + 2 * thick + 4
+        left, top, right, bottom = (round(scale * edge) for edge in _edges(region.box))
+        corners = [
+            (x, y)
+            for y in (top - high - 4, bottom + 4, top, bottom - high)
+            for x in (left - 2, right - wide + 2, right + 4, left - wide - 4)
+        ]
+        inside = [(min(max(x, 0), size[0] - wide), min(max(y, 0), size[1] - high)) for x, y in corners]
+        x, y = min(inside, key=lambda at: int(taken[at[1] : at[1] + high, at[0] : at[0] + wide].sum()))
+        if x < 0 or y < 0:  # the image is smaller than a number
+            continue
+        taken[y : y + high, x : x + wide] = 1
+        cv2.rectangle(drawn, (x, y), (x + wide - 1, y + high - 1), (255, 255, 255), -1)
+        at = (x + thick + 1, y + high - thick - 2)
+        cv2.putText(drawn, text, at, font, height, (0, 0, 0), thick, cv2.LINE_AA)
+
+
+def _edges(box: Box) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a box."""
+    x, y, width, height = box
+    return x, y, x + width, y + height
 
 
 def _contours(image: np.ndarray, heatmap: np.ndarray, colormap: Colormap) -> np.ndarray:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import xai
+from crackcam.data.images import read_image
 from crackcam.evaluation import regions
 from crackcam.explain.refinement import refine_lines
 from crackcam.models import checkpoint
@@ -33,13 +34,19 @@ def test_regions_are_drawn_measured_and_tabulated(place, capsys):
     rows = json.loads(Path(names[1]).read_text())["pictures"]
     with Path(names[2]).open(newline="") as file:
         lines = list(csv.DictReader(file))
-    assert list(lines[0]) == ["file", "true", "predicted", "method", "threshold", "share", "length", "width", "boxes"]
+    assert list(lines[0]) == [
+        "file", "true", "predicted", "method", "threshold", "share", "length", "width", "boxes",
+        "crack_width", "crack_width_mm", "width_class",
+    ]  # fmt: skip
     entries = [(row, method, entry) for row in rows for method, entry in row["maps"].items()]
     assert len(lines) == len(entries) == 6
     otsu = {method: entry["threshold"] for _, method, entry in entries}  # one for all images of a method
     for line, (row, method, entry) in zip(lines, entries, strict=True):
-        found = regions.measure(np.load(entry["file"]), otsu[method])  # at the image's own size: 227 x 227
-        assert {name: entry[name] for name in ("share", "length", "width", "boxes")} == found.as_row()
+        image = read_image(Path(row["file"]))
+        found = regions.measure(np.load(entry["file"]), otsu[method], image)  # at the image's own size: 227 x 227
+        assert {
+            name: value for name, value in entry.items() if name not in ("max", "file", "threshold")
+        } == found.as_row()
         assert [line[name] for name in ("file", "true", "predicted", "method")] == [
             row["file"], "Positive", row["predicted"], method,
         ]  # fmt: skip

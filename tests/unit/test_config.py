@@ -21,6 +21,7 @@ from crackcam.config import (
     PredictConfig,
     PredictRun,
     RuntimeConfig,
+    SizesConfig,
     TrainConfig,
 )
 from crackcam.errors import UserError
@@ -110,6 +111,9 @@ LIMITS = [
     (ImagesConfig, "seed", (0, 2**32 - 1), (-1, 2**32), "a whole number from 0 to 4,294,967,295"),
     (ExplainConfig, "threshold", (0, 1e12), (-1e-9, 1e13), "a number from 0 up"),
     (ExplainConfig, "scales", (0.25, 8), (0.2, 8.1), "own, or a number from 0.25 to 8"),
+    (SizesConfig, "mm_per_pixel", (1e-4, 1000), (0, -0.2, 1001), "a number of millimetres from 0.0001 to 1000"),
+    (SizesConfig, "distance", (0.001, 10_000), (0, -3, 10_001), "a number of metres from 0.001 to 10000"),
+    (SizesConfig, "sensor_width", (0.1, 1000), (0, -13.2, 1001), "a number of millimetres from 0.1 to 1000"),
     (TrainConfig, "val_fraction", (0.01, 0.9), (0.009, 0.91), "a fraction from 0.01 to 0.9"),
     (TrainConfig, "image_size", (8, 2048), (7, 2049), "a whole number from 8 to 2048"),
     (TrainConfig, "epochs", (0, 100_000), (-1, 100_001), "a whole number from 0 to 100,000"),
@@ -122,6 +126,9 @@ LIMITS = [
 ]
 
 
+COMPANIONS = {"distance": {"sensor_width": 13.2}, "sensor_width": {"distance": 5}}  # one is nothing without the other
+
+
 def script_of(group):
     name = next(name for name, groups in GROUPS.items() if group in groups)
     return COMMANDS[name].main(prog=f"{name}.py")
@@ -130,7 +137,7 @@ def script_of(group):
 @pytest.mark.parametrize(("group", "name", "taken", "refused", "words"), LIMITS)
 def test_limits_from_python_and_from_the_script(group, name, taken, refused, words, capsys):
     for value in taken:
-        found = getattr(group(**{name: value}), name)
+        found = getattr(group(**{name: value, **COMPANIONS.get(name, {})}), name)
         assert found == ((value,) if name == "scales" else value)
     for value in refused:
         assert refusal(group, **{name: value}) == f"{flag_of(name)}: {value!r} is not {words}"

@@ -1,12 +1,17 @@
 """Measured regions: lengths and widths by hand, boxes, sentences, rows."""
 
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
-from crackcam.evaluation import regions
+from crackcam.evaluation import regions, skeletons
+from crackcam.evaluation.widths import measure_width
+from crackcam.sizes import Scale
+
+NO_CRACK = {"crack_width": None, "crack_width_mm": None, "width_class": None}
 
 
 def measured(mask):
@@ -69,7 +74,7 @@ def test_bumps_make_nothing_longer():
             mask[30 - i, x + i : x + 17 - i] = mask[49 + i, x + i : x + 17 - i] = True
     it = measured(mask)
     assert it.length == pytest.approx(200, rel=0.04)
-    line = regions.pruned_skeleton(mask)
+    line = skeletons.pruned_skeleton(mask)
     assert set(np.nonzero(line.any(axis=1))[0]) <= set(range(33, 50))
 
 
@@ -95,7 +100,7 @@ def test_a_full_and_an_empty_heatmap():
         assert (empty.regions, empty.boxes, empty.fraction, empty.length, empty.width) == ([], [], 0, 0, 0)
         assert not empty.mask.any()
         assert empty.description() == empty.description(short=True) == "nothing detected"
-        assert empty.as_row() == {"share": 0, "length": 0, "width": 0, "boxes": []}
+        assert empty.as_row() == {"share": 0, "length": 0, "width": 0, "boxes": [], **NO_CRACK, "regions": []}
 
 
 def test_two_regions_and_a_speck():
@@ -114,7 +119,10 @@ def test_two_regions_and_a_speck():
         "length": round(it.length, 2),
         "width": round(it.width, 2),
         "boxes": [[20, 100, 160, 3], [10, 10, 50, 1]],
+        **NO_CRACK,
+        "regions": [region.to_dict() for region in it.regions],
     }
+    assert [region.number for region in it.regions] == [1, 2]
     assert it.description() == f"1.3 %, {it.length:.0f} px long, marking width 2.5 px"
     assert it.description(short=True) == f"1.3 %, {it.length:.0f} px long"
 
@@ -127,7 +135,7 @@ def test_each_region_has_its_own_measures():
     assert [region.area for region in both.regions] == [720, spot.sum()]
     for region, alone in zip(both.regions, (measured(bar), measured(spot)), strict=True):
         (same,) = alone.regions
-        assert region == same
+        assert replace(region, number=1) == same
         assert (region.length, region.width) == (alone.length, pytest.approx(alone.width))
         assert region.width == pytest.approx(region.area / region.length)
     assert both.regions[0].width == pytest.approx(6, rel=0.025)
@@ -143,10 +151,11 @@ def test_regions_become_rows_of_a_table():
         for name, part in (("gradcam", mask), ("cam", np.zeros_like(mask)))
     }
     first, second = regions.regions_table([{"file": "a.jpg", "predicted": "crack", "maps": maps}])
-    assert list(first) == ["file", "true", "predicted", "method", "threshold", "share", "length", "width", "boxes"]
+    columns = ["file", "true", "predicted", "method", "threshold", "share", "length", "width", "boxes", *NO_CRACK]
+    assert list(first) == columns
     assert (first["file"], first["true"], first["method"], first["boxes"]) == ("a.jpg", None, "gradcam", 2)
     assert first["share"] == 150 / 1600
-    assert list(second.values()) == ["a.jpg", None, "crack", "cam", 0.5, 0, 0, 0, 0]
+    assert list(second.values()) == ["a.jpg", None, "crack", "cam", 0.5, 0, 0, 0, 0, None, None, None]
 
 
 def test_what_touches_at_a_corner_is_one():
@@ -160,3 +169,69 @@ def test_only_values_above_the_threshold_are_detected():
     heatmap[:, :10], heatmap[:, 10:] = 0.25, 0.5
     assert regions.measure(heatmap, 0.25).fraction == 0.5
     assert regions.measure(heatmap, 0.5).fraction == 0
+
+
+# -- outlines and cracks -----------------------------------------------------------------------------------------------
+
+
+def area_of(polygon):
+    x, y = np.array(polygon, float).reshape(-1, 2).T
+    return abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+
+
+def corners_of(polygon):
+    return set(zip(polygon[::2], polygon[1::2], strict=True))
+
+
+def test_outlines_run_along_the_edges_of_pixels():
+    mask = np.zeros((40, 60), bool)
+    mask[10:13, 20:25] = mask[30, 5] = True
+    mask[0, 0] = True
+    with_specks = regions.measure(mask.astype(np.float32), 0.5)
+    assert len(with_specks.regions) == 3
+    (polygon,) = with_specks.regions[0].polygons
+    assert corners_of(polygon) == {(20, 10), (25, 10), (25, 13), (20, 13)}
+    assert area_of(polygon) == with_specks.regions[0].area == 15
+    pixels = {frozenset(corners_of(region.polygons[0])) for region in with_specks.regions[1:]}
+    assert frozenset({(0, 0), (1, 0), (1, 1), (0, 1)}) in pixels
+    assert frozenset({(5, 30), (6, 30), (6, 31), (5, 31)}) in pixels
+
+
+def test_the_outline_of_a_curve_has_the_area_of_its_region():
+    mask = np.zeros((200, 200), np.uint8)
+    cv2.ellipse(mask, (100, 100), (70, 40), 30, 0, 250, 1, 9)
+    (region,) = measured(mask > 0).regions
+    (polygon,) = region.polygons
+    assert area_of(polygon) == pytest.approx(region.area, rel=0.01)
+    assert len(polygon) / 2 < mask.sum() / 4
+
+
+def test_pixels_that_touch_at_a_corner_have_one_outline():
+    (region,) = measured(np.eye(50, dtype=bool)).regions
+    assert area_of(region.polygons[0]) == pytest.approx(50, rel=0.05)
+
+
+def test_the_crack_in_each_region_has_sizes():
+    """Two dark bars, 5 and 9 px wide, in wider regions; a scale of 0.1 mm; limits of 0.6 and 1 mm."""
+    image, heatmap = np.full((200, 300, 3), 180, np.uint8), np.zeros((200, 300), np.float32)
+    image[50:55, 20:280] = image[140:149, 20:220] = 60
+    heatmap[43:62, 10:290], heatmap[134:155, 10:230] = 0.7, 0.9
+    narrow, wide = regions.measure(heatmap, 0.5, image, Scale(0.1), (0.6, 1.0)).regions
+    assert narrow.crack.mean == pytest.approx(5, abs=0.15)
+    assert narrow.crack.p95 == pytest.approx(5, abs=0.15)
+    assert wide.crack.p95 == pytest.approx(9, abs=0.15)
+    assert (narrow.crack.length, wide.crack.length) == (pytest.approx(260, abs=2), pytest.approx(200, abs=2))
+    assert (narrow.number, narrow.width_class, wide.number, wide.width_class) == (1, 0, 2, 1)
+    assert (narrow.peak, wide.peak) == (pytest.approx(0.7), pytest.approx(0.9))
+    assert narrow.crack.place[1] == 52
+    assert wide.crack.place[1] == 144
+    assert narrow.to_dict()["mm"]["p95"] == pytest.approx(0.5, abs=0.015)
+    for region, box in ((narrow, np.s_[43:62, 10:290]), (wide, np.s_[134:155, 10:230])):  # as in the whole image
+        alone = np.zeros((200, 300), bool)
+        alone[box] = True
+        assert measure_width(image, alone) == region.crack
+    row = regions.measure(heatmap, 0.5, image, Scale(0.1), (0.6, 1.0)).as_row()
+    assert (row["crack_width"], row["crack_width_mm"]) == (pytest.approx(9, abs=0.15), pytest.approx(0.9, abs=0.015))
+    assert row["width_class"] == 1
+    unsized = regions.measure(heatmap, 0.5, image).regions[0]
+    assert (unsized.scale, unsized.width_class, unsized.to_dict()["mm"]) == (None, None, None)

@@ -1,13 +1,14 @@
 """Predictions, regions, and the cards of models."""
 
 import json
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
 
 from crackcam.errors import UserError
 from crackcam.preprocessing import Preprocessing
+from crackcam.sizes import CrackWidth, Scale
 from crackcam.types import Detection, ModelCard, Prediction, Region
 
 MANY = [f"{kind} {number}" for kind in ("cat", "dog") for number in range(100)]
@@ -52,9 +53,37 @@ def test_a_loop_over_one_result():
 
 def test_regions_and_detections():
     region = Region((1, 2, 30, 4), 90, 29.987, 3.0013)
-    assert region.to_dict() == {"box": [1, 2, 30, 4], "area": 90, "length": 29.99, "width": 3.0}
+    assert region.to_dict() == {
+        "number": 1, "box": [1, 2, 30, 4], "area": 90, "length": 29.99, "width": 3.0, "peak": 0.0, "polygons": [],
+        "crack": None, "mm": None, "width_class": None,
+    }  # fmt: skip
+    assert region.description() == "30.0 px long"
     assert Region((1, 2, 30, 4), 90, 29.987, 3.0013) == region
     assert Detection(1, "person", 0.9, (0, 1, 2, 3)) == Detection(1, "person", 0.9, (0, 1, 2, 3))
+
+
+def test_a_region_with_sizes_of_its_crack():
+    crack = CrackWidth(3.14159, 4.0, 5.5, (7, 8), 12.5, 80.24, 74)
+    polygon = (1, 2, 1, 6, 31, 6, 31, 2)
+    region = Region((1, 2, 30, 4), 120, 30.0, 4.0, crack, 0.97123456789, (polygon,), 1, Scale(0.25), 3)
+    found = json.loads(json.dumps(region.to_dict()))
+    assert found["crack"] == {
+        "mean": 3.14, "p95": 4.0, "maximum": 5.5, "place": [7, 8], "orientation": 12.5, "length": 80.24, "measured": 74,
+    }  # fmt: skip
+    assert found["mm"] == {"length": 20.06, "mean": 0.785, "p95": 1.0, "maximum": 1.375}
+    assert (found["number"], found["peak"], found["width_class"]) == (3, 0.971235, 1)
+    assert found["polygons"] == [list(polygon)]
+    assert region.description() == "20.1 mm long, width 1.00 mm"
+    assert replace(region, scale=None).description() == "80.2 px long, width 4.0 px"
+    narrow = replace(region, crack=CrackWidth(None, None, None, (7, 8), 0.0, 412.4, 9), scale=None)
+    assert narrow.description() == "412 px long, width below 2 px"
+    assert narrow.to_dict()["crack"]["mean"] is None
+    assert narrow.to_dict()["mm"] is None
+    assert replace(narrow, scale=Scale(0.1)).to_dict()["mm"] == {
+        "length": 41.24, "mean": None, "p95": None, "maximum": None,
+    }  # fmt: skip
+    unmeasured = replace(region, crack=CrackWidth(None, None, None, None, 0.0, 30.0, 0))
+    assert unmeasured.description() == "7.50 mm long, width not measurable"
 
 
 def test_a_class_by_name_or_index():

@@ -10,8 +10,9 @@ import pytest
 from crackcam.errors import UserError
 from crackcam.evaluation import widths
 from crackcam.evaluation.centre_lines import trace_crack
-from crackcam.evaluation.regions import skeleton_length
-from crackcam.evaluation.widths import CrackWidth, Scale, measure_width, width_class
+from crackcam.evaluation.skeletons import skeleton_length
+from crackcam.evaluation.widths import measure_width
+from crackcam.sizes import CrackWidth, Scale, width_class
 
 SIDE = 160  # pixels
 

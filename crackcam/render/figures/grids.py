@@ -61,7 +61,7 @@ class Tile(NamedTuple):
         name: file name.
         probabilities: by class name, highest first.
         true: class, where it is known.
-        note: a line below the image.
+        note: lines below the image.
         boxes: drawn on the image.
     """
 
@@ -119,15 +119,17 @@ def heatmap_grid(path: Path, title: str, tiles: list[Tile], style: Style, lines:
         model: the model that is explained, see :func:`model_label`.
     """
     lines = min(lines, len(tiles[0].probabilities), MOST)
-    figure, cells = _grid(len(tiles), title, 0.21 * (lines + 1), model, style)
+    rows = lines + max(len(tile.note.splitlines()) or 1 for tile in tiles)
+    figure, cells = _grid(len(tiles), title, 0.21 * rows, model, style)
     for tile, (axes, below) in zip(tiles, cells, strict=True):
         _show(axes, tile)
-        below.set(xlim=(0, 1), ylim=(lines + 0.6, -0.6))
+        below.set(xlim=(0, 1), ylim=(rows - 0.4, -0.6))
         for line, (name, probability) in enumerate(list(tile.probabilities.items())[:lines]):
             text = f"{'' if lines > 1 else 'predicted: '}{shorten(name, 22)} {confidence_text(probability)}"
             color = PALE if line else INCORRECT if tile.incorrect else INK
             below.text(0.5, line, text, ha="center", va="center", fontsize=8 if line else 8.5, color=color)
-        below.text(0.5, lines, tile.note, ha="center", va="center", fontsize=8, color=PALE)
+        for line, text in enumerate(tile.note.splitlines(), lines):
+            below.text(0.5, line, text, ha="center", va="center", fontsize=8, color=PALE)
     save(figure, path)
 
 

@@ -1,0 +1,186 @@
+"""Sizes of cracks: widths in pixels, the scale that makes millimetres of them, and classes of widths."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from numbers import Real
+from typing import Any
+
+from crackcam.errors import UserError
+
+NARROWEST = 2.0  # pixels: narrower cracks are not measurable
+SCALES_MM = (1e-4, 1000)  # of a pixel: what lies outside is a mistake of the unit
+DISTANCES_M, SENSORS_MM, FOCAL_LENGTHS_MM = (0.001, 10_000), (0.1, 1000), (0.1, 10_000)
+
+
+@dataclass(frozen=True)
+class CrackWidth:
+    """The sizes of the crack in one region.
+
+    Attributes:
+        mean: over the measured places, in pixels; None where it is below 2 px or no place was measured.
+        p95: 95th percentile, likewise.
+        maximum: likewise.
+        place: (x, y) of the maximum, in pixels of the image; None where no place was measured.
+        orientation: of the centre line, in degrees: 0 along x, counter-clockwise as seen, in [0, 180).
+        length: along the centre line, in pixels; that of the region's skeleton where no place was measured.
+        measured: number of places that were measured, 1 px apart.
+    """
+
+    mean: float | None
+    p95: float | None
+    maximum: float | None
+    place: tuple[int, int] | None
+    orientation: float
+    length: float
+    measured: int
+
+    @property
+    def measurable(self) -> bool:
+        """Whether there is a mean width."""
+        return self.mean is not None
+
+    def description(self, scale: Scale | None = None) -> str:
+        """'4.2 px wide, at most 6.0 px at (31, 40)', in mm with a scale; 'below 2 px'; 'width not measurable'."""
+        if not self.measured:
+            return "width not measurable"
+        narrow = f"below {NARROWEST:g} px" + (f" ({scale.millimetres(NARROWEST):.2g} mm)" if scale else "")
+        mean, maximum = (None if value is None else length_text(value, scale) for value in (self.mean, self.maximum))
+        return (f"{mean} wide" if mean else narrow) + (f", at most {maximum} at {self.place}" if maximum else "")
+
+    def width_class(self, scale: Scale | None, limits: Sequence[float]) -> int | None:
+        """The class of the 95th percentile, which single places with chips do not decide as they do the maximum.
+
+        None where it is not known: without limits or scale, where no width was measured, and where it is below 2 px but
+        2 px are more than the first limit.
+        """
+        if not limits or scale is None or not self.measured:
+            return None
+        if self.p95 is not None:
+            return width_class(scale.millimetres(self.p95), limits)
+        check_limits(limits)
+        return 0 if scale.millimetres(NARROWEST) <= limits[0] else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it; widths of None where ``measured`` is above 0 are below 2 px."""
+        rounded = {name: round(value, 2) if isinstance(value, float) else value for name, value in asdict(self).items()}
+        return {**rounded, "place": self.place and list(self.place)}
+
+    def millimetres(self, scale: Scale) -> dict[str, float | None]:
+        """Length and widths in millimetres, as JSON has them."""
+        values = {"length": self.length, "mean": self.mean, "p95": self.p95, "maximum": self.maximum}
+        return {name: None if v is None else round(scale.millimetres(v), 3) for name, v in values.items()}
+
+
+def length_text(pixels: float, scale: Scale | None = None) -> str:
+    """'4.2 px', '412 px'; with a scale '1.68 mm', '165 mm'."""
+    if scale is None:
+        return f"{pixels:,.0f} px" if pixels >= 100 else f"{pixels:.1f} px"
+    value = scale.millimetres(pixels)
+    return f"{value:,.0f} mm" if value >= 100 else f"{value:.1f} mm" if value >= 10 else f"{value:.2f} mm"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Millimetres on the surface for one pixel of the image.
+
+    Raises:
+        UserError: the value is not between 0.0001 and 1000.
+
+    Examples:
+        >>> import crackcam
+        >>> scale = crackcam.Scale.from_distance(2, focal_length_mm=50, sensor_width_mm=36, image_width_px=6000)
+        >>> scale.mm_per_pixel, round(scale.millimetres(4), 2)
+        (0.24, 0.96)
+    """
+
+    mm_per_pixel: float
+
+    def __post_init__(self) -> None:
+        _check("mm_per_pixel", self.mm_per_pixel, *SCALES_MM)
+
+    @classmethod
+    def from_distance(
+        cls, distance_m: float, focal_length_mm: float, sensor_width_mm: float, image_width_px: int
+    ) -> Scale:
+        """The ground sampling distance of a camera that looks straight at the surface.
+
+        Args:
+            distance_m: from the camera to the surface, in metres.
+            focal_length_mm: the real one; not the equivalent for 35 mm film, unless ``sensor_width_mm`` is 36.
+            sensor_width_mm: side of the sensor along the image's width.
+            image_width_px: width of the image that the sensor's width became, not of a crop of it.
+
+        Raises:
+            UserError: a value is not a number, not above 0, or no camera has it.
+        """
+        _check("distance_m", distance_m, *DISTANCES_M)
+        _check("focal_length_mm", focal_length_mm, *FOCAL_LENGTHS_MM)
+        _check("sensor_width_mm", sensor_width_mm, *SENSORS_MM)
+        _check("image_width_px", image_width_px, 16, 1_000_000)
+        return cls(1000 * distance_m * sensor_width_mm / (focal_length_mm * image_width_px))
+
+    def millimetres(self, pixels: float) -> float:
+        """A length in pixels, in millimetres."""
+        return pixels * self.mm_per_pixel
+
+
+def _check(name: str, value: float, lowest: float, highest: float) -> None:
+    """Raise a UserError unless a value is a number between two others."""
+    if not _is_number(value) or value <= 0:
+        raise UserError(f"{name}: {value!r} is not a number above 0")
+    if not lowest <= value <= highest:
+        raise UserError(f"{name}: {value:g} is not between {lowest:g} and {highest:g}: check its unit")
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a finite number; widths may be None, and true is none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def width_class(width_mm: float, limits: Sequence[float]) -> int:
+    """The class of a crack width: the number of limits that it reaches.
+
+    Args:
+        width_mm: in millimetres, >= 0.
+        limits: in millimetres, > 0, ascending.
+
+    Returns:
+        0 for widths below the first limit, ``len(limits)`` from the last one on.
+
+    Raises:
+        UserError: the width is negative or no number; there are no limits, or they are not ascending.
+
+    Examples:
+        >>> from crackcam.sizes import width_class
+        >>> [width_class(width, (0.1, 0.2, 0.4)) for width in (0.05, 0.2, 1.0)]
+        [0, 2, 3]
+    """
+    if not _is_number(width_mm) or width_mm < 0:
+        raise UserError(f"width_mm: {width_mm} is not a number of 0 or more")
+    check_limits(limits)
+    return bisect(limits, width_mm)
+
+
+def check_limits(limits: Sequence[float]) -> None:
+    """Raise a UserError unless limits of width classes are ascending numbers above 0; there is at least one."""
+    ascending = all(map(_is_number, limits)) and all(low < high for low, high in pairwise([0, *limits]))
+    if not limits or not ascending:
+        raise UserError(f"width_limits: {tuple(limits)} are not ascending numbers above 0, as in (0.1, 0.2, 0.4)")
+
+
+def class_names(limits: Sequence[float]) -> list[str]:
+    """The width classes in words.
+
+    Examples:
+        >>> from crackcam.sizes import class_names
+        >>> class_names((0.2, 0.3))
+        ['below 0.2 mm', '0.2 to 0.3 mm', 'from 0.3 mm']
+    """
+    check_limits(limits)
+    between = [f"{low:g} to {high:g} mm" for low, high in pairwise(limits)]
+    return [f"below {limits[0]:g} mm", *between, f"from {limits[-1]:g} mm"]
