@@ -173,7 +173,7 @@ def test_a_mask_shows_the_regions():
     found = explanation(bar(60, 100), threshold=1.0)
     drawn = np.asarray(found.overlay("mask"))
     assert drawn.shape == (60, 100, 3)
-    assert (drawn[:38, 20:] == 100).all()  # the number of the region is on the left
+    assert (drawn[:30, 40:] == 100).all()  # the number of the region is on the left
     assert (drawn[38:46, 8:92] != 100).any()
     (box,) = [region.box for region in found.regions()]
     assert box == (10, 40, 80, 4)
