@@ -32,10 +32,10 @@ demo: .venv/.runtime
 	@echo; echo "make demo wrote:"; ls -1 $(DEMO) outputs/*.csv outputs/*.html outputs/*.json outputs/*.png
 
 test: .venv/.development
-	$(QUIET_THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(QUIET_THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-fast: .venv/.development
-	$(QUIET_THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/unit -m 'not torture and not slow'
+	$(QUIET_THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/unit -m 'not torture and not slow'
 
 torture: .venv/.development
 	$(BIN)/python -m pytest -m torture

@@ -1,6 +1,8 @@
 """Shared by all tests: a tiny generated data set, and a tiny network trained on it by the real train.py, once."""
 
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,25 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
-import train
-from crackcam import TrainConfig
-from crackcam.data import images
-from crackcam.data.synthetic import write_sample
-from crackcam.models import checkpoint, heads, pretrained
-from crackcam.types import ModelCard
+# torch and the library are imported where they are used: the process that only hands tests to others does without.
 
 ROOT = Path(__file__).parents[1]
 TINY_TRAINING = ["--pretrained", "none", "--image-size", "64", "--epochs", "2", "--batch-size", "8", "--workers", "0"]
 
-# pytest-xdist runs tests side by side: one thread each, also in the processes that they start.
+# pytest-xdist runs tests side by side: one thread each, also in the processes that they start. Before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1)
 
 
 def tiny_config(**others):
     """The settings of TINY_TRAINING, from Python."""
+    from crackcam import TrainConfig
+
     return TrainConfig(**{"pretrained": "none", "image_size": 64, "epochs": 2, "batch_size": 8, "workers": 0, **others})
 
 
@@ -60,6 +57,8 @@ class Workplace:
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
     """data/ with 12 + 12 training images and 6 + 6 for testing."""
+    from crackcam.data.synthetic import write_sample
+
     root = tmp_path_factory.mktemp("tiny") / "data"
     write_sample(root, counts={"train": 12, "test": 6})
     return root
@@ -68,6 +67,8 @@ def tiny_data(tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained(tiny_data, tmp_path_factory):
     """A workplace after ``python train.py``; tests read it and write elsewhere."""
+    import train
+
     place = Workplace(tmp_path_factory.mktemp("trained"))
     shutil.copytree(tiny_data, place.root / "data")
     before = Path.cwd()
@@ -98,6 +99,12 @@ def fresh(tiny_data, tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tiny_data, tmp_path_factory):
     """A checkpoint of a random SqueezeNet, 64 px, that predicts one class for half of the images of tiny_data/train."""
+    import torch
+
+    from crackcam.data import images
+    from crackcam.models import checkpoint, heads, pretrained
+    from crackcam.types import ModelCard
+
     torch.manual_seed(3)
     model = pretrained.build_classifier("squeezenet1_1", 2).eval()
     head = model.get_submodule(heads.head_name(model))
@@ -135,6 +142,55 @@ def flight(flown, tmp_path, monkeypatch):
     return tmp_path / "place"
 
 
+LIBRARIES = {"torch", "torchvision", "timm", "crackcam"}
+_examined: dict = {}
+
+
+def _identity(model):
+    """What the layers of a model follow from; None where its code is none of ours, or something watches it."""
+    import torch
+
+    kinds = [type(module) for module in model.modules()]
+    if any(kind.__module__.split(".")[0] not in LIBRARIES for kind in kinds):
+        return None
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        return None
+    digest = hashlib.sha1(repr(model).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.digest(), *kinds
+
+
+@pytest.fixture
+def examined_once(monkeypatch):
+    """Which layers are grids takes seconds to tell: of models with the same weights it is told once in a test run.
+
+    Most tests explain or train the same few models, loaded anew each time. Tests of the examination itself lie in
+    tests/unit and leave this out.
+    """
+    from crackcam.models import target_layers
+
+    examine = target_layers._examine
+
+    def remembered(model, image_size):
+        identity = _identity(model)
+        if identity is None:
+            return examine(model, image_size)
+        key = image_size, identity
+        if key not in _examined:
+            _examined[key] = examine(model, image_size)
+        return _examined[key]
+
+    monkeypatch.setattr(target_layers, "_examine", remembered)
+
+
+@pytest.fixture(autouse=True)
+def _scripts_examine_once(request):
+    if request.node.get_closest_marker("cli"):
+        request.getfixturevalue("examined_once")
+
+
 def _folder_of(variable):
     return Path(os.environ[variable]) if variable in os.environ else None
 
@@ -170,6 +226,16 @@ def no_network(monkeypatch):
     monkeypatch.setattr("socket.socket.connect", refuse)
     yield
     assert not asked
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Modules that are slow as a whole are not imported where slow tests are left out anyway."""
+    if "not slow" not in config.option.markexpr or not collection_path.name.startswith("test_"):
+        return None
+    return (
+        bool(re.search(r"^pytestmark = \[?pytest.mark.slow\b", collection_path.read_text("utf-8"), re.MULTILINE))
+        or None
+    )
 
 
 def pytest_collection_modifyitems(items):

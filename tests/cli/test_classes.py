@@ -116,5 +116,5 @@ def test_layouts(tmp_path, monkeypatch, capsys, layout):
     files = {row["file"] for row in found["pictures"]}
     assert all("dogs" in file for file in files)
     assert len(files) == (14 if scored not in held_out else 2)
-    again, _ = result_of(xai.main, capsys, "--type", "dogs", "--num", "100")
+    again, _ = result_of(xai.main, capsys, "--type", "dogs", "--num", "100", "--method", "guidedbackprop")
     assert {row["file"] for row in again["pictures"]} == files

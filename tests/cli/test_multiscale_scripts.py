@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import TINY_TRAINING
 
 import inference
 import train
@@ -35,7 +36,7 @@ def test_a_trained_head_is_trained_on(fresh, capsys):
 
 
 def test_training_and_explaining_one(fresh, capsys):
-    arguments = ["--pretrained", "none", "--image-size", "64", "--epochs", "1", "--batch-size", "8", "--workers", "0"]
+    arguments = [*TINY_TRAINING, "--epochs", "1", "--arch", "squeezenet1_1"]
     assert train.main([*arguments, "--head", "multiscale", "--half", "--json"]) == 0
     capsys.readouterr()
     network, card = checkpoint.load(fresh.root / "weights/model.safetensors", CPU)

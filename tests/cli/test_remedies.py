@@ -71,9 +71,10 @@ def test_the_console_script_names_itself(photos, capsys):
         (["loose/1.jpeg"], "no image loose/1.jpeg: did you mean --image loose/1.jpg?"),
     ],
 )
-def test_names_of_images(photos, capsys, words, remedy):
+def test_names_of_images(photos, tiny_checkpoint, capsys, words, remedy):
     for main in (inference.main, xai.main):
-        assert error_of(capsys, main(["--image", *words, "--device", "cpu"])) == f"error: {remedy}"
+        code = main(["--image", *words, "--weights", str(tiny_checkpoint)])
+        assert error_of(capsys, code) == f"error: {remedy}"
 
 
 @pytest.mark.parametrize(
@@ -108,10 +109,10 @@ def test_a_folder_of_loose_images(photos, capsys):
     )
 
 
-def test_one_file_that_is_no_image_is_named_with_its_reason(photos, capsys):
+def test_one_file_that_is_no_image_is_named_with_its_reason(photos, tiny_checkpoint, capsys):
     Path("clip.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(99))
     for main in (inference.main, xai.main):
-        error = error_of(capsys, main(["--image", "clip.mp4", "--device", "cpu"]))
+        error = error_of(capsys, main(["--image", "clip.mp4", "--weights", str(tiny_checkpoint)]))
         assert error.startswith("error: clip.mp4 cannot be read as an image: ")
 
 

@@ -1,11 +1,12 @@
 """train.py with synthetic images: --mix-sample and --mask-weight."""
 
 import torch
+from conftest import TINY_TRAINING
 
 import train
 from crackcam.models.checkpoint import load
 
-QUICK = ["--pretrained", "none", "--image-size", "64", "--batch-size", "8", "--workers", "0", "--head", "multiscale"]
+QUICK = [*TINY_TRAINING, "--arch", "squeezenet1_1", "--head", "multiscale"]
 
 
 def test_masks_are_learned_from(fresh, capsys):

@@ -86,7 +86,7 @@ def test_result_as_table_and_as_json(fresh, capsys):
 
 
 def test_ctrl_c_keeps_the_best_epoch_and_exits_130(fresh):
-    command = [sys.executable, str(ROOT / "train.py"), *TINY_TRAINING, "--epochs", "500"]
+    command = [sys.executable, str(ROOT / "train.py"), *QUICK, "--epochs", "500"]
     # Jobs that a script starts in the background ignore Ctrl-C, and so would their children.
     heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeds)

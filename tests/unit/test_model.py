@@ -38,7 +38,10 @@ TARGETS = {
 }
 
 
-@pytest.mark.parametrize("arch", TARGETS)
+SLOW = {"resnet50", "vgg16", "convnext_tiny", "densenet121", "googlenet", "swin_t"}  # each 3 to 8 s
+
+
+@pytest.mark.parametrize("arch", [pytest.param(a, marks=[pytest.mark.torture] if a in SLOW else []) for a in TARGETS])
 def test_head_and_target_layer_are_found(arch):
     torch.manual_seed(0)
     model = pretrained.build_classifier(arch, 3).eval()

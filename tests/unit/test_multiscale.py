@@ -16,7 +16,7 @@ from crackcam.models.multiscale import Multiscale
 from crackcam.runtime import Runtime
 from crackcam.types import ModelCard
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("examined_once")]
 
 CPU = torch.device("cpu")
 
@@ -92,7 +92,7 @@ def test_a_small_confident_region_counts_more_than_a_large_doubtful_one():
 
 def test_models_of_tokens_are_refused():
     with pytest.raises(UserError, match="grids of several sizes"):
-        stages.add_multiscale_head(pretrained.build_classifier("vit_b_32", 2), 2, 224)
+        stages.add_multiscale_head(pretrained.build_classifier("timm/test_vit", 2), 2, 160)
 
 
 def test_absence_has_no_map():
