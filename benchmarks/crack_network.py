@@ -3,6 +3,9 @@
     python benchmarks/crack_network.py prepare --output crack_training
     python train.py --data crack_training --arch timm/tf_efficientnet_lite2 ...      (weights/README.md has the command)
     python benchmarks/crack_network.py measure --weights weights/crack_lite2.safetensors
+    python benchmarks/crack_network.py area --data crack_training --weights weights/crack_efficientnet_lite2.safetensors
+
+``area`` calibrates a finished checkpoint for large images, as train.py does at its end, and changes nothing else in it.
 
 It needs the pictures in CRACKCAM_DATA (see CONTRIBUTING). Nothing that is measured here is trained on, or chosen by.
 """
@@ -21,14 +24,23 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import crackcam
+from crackcam import TrainConfig
 from crackcam.data.images import read_image
+from crackcam.data.pixels import load_splits
+from crackcam.data.splits import plan_splits
+from crackcam.data.synthetic.datasets import synthetic_split
 from crackcam.evaluation.mask_scores import average_precision, score_masks
+from crackcam.files import write_atomically
+from crackcam.models import checkpoint
+from crackcam.models.tensors import KEY
+from crackcam.training.area import calibrate_area
 from crackcam.training.calibration import expected_calibration_error
 
 CROP = 260  # pixels; side of the crops of surfaces, and so of training
@@ -70,6 +82,18 @@ def random_crop(rng: np.random.Generator, surface: np.ndarray) -> np.ndarray:
     y, x = (int(rng.integers(0, length - side + 1)) for length in surface.shape[:2])
     part = np.ascontiguousarray(surface[y : y + side, x : x + side])
     return cv2.resize(part, (CROP, CROP), interpolation=cv2.INTER_AREA)
+
+
+def calibrate_for_area(data: Path, weights: Path) -> dict[str, float]:
+    """Fit :attr:`crackcam.types.ModelCard.area` to the validation split of a folder; write it into a checkpoint."""
+    network = crackcam.load(weights, precision="auto")
+    plan = plan_splits(data, TrainConfig.val_fraction, TrainConfig.seed, None)
+    val = load_splits(plan, network.preprocessing, 2, ("val",))["val"]
+    groups = [val, synthetic_split(val, TrainConfig.seed, network.preprocessing.size)]
+    network.card.area = calibrate_area(network, groups, 16)
+    tensors = load_file(weights)
+    write_atomically(weights, lambda path: save_file(tensors, path, metadata={KEY: checkpoint.to_json(network.card)}))
+    return network.card.area
 
 
 # -- measuring -------------------------------------------------------------------------------------------------------
@@ -244,9 +268,14 @@ def main() -> None:
     measuring = commands.add_parser("measure", help="what a network reaches")
     measuring.add_argument("--weights", type=Path, default=None, help="default: the bundled network")
     measuring.add_argument("--sets", nargs="+", default=SETS, choices=(*SETS, "choosing"))
+    fitting = commands.add_parser("area", help="calibrate a checkpoint for large images")
+    fitting.add_argument("--data", type=Path, default=Path("crack_training"), help="what prepare has written")
+    fitting.add_argument("--weights", type=Path, required=True)
     args = parser.parse_args()
     if args.command == "prepare":
         prepare(args.output)
+    elif args.command == "area":
+        print(json.dumps(calibrate_for_area(args.data, args.weights)))
     else:
         network = crackcam.load(args.weights)
         for name, figures in report(network, args.sets):

@@ -23,6 +23,7 @@ from crackcam.models.checks import check_runs, to_device
 from crackcam.models.loaded import LoadedModel
 from crackcam.models.registry import check_arch, is_detector
 from crackcam.models.tensors import SUFFIXES
+from crackcam.models.tiles import predict_images, tile_count
 from crackcam.preprocessing import Preprocessing
 from crackcam.runtime import Runtime
 from crackcam.settings import settings_of
@@ -106,13 +107,19 @@ class Classifier(LoadedModel):
         """Names in index order."""
         return self.card.classes
 
-    def predict(self, images: ImageSource, *, batch_size: int = 32) -> Prediction | Iterator[Prediction]:
+    def predict(
+        self, images: ImageSource, *, batch_size: int = 32, resize: bool = False
+    ) -> Prediction | Iterator[Prediction]:
         """Predict the classes of images.
+
+        A network with a multiscale head whose one class is the absence of the others, such as the bundled one, reads
+        images of more than twice its size in tiles at their own resolution, see :mod:`crackcam.models.tiles`.
 
         Args:
             images: a file, glob or folder, a Pillow image, an array (H, W, 3) or (N, H, W, 3) of uint8 in RGB order, or
                 an iterable of them.
             batch_size: images at a time.
+            resize: large images are resized as a whole instead.
 
         Returns:
             One prediction for a single image; for several an iterator, which reads and predicts as it is consumed.
@@ -121,11 +128,12 @@ class Classifier(LoadedModel):
         Raises:
             UserError: there is no such file; or a single image cannot be read.
         """
+        network = self.without_tiles() if resize else self
 
         def predict(batch: list[SourceImage]) -> Iterator[Prediction]:
-            pixels = self.to_pixels([image.pixels for image in batch])
-            for image, row in zip(batch, self.probabilities(pixels).tolist(), strict=True):
-                yield Prediction.of(self.classes, row, image.path, self._folder_class(image.path))
+            found = predict_images(network, [image.pixels for image in batch], batch_size)
+            for image, row, tiles in zip(batch, *found, strict=True):
+                yield Prediction.of(self.classes, row.tolist(), image.path, self._folder_class(image.path), tiles)
 
         return map_source(images, predict, batch_size)
 
@@ -136,6 +144,7 @@ class Classifier(LoadedModel):
         target: str | int | None = None,
         *,
         batch_size: int = 32,
+        resize: bool = False,
         **settings: Any,
     ) -> Explanation | Iterator[Explanation]:
         """Show where in images the evidence for a class is.
@@ -145,6 +154,7 @@ class Classifier(LoadedModel):
             method: one of :data:`crackcam.methods.NAMED`, or "best".
             target: class to explain, by name or index; default: the one predicted.
             batch_size: images at a time.
+            resize: large images are resized as a whole, as in :meth:`predict`.
             settings: further settings of :class:`crackcam.ExplainConfig`: ``layer``, ``stride``, ``scales``, ``fuse``,
                 ``threshold``, ``refine``, ``aug_smooth``, ``eigen_smooth``.
 
@@ -162,14 +172,18 @@ class Classifier(LoadedModel):
         config = ExplainConfig(method=method, target=named, **settings)  # type: ignore[arg-type]
         if config.several:
             raise UserError(f"one method at a time, not {', '.join(config.method)}")
-        (explainer,) = Explainer.of(self, config, batch_size)
+        network = self.without_tiles() if resize else self
+        (explainer,) = Explainer.of(network, config, batch_size)
         index = explainer.target_index()
 
         def explain(batch: list[SourceImage]) -> Iterator[Explanation]:
             arrays = [image.pixels for image in batch]
             found = explainer.predict_and_explain(self.to_pixels(arrays), arrays, index)
             for image, row, explained, heatmap in zip(batch, *found, strict=True):
-                prediction = Prediction.of(self.classes, row.tolist(), image.path, self._folder_class(image.path))
+                tiles = tile_count(network, *image.pixels.shape[:2])
+                prediction = Prediction.of(
+                    self.classes, row.tolist(), image.path, self._folder_class(image.path), tiles
+                )
                 yield explainer.explanation(image.pixels, prediction, explained, heatmap)
 
         return map_source(images, explain, batch_size)

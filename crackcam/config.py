@@ -120,6 +120,12 @@ class ImagesConfig(Settings):
     image: tuple[Path, ...] | None = setting(None, PATHS, "these images, folders, globs instead", metavar="PATH")
     num: int = setting(9, POSITIVE_INT, "images to draw (default: 9)", metavar="N")
     seed: int = setting(0, SEED, "chooses the images (default: 0)")
+    resize: bool = setting(
+        False,
+        SWITCH,
+        "resize large images as a whole; default: a network whose map is local reads those of more than twice its size "
+        "in tiles",
+    )
 
     def check(self) -> None:
         if self.image and (self.type is not None or self.split is not None):

@@ -29,6 +29,7 @@ class Progress:
         unit: name of one item.
         done: items that an earlier run has done.
         leave: whether the bar stays on the terminal at the end.
+        first: seconds before the first message, off a terminal.
 
     Examples:
         >>> from crackcam.progress import Progress
@@ -36,11 +37,13 @@ class Progress:
         [0, 1, 4]
     """
 
-    def __init__(self, label: str, total: int, unit: str = "image", done: int = 0, leave: bool = False) -> None:
+    def __init__(
+        self, label: str, total: int, unit: str = "image", done: int = 0, leave: bool = False, first: float = OFTEN
+    ) -> None:
         self.label, self.total, self.unit = label, total, unit
         self.plural = f"{unit}es" if unit.endswith(("s", "ch")) else f"{unit}s"
         self.done, self.made = done, 0
-        self.started, self.next = time.monotonic(), OFTEN
+        self.started, self.next = time.monotonic(), first
         shown = is_main() and sys.stderr is not None and sys.stderr.isatty()
         self.bar = tqdm(desc=label, total=total, initial=done, unit=unit, leave=leave) if shown else None
 

@@ -69,6 +69,8 @@ class ModelCard:
             has absorbed, and the number of near-duplicates of training images in each other split.
         versions: of the libraries that trained it.
         thresholds: detection thresholds by method and class, in the raw unit of the method's heatmaps.
+        area: how the decision on a large image that is read in tiles allows for its area: ``offset`` and
+            ``log_temperature``, see :func:`crackcam.models.tiles.calibrated_for_area`; empty where it is not known.
     """
 
     arch: str
@@ -89,6 +91,7 @@ class ModelCard:
     stages: dict[str, int] = field(default_factory=dict)
     decoder: int = 0
     thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
+    area: dict[str, float] = field(default_factory=dict)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -186,6 +189,7 @@ class Prediction(Result):
         path: the image file; None for an image that was passed as pixels.
         true: the true class, where it is known from the image's folder.
         detections: the boxes of a detector, best first; empty for classifiers.
+        tiles: number of tiles that a large image was read in, at its own resolution; 1: it was resized as a whole.
 
     Examples:
         >>> import crackcam
@@ -199,15 +203,21 @@ class Prediction(Result):
     path: Path | None = None
     true: str | None = None
     detections: tuple[Detection, ...] = ()
+    tiles: int = 1
 
     @classmethod
     def of(
-        cls, classes: Sequence[str], probabilities: Sequence[float], path: Path | None = None, true: str | None = None
+        cls,
+        classes: Sequence[str],
+        probabilities: Sequence[float],
+        path: Path | None = None,
+        true: str | None = None,
+        tiles: int = 1,
     ) -> Prediction:
         """From probabilities in index order."""
         by_name = dict(sorted(zip(classes, probabilities, strict=True), key=lambda pair: -pair[1]))
         label = next(iter(by_name))
-        return cls(label, by_name[label], by_name, path, true)
+        return cls(label, by_name[label], by_name, path, true, tiles=tiles)
 
     @property
     def wrong(self) -> bool:
@@ -220,9 +230,15 @@ class Prediction(Result):
         return dict(list(self.probabilities.items())[:number])
 
     def to_dict(self, top_k: int | None = None) -> dict:
-        """As the JSON files of ``inference.py`` have it: file, true, predicted, probabilities."""
+        """As the JSON files of ``inference.py`` have it: file, true, predicted, probabilities, tiles."""
         path = None if self.path is None else str(self.path)
-        return {"file": path, "true": self.true, "predicted": self.label, "probabilities": self.top(top_k)}
+        return {
+            "file": path,
+            "true": self.true,
+            "predicted": self.label,
+            "probabilities": self.top(top_k),
+            "tiles": self.tiles,
+        }
 
 
 @dataclass(frozen=True)

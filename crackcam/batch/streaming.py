@@ -1,13 +1,15 @@
 """Stream the images of whole folders through a model, and write the results in the order of the files.
 
 The files are divided into batches. Threads decode the next ones while the model processes one and other threads finish
-the previous ones; memory holds these few, however many files there are. The row of each image goes into a journal,
-``<table>.part/0.jsonl``, one line of JSON each; when it is complete the table is made from it and the journal is
-removed. A table is written completely or not at all.
+the previous ones; memory holds these few, however many files there are, and of decoded images no more than some bytes.
+An image that is large (:class:`Alone`) is processed as soon as it is read, the others of its batch together. The row of
+each image goes into a journal, ``<table>.part/0.jsonl``, one line of JSON each; when it is complete the table is made
+from it and the journal is removed. A table is written completely or not at all.
 
-After a kill at any moment ``resume`` truncates the journal behind its last complete batch and continues there: batches
-contain the same images as without the kill, so that the numbers are bitwise equal. Files that a row names were complete
-before the row was written. ``<table>.part/run.json`` records the settings of the run; other settings are refused.
+After a kill at any moment ``resume`` truncates the journal behind its last complete batch, or behind the large images
+at the start of the next one, and continues there: images are processed together with the same others as without the
+kill, so that the numbers are bitwise equal. Files that a row names were complete before the row was written.
+``<table>.part/run.json`` records the settings of the run; other settings are refused.
 
 Under torchrun process r of n takes the batches r, r + n, ... into a journal of its own, ``r.jsonl``; after a barrier
 process 0 makes the table from all of them, which equals that of one process. Where a process dies the others end too,
@@ -26,7 +28,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -47,7 +49,7 @@ except ImportError:  # Windows
 logger = logging.getLogger(__name__)
 
 
-BEHIND = 2  # batches that wait to be finished while the model processes the next
+BEHIND = 2  # batches, and large images, that wait to be finished while the model processes the next
 TEMPORARY = f"{'[0-9]' * 5}/.{'[0-9]' * 7}_*"  # in folders of shards: temporary files of write_atomically
 
 SHOWN_VALUE = 32  # characters; longer values, hashes say, are not shown where they differ
@@ -60,6 +62,12 @@ class Item(NamedTuple):
 
     place: int
     path: Path
+    prepared: Any
+
+
+class Alone(NamedTuple):
+    """What ``prepare`` made of a large image, which is processed alone: a batch of them would not fit in memory."""
+
     prepared: Any
 
 
@@ -142,17 +150,18 @@ def stream(
     run.part.mkdir(parents=True, exist_ok=True)
     own = run.own_batches
     with _journal(run) as journal:
-        done = _truncate(journal, [len(batch) for batch in own] if resumed else [])
+        done, more = _truncate(journal, [len(batch) for batch in own] if resumed else [])
         if rank() == 0:
             for leftover in (path for folder in folders for path in folder.glob(TEMPORARY)):
                 leftover.unlink()
         barrier()  # no journal holds rows of another run
         if rank() == 0:
             write_json(run.part / "run.json", run.identity)
-        kept = sum(all_gather(sum(map(len, own[:done]))))  # also: nobody writes rows before run.json is written
+        kept = sum(all_gather(sum(map(len, own[:done])) + more))  # also: nobody writes rows before run.json is written
         if kept:
             logger.info("resuming after %s", counted(kept, "image"))
-        _fill(run, journal, own[done:], prepare, work)
+        remaining = [own[done][more:], *own[done + 1 :]] if more else own[done:]
+        _Stream(run, journal, remaining, work).fill(prepare)
     barrier()
 
 
@@ -208,60 +217,106 @@ def _journal(run: Run) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _truncate(journal: IO[bytes], sizes: Iterable[int]) -> int:
-    """Truncate a journal behind the last batch whose lines are all complete; returns the number of such batches."""
+def _truncate(journal: IO[bytes], sizes: Iterable[int]) -> tuple[int, int]:
+    """Truncate a journal to what need not be done again.
+
+    Args:
+        journal: one line for each image.
+        sizes: images of each batch.
+
+    Returns:
+        The number of batches whose lines are all complete; and of the next one the number of images before the first
+        that is processed together with others.
+    """
     journal.seek(0)
-    kept = done = 0
+    kept = done = more = 0
     for size in sizes:
-        lines = list(islice(journal, size))
-        if len(lines) < size or not lines[-1].endswith(b"\n"):
+        lines = [line for line in islice(journal, size) if line.endswith(b"\n")]
+        if len(lines) < size:
+            alone = list(takewhile(_is_alone, lines))
+            kept, more = kept + sum(map(len, alone)), len(alone)
             break
         kept += sum(map(len, lines))
         done += 1
     journal.truncate(kept)
     journal.seek(kept)
-    return done
+    return done, more
 
 
-def _fill(run: Run, journal: IO[bytes], batches: Sequence[range], prepare: Callable, work: Callable) -> None:
-    """Process batches of this process, the last ones of its own, and write their rows."""
-    import torch
-
-    threads = max(2, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    paths = (run.files[place][1] for batch in batches for place in batch)
-    reading = images.read_images(paths, prepare, threads, ahead=2 * run.batch_size)
-    waiting: deque[list[Future[Row] | Row]] = deque()
-    bar = _progress(run, sum(map(len, batches)))
-
-    def write() -> None:
-        rows = [row.result() if isinstance(row, Future) else row for row in waiting.popleft()]
-        # In one piece: a kill cuts off the end of the file, never the middle.
-        journal.write("".join(json.dumps(row) + "\n" for row in rows).encode())
-        journal.flush()
-        bar.update(len(rows))
-
-    # A thread that finishes images works on small tensors: threads of its own would only slow the model down.
-    finishing = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    with bar, contextlib.closing(cast(Generator, reading)), finishing as pool:
-        for batch in batches:
-            waiting.append(_start_batch(run, pool, list(zip(batch, reading, strict=False)), work))
-            if len(waiting) > BEHIND:
-                write()
-        while waiting:
-            write()
+def _is_alone(line: bytes) -> bool:
+    """Whether the row depends on no other image of its batch: it was read in tiles, or could not be read."""
+    row = json.loads(line)
+    return row.get("tiles", 1) > 1 or "error" in row
 
 
-def _start_batch(run: Run, pool: ThreadPoolExecutor, batch: list[tuple[int, Any]], work: Callable) -> list:
-    """Rows of a batch, (place, what was read) each, or futures of them."""
-    items = [Item(place, found.path, found.pixels) for place, found in batch if isinstance(found, images.DecodedImage)]
-    makers = work(items) if items else []
-    rows: dict[int, Future[Row] | Row] = {
-        item.place: pool.submit(_row, run, item.place, make) for item, make in zip(items, makers, strict=True)
-    }
-    for place, found in batch:
-        if isinstance(found, images.UnreadableImage):
-            rows[place] = {**run.head(place), "error": found.reason}
-    return [rows[place] for place, _ in batch]
+class _Stream:
+    """Processes batches of one process, the last ones of its own, and writes their rows.
+
+    Attributes:
+        waiting: rows, or futures of them, in blocks that are written in one piece: a kill cuts off the end of the file,
+            never the middle.
+    """
+
+    def __init__(self, run: Run, journal: IO[bytes], batches: Sequence[range], work: Callable) -> None:
+        self.run, self.journal, self.batches, self.work = run, journal, batches, work
+        self.waiting: deque[list[Future[Row] | Row]] = deque()
+        self.bar = _progress(run, sum(map(len, batches)))
+        self.threads = max(2, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+    def fill(self, prepare: Callable) -> None:
+        """Process all batches."""
+        import torch
+
+        paths = (self.run.files[place][1] for batch in self.batches for place in batch)
+        reading = images.read_images(paths, prepare, self.threads, ahead=2 * self.run.batch_size)
+        # A thread that finishes images works on small tensors: threads of its own would only slow the model down.
+        self.pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
+        with self.bar, contextlib.closing(cast(Generator, reading)), self.pool:
+            for batch in self.batches:
+                for block in self._blocks(zip(batch, reading, strict=False)):
+                    self.waiting.append(block)
+                    if len(self.waiting) > BEHIND:
+                        self._write()
+            while self.waiting:
+                self._write()
+
+    def _write(self) -> None:
+        rows = [row.result() if isinstance(row, Future) else row for row in self.waiting.popleft()]
+        self.journal.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+        self.journal.flush()
+        self.bar.update(len(rows))
+
+    def _blocks(self, batch: Iterable[tuple[int, Any]]) -> Iterator[list[Future[Row] | Row]]:
+        """Rows of a batch, (place, what was read) each, or futures of them.
+
+        A large image before the first other one ends a block; the rest of the batch is the last block.
+        """
+        rows: dict[int, Future[Row] | Row] = {}
+        together: list[Item] = []
+        finishing: deque[Future[Row]] = deque()
+        for place, found in batch:
+            if isinstance(found, images.UnreadableImage):
+                rows[place] = {**self.run.head(place), "error": found.reason}
+            elif isinstance(found.pixels, Alone):
+                (row,) = self._started([Item(place, found.path, found.pixels.prepared)])
+                rows[place] = row
+                finishing.append(row)
+                if len(finishing) > BEHIND:  # they hold their images
+                    finishing.popleft().exception()
+                if not together:
+                    yield list(rows.values())
+                    rows = {}
+            else:
+                rows[place] = {}  # in the order of the files
+                together.append(Item(place, found.path, found.pixels))
+        for item, future in zip(together, self._started(together), strict=True):
+            rows[item.place] = future
+        if rows:
+            yield list(rows.values())
+
+    def _started(self, items: list[Item]) -> list[Future[Row]]:
+        makers = self.work(items) if items else []
+        return [self.pool.submit(_row, self.run, item.place, make) for item, make in zip(items, makers, strict=True)]
 
 
 def _row(run: Run, place: int, make: Callable[[], Row]) -> Row:

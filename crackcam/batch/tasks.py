@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from crackcam.batch.streaming import Item, Row
+from crackcam.batch.streaming import Alone, Item, Row
 from crackcam.config import ExplainConfig, SizesConfig
 from crackcam.data.capture import read_capture
 from crackcam.errors import UserError
@@ -24,6 +24,7 @@ from crackcam.explain.explanation import Explanation
 from crackcam.explain.thresholds import known_threshold
 from crackcam.files import file_hash, write_atomically
 from crackcam.models.loaded import LoadedModel, stack
+from crackcam.models.tiles import is_large, predict_images, tile_count
 from crackcam.render.overlays import SHOWN_SIDE, Style, choose_style, thumbnail
 from crackcam.settings import flag_of
 from crackcam.types import Prediction
@@ -55,7 +56,7 @@ class Task(Protocol):
     def settings(self) -> dict[str, Any]: ...
 
     def prepare(self, image: np.ndarray) -> Any:
-        """What :meth:`work` needs of (H, W, 3) uint8; runs in decoding threads."""
+        """What :meth:`work` needs of (H, W, 3) uint8; runs in decoding threads. See :class:`.streaming.Alone`."""
 
     def work(self, items: list[Item]) -> list[Callable[[], Row]]:
         """For each image of a batch a function that makes its row, which runs in finishing threads."""
@@ -69,10 +70,17 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class PredictTask:
-    """Probabilities of every image."""
+    """Probabilities of every image.
+
+    Attributes:
+        network: what predicts.
+        top_k: classes in a row.
+        batch_size: images of the network's size that may be computed at a time.
+    """
 
     network: LoadedModel
     top_k: int | None = None
+    batch_size: int = 32
     verb: str = "predicting"
     folders: Sequence[Path] = ()
 
@@ -84,18 +92,23 @@ class PredictTask:
     def settings(self) -> dict[str, Any]:
         return model_settings(self.network)
 
-    def prepare(self, image: np.ndarray) -> np.ndarray:
-        return self.network.preprocessing.apply(image)
+    def prepare(self, image: np.ndarray) -> np.ndarray | Alone:
+        large = is_large(self.network, *image.shape[:2])
+        return Alone(image) if large else self.network.preprocessing.apply(image)
 
     def work(self, items: list[Item]) -> list[Callable[[], Row]]:
+        if is_large(self.network, *items[0].prepared.shape[:2]):
+            found = predict_images(self.network, [item.prepared for item in items], self.batch_size)
+            return [partial(self._row, *of_one) for of_one in zip(*found, strict=True)]
         pixels = stack([item.prepared for item in items])
-        return [partial(self._row, row) for row in self.network.probabilities(pixels)]
+        return [partial(self._row, row, 1) for row in self.network.probabilities(pixels)]
 
-    def _row(self, row: torch.Tensor) -> Row:
+    def _row(self, row: torch.Tensor, tiles: int) -> Row:
         values = row.tolist()
         return {
             "predicted": self.network.card.classes[values.index(max(values))],
             "probabilities": [round(value, DECIMALS) for value in values],
+            "tiles": tiles,
         }
 
     def cells(self, row: Row) -> list:
@@ -186,10 +199,12 @@ class ExplainTask:
         """Whether the image is needed at its own size, not only at that of its overlay."""
         return bool(self.config.refine or self.save_maps or not self.config.single_scale or self.measures)
 
-    def prepare(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def prepare(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | Alone:
         whole = self.explainer.whole
         explained = whole.apply(image) if whole else None
         fitted = self.explainer.network.preprocessing.apply(image)
+        if is_large(self.explainer.network, *image.shape[:2]):
+            return Alone((fitted, image, explained))
         return fitted, image if self._needs_original else thumbnail(image, OVERLAY_SIDE), explained
 
     def work(self, items: list[Item]) -> list[Callable[[], Row]]:
@@ -200,13 +215,16 @@ class ExplainTask:
         return [partial(self._row, *of_one) for of_one in zip(items, *found, strict=True)]
 
     def _row(self, item: Item, probabilities: torch.Tensor, target: int, heatmap: torch.Tensor) -> Row:
-        prediction = Prediction.of(self.explainer.network.card.classes, probabilities.tolist(), item.path)
+        network = self.explainer.network
+        tiles = tile_count(network, *item.prepared[1].shape[:2])
+        prediction = Prediction.of(network.card.classes, probabilities.tolist(), item.path, tiles=tiles)
         explanation = self.explainer.explanation(item.prepared[1], prediction, target, heatmap.cpu())
         best = prediction.top(self.top_k)
         return {
             "predicted": prediction.label,
             "probabilities": {name: round(value, DECIMALS) for name, value in best.items()},
             "target": explanation.target,
+            "tiles": tiles,
             **self._written(item, explanation),
         }
 
@@ -253,6 +271,7 @@ def model_settings(network: LoadedModel) -> dict[str, Any]:
         "weights": file_hash(network.path) if network.path else _tensor_hash(network),
         "precision": network.runtime.precision,
         "device": network.runtime.device.type,
+        "resize": not network.tiled,
     }
 
 

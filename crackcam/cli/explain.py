@@ -10,10 +10,10 @@ from pathlib import Path
 from crackcam.batch.folders import completed, process
 from crackcam.batch.streaming import Run
 from crackcam.batch.tasks import ExplainTask
-from crackcam.classifier import Classifier, Loader
+from crackcam.classifier import Loader
 from crackcam.cli.console import print_json, say
 from crackcam.cli.documents import manifest, prepare_output, table_beside
-from crackcam.cli.predict import check_processes, print_summary
+from crackcam.cli.predict import as_asked, check_processes, print_summary
 from crackcam.cli.sheet import Sheet
 from crackcam.config import OUTPUTS, ExplainRun
 from crackcam.data.images import DecodedImage
@@ -29,6 +29,7 @@ from crackcam.explain.explainer import PREDICTED, Comparison, Explainer, compare
 from crackcam.explain.explanation import Explanation
 from crackcam.files import write_csv, write_json
 from crackcam.methods import BEST, NAMED
+from crackcam.models.loaded import LoadedModel
 from crackcam.models.output_stride import dilate
 from crackcam.models.registry import is_detector
 from crackcam.models.target_layers import grid_layers
@@ -57,8 +58,9 @@ def _run(asked: ExplainRun) -> int:
     choose_style(asked.explain.style, asked.explain.colormap)  # before anything is loaded
     if is_detector(asked.model.arch):
         return _explain_boxes(asked)
-    network = Loader(asked.model, asked.runtime, asked.images.seed).load(layers=True)
-    assert isinstance(network, Classifier)
+    network = as_asked(Loader(asked.model, asked.runtime, asked.images.seed).load(layers=True), asked)
+    if asked.analysis.verify or asked.analysis.anatomy:  # about one heatmap in one piece
+        network = network.without_tiles()
     if asked.analysis.list_layers:
         return _list_layers(asked, network)
     explain = asked.explain
@@ -120,7 +122,7 @@ def check_names(images: list[DecodedImage]) -> None:
         raise UserError("two of the images have the same name: their heatmaps would overwrite each other")
 
 
-def _list_layers(asked: ExplainRun, network: Classifier) -> int:
+def _list_layers(asked: ExplainRun, network: LoadedModel) -> int:
     """Print the layers that ``--layer`` takes."""
     size, stride = network.preprocessing.size, asked.explain.stride
     model = dilate(network.model, stride, size) if stride else network.model

@@ -20,6 +20,7 @@ from crackcam.explain.detectors import Detector
 from crackcam.files import write_json
 from crackcam.models.loaded import LoadedModel
 from crackcam.models.registry import is_detector
+from crackcam.models.tiles import predict_images
 from crackcam.render import coco, figures, report
 from crackcam.render.figures import Tile, detection_tile, model_label
 from crackcam.render.overlays import thumbnail
@@ -41,7 +42,7 @@ def run(asked: PredictRun) -> int:
     check_processes(asked)
     if is_detector(asked.model.arch):
         return _draw_boxes(asked)
-    network = Loader(asked.model, asked.runtime, asked.images.seed).load()
+    network = as_asked(Loader(asked.model, asked.runtime, asked.images.seed).load(), asked)
     selection = select(asked.images, network.card, every_class=asked.output.all)
     kind = "predictions" if asked.output.all else "inference"
     default = OUTPUTS / f"{kind}_{selection.name}{'.csv' if asked.output.all else '.png'}"
@@ -50,6 +51,15 @@ def run(asked: PredictRun) -> int:
     if asked.output.all:
         return _score_all(asked, network, selection, path)
     return _draw_grid(asked, network, selection, path)
+
+
+def as_asked(network: LoadedModel, asked: PredictRun | ExplainRun) -> LoadedModel:
+    """The model, as it is to see large images."""
+    if asked.images.resize:
+        return network.without_tiles()
+    if network.card.head == "multiscale" and network.path and network.path.suffix == ".onnx":
+        logger.info("an ONNX file takes images of one size: large images are resized as a whole, not read in tiles")
+    return network
 
 
 def check_processes(asked: PredictRun | ExplainRun) -> None:
@@ -64,10 +74,10 @@ def check_processes(asked: PredictRun | ExplainRun) -> None:
 def _draw_grid(asked: PredictRun, network: LoadedModel, selection: Selection, path: Path) -> int:
     images, true, top_k = read_selection(asked.images, selection), selection.true, asked.predict.top_k
     arrays = [image.pixels for image in images]
-    probabilities = network.all_probabilities(network.to_pixels(arrays), asked.runtime.batch_size)
+    found = predict_images(network, arrays, asked.runtime.batch_size)
     predictions = [
-        Prediction.of(network.card.classes, row.tolist(), image.path, true)
-        for image, row in zip(images, probabilities, strict=True)
+        Prediction.of(network.card.classes, row.tolist(), image.path, true, tiles)
+        for image, row, tiles in zip(images, *found, strict=True)
     ]
     tiles = [
         Tile(thumbnail(image.pixels), image.path.name, prediction.top(top_k), true)
@@ -99,7 +109,7 @@ def _draw_grid(asked: PredictRun, network: LoadedModel, selection: Selection, pa
 
 
 def _score_all(asked: PredictRun, network: LoadedModel, selection: Selection, path: Path) -> int:
-    task = PredictTask(network, asked.predict.top_k)
+    task = PredictTask(network, asked.predict.top_k, asked.runtime.batch_size)
 
     def write_report(lines: Iterator[Row]) -> str:
         rows = list(lines)

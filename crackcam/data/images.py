@@ -14,6 +14,7 @@ import importlib
 import logging
 import random
 import stat
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,6 +38,7 @@ MAX_SIDE = 65_535  # as of JPEG and GIF; Pillow copies longer rows over and over
 FORMATS: tuple[str, ...] = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000", "AVIF")
 OPAQUE = 16  # alpha, of 255, below which nothing of a pixel can be seen
 NAMED_ERRORS = 10  # more unreadable files are counted
+AHEAD_BYTES = 2**28  # of images that are decoded before they are used: 7 of 12 megapixels
 
 with contextlib.suppress(ImportError):  # the photos of iPhones, where that package is installed
     importlib.import_module("pillow_heif").register_heif_opener()
@@ -153,6 +155,7 @@ def read_images(
     prepare: Callable[[np.ndarray], Any] = lambda pixels: pixels,
     threads: int = 4,
     ahead: int | None = None,
+    ahead_bytes: int = AHEAD_BYTES,
 ) -> Iterator[DecodedImage | UnreadableImage]:
     """Decode many images in threads, in order.
 
@@ -161,23 +164,77 @@ def read_images(
         prepare: applied to the (H, W, 3) uint8 pixels in the decoding threads.
         threads: number of decoding threads.
         ahead: images that are decoded before they are used; default 8 per thread.
+        ahead_bytes: what these may hold in memory: while they hold more, threads wait. Those that are being decoded,
+            one in each thread, come on top.
     """
-    limit = ahead or 8 * threads
+    limit, held = ahead or 8 * threads, _HeldBytes(ahead_bytes)
 
-    def read(path: Path) -> DecodedImage | UnreadableImage:
+    def read(place: int, path: Path) -> tuple[DecodedImage | UnreadableImage, int]:
+        held.wait(place)
         try:
-            return DecodedImage(path, prepare(read_image(path)))
+            prepared = prepare(read_image(path))
         except ImageError as error:
-            return UnreadableImage(path, str(error))
+            return UnreadableImage(path, str(error)), 0
+        return DecodedImage(path, prepared), held.add(bytes_of(prepared))
 
-    pending: deque[Future[DecodedImage | UnreadableImage]] = deque()
+    pending: deque[Future[tuple[DecodedImage | UnreadableImage, int]]] = deque()
+
+    def next_one() -> DecodedImage | UnreadableImage:
+        found, size = pending.popleft().result()
+        held.release(size)
+        return found
+
     with ThreadPoolExecutor(threads) as pool:
-        for path in paths:
-            pending.append(pool.submit(read, path))
-            if len(pending) > limit:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        try:
+            for place, path in enumerate(paths):
+                pending.append(pool.submit(read, place, path))
+                if len(pending) > limit:
+                    yield next_one()
+            while pending:
+                yield next_one()
+        finally:
+            for future in pending:  # of an iterator that is not used up
+                future.cancel()
+            held.close()
+
+
+class _HeldBytes:
+    """Counts what decoded images hold until they are used; threads wait while it is more than a limit."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.held, self.used, self.closed = limit, 0, 0, False
+        self.changed = threading.Condition()
+
+    def wait(self, place: int) -> None:
+        """Until there is room, or the image of that place is the next one to be used: somebody waits for it."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.held <= self.limit or place <= self.used or self.closed)
+
+    def add(self, size: int) -> int:
+        """Count an image that has been decoded; returns its size."""
+        with self.changed:
+            self.held += size
+        return size
+
+    def release(self, size: int) -> None:
+        """Count an image as used: the next one's turn has come."""
+        with self.changed:
+            self.held -= size
+            self.used += 1
+            self.changed.notify_all()
+
+    def close(self) -> None:
+        """Nothing is used any more: nobody waits."""
+        with self.changed:
+            self.closed = True
+            self.changed.notify_all()
+
+
+def bytes_of(prepared: Any) -> int:
+    """What arrays hold in memory, alone or in tuples."""
+    if isinstance(prepared, tuple):
+        return sum(map(bytes_of, prepared))
+    return getattr(prepared, "nbytes", 0)
 
 
 def keep_images(paths: list[Path], where: str, threads: int = 8) -> list[Path]:

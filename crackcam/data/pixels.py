@@ -18,7 +18,7 @@ import torch
 from crackcam.data.images import ImageError, UnreadableImage, log_unreadable, read_images, read_size
 from crackcam.data.splits import SPLITS, ClassFiles, DataSplits
 from crackcam.errors import UserError
-from crackcam.preprocessing import GREY, Preprocessing
+from crackcam.preprocessing import GREY, Preprocessing, Window
 from crackcam.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -131,16 +131,22 @@ def _pixel_array(count: int, size: int) -> np.ndarray:
     return np.memmap(file, np.uint8, "r+", shape=shape)
 
 
-def without_padding(pixels: torch.Tensor) -> torch.Tensor:
-    """The part of a square image (3, S, S) uint8 that is no grey padding, (3, H, W); of a grey image all."""
+def content_window(pixels: torch.Tensor) -> Window:
+    """Rows and columns of a square image (3, S, S) uint8 that are no grey padding; of a grey image all."""
+    whole = slice(0, pixels.shape[1]), slice(0, pixels.shape[2])
     grey = torch.tensor(GREY, dtype=torch.uint8)[:, None]
     if (pixels[:, [0, 0, -1, -1], [0, -1, 0, -1]] != grey).any():  # padding has all four corners
-        return pixels
+        return whole
     content = (pixels != grey[..., None]).any(dim=0)
     if not content.any():
-        return pixels
-    (top, bottom), (left, right) = ((int(at.min()), int(at.max()) + 1) for at in torch.where(content))
-    return pixels[:, top:bottom, left:right]
+        return whole
+    rows, columns = (slice(int(at.min()), int(at.max()) + 1) for at in torch.where(content))
+    return rows, columns
+
+
+def without_padding(pixels: torch.Tensor) -> torch.Tensor:
+    """The part of a square image (3, S, S) uint8 that is no grey padding, (3, H, W); of a grey image all."""
+    return pixels[:, *content_window(pixels)]
 
 
 def augmentation(size: int, strong: bool) -> Callable[[torch.Tensor], torch.Tensor]:

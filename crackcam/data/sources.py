@@ -6,14 +6,22 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from glob import escape, glob
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from crackcam.data.images import NAMED_ERRORS, DecodedImage, ImageError, UnreadableImage, read_images, read_size, to_rgb
+from crackcam.data.images import (
+    NAMED_ERRORS,
+    DecodedImage,
+    ImageError,
+    UnreadableImage,
+    bytes_of,
+    read_images,
+    read_size,
+    to_rgb,
+)
 from crackcam.data.listing import existing, list_files, without_outputs
 from crackcam.errors import UserError
 from crackcam.files import exists
@@ -26,6 +34,7 @@ ImageSource = Any  # str | Path | Image.Image | np.ndarray, or an iterable of th
 
 GLOB = "*?["
 MASKS = {"mask", "masks"}  # folders of these names, in any case, hold no images to look at
+BATCH_BYTES = 2**28  # of the decoded images of a batch: 7 of 12 megapixels
 SMALLEST = 4  # pixels of a side: there is nothing to see in less
 
 
@@ -181,11 +190,21 @@ def map_source(
     return next(work([image]))
 
 
+def _batch_of(read: Iterator[SourceImage | UnreadableImage], size: int) -> list[SourceImage | UnreadableImage]:
+    """The next images: as many as a batch has, fewer where they hold more than :data:`BATCH_BYTES`."""
+    batch: list[SourceImage | UnreadableImage] = []
+    held = 0
+    while len(batch) < size and held <= BATCH_BYTES and (image := next(read, None)):
+        batch.append(image)
+        held += bytes_of(image)
+    return batch
+
+
 def _map_batches(
     read: Iterator[SourceImage | UnreadableImage], work: Callable[[list[SourceImage]], Iterator[T]], batch_size: int
 ) -> Iterator[T]:
     skipped = 0
-    while batch := list(islice(read, batch_size)):
+    while batch := _batch_of(read, batch_size):
         readable = []
         for image in batch:
             if isinstance(image, SourceImage):

@@ -27,7 +27,7 @@ from crackcam.sizes import Scale
 from crackcam.text import counted, percent
 from crackcam.types import Box, Polygon, Region
 
-MIN_FRACTION = 2e-4  # of the image: smaller regions are specks; 40 pixels of 448 x 448
+MIN_AREA = 40  # pixels, whatever the image's size: smaller regions are specks
 CRACK_COLUMNS = ("crack_width", "crack_width_mm", "width_class")  # of tables with a row for each image
 DESCRIBED = 3  # regions below an image
 OUTLINE = 0.5  # pixels that an outline may be off: corners of pixels closer to a straight line are left out
@@ -124,7 +124,7 @@ def measure(
         '3.2 %, 80 px long, marking width 4.0 px'
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats((heatmap > threshold).astype(np.uint8), connectivity=8)
-    kept = [label for label in range(1, count) if stats[label, cv2.CC_STAT_AREA] >= MIN_FRACTION * heatmap.size]
+    kept = [label for label in range(1, count) if stats[label, cv2.CC_STAT_AREA] >= MIN_AREA]
     kept.sort(key=lambda label: -stats[label, cv2.CC_STAT_AREA])
     regions = []
     for number, label in enumerate(kept, 1):

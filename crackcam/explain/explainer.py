@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from crackcam.explain.explanation import Explanation
 from crackcam.explain.heatmaps import (
     Technique,
     as_map,
+    check_evidence,
     explained_classes,
     heatmaps,
     one_pass,
@@ -26,11 +28,12 @@ from crackcam.explain.heatmaps import (
 from crackcam.explain.refinement import refine_lines
 from crackcam.explain.scales import Combination, combined_heatmaps, crop_padding
 from crackcam.explain.thresholds import known_threshold
-from crackcam.methods import BEST, BEST_FUSE, BEST_OF_ENGINE, BEST_STRIDE, EVIDENCE, NAMED, method_class
+from crackcam.methods import BEST, BEST_FUSE, BEST_OF_ENGINE, BEST_STRIDE, EVIDENCE, NAMED, OWN, method_class
 from crackcam.models.loaded import LoadedModel
 from crackcam.models.multiscale import Multiscale
 from crackcam.models.output_stride import can_dilate, dilate
 from crackcam.models.target_layers import TargetLayer, find_target_layers
+from crackcam.models.tiles import is_large, predict_images, read_evidence, tile_count, tiled_probabilities
 from crackcam.preprocessing import Preprocessing
 from crackcam.render import captions
 from crackcam.types import Prediction
@@ -161,6 +164,24 @@ class Explainer:
             Probabilities (N, classes) float32; the class that each heatmap explains; and the heatmaps, as
             :func:`crackcam.explain.scales.combined_heatmaps` returns them.
         """
+        large = self._large(images)
+        if not large:
+            return self._together(pixels, images, target, explained)
+        found = {number: self._alone(pixels[number : number + 1], images[number], target) for number in large}
+        if small := [number for number in range(len(images)) if number not in found]:
+            together = self._together(pixels[small], [images[number] for number in small], target, None)
+            found |= zip(small, zip(*together, strict=True), strict=True)
+        probabilities, targets, maps = zip(*(found[number] for number in range(len(images))), strict=True)
+        return torch.stack(list(probabilities)), list(targets), list(maps)
+
+    def _large(self, images: Sequence[np.ndarray]) -> list[int]:
+        """The numbers of the images that are read in tiles."""
+        return [number for number, image in enumerate(images) if is_large(self.network, *image.shape[:2])]
+
+    def _together(
+        self, pixels: torch.Tensor, images: Sequence[np.ndarray], target: int | None, explained: torch.Tensor | None
+    ) -> tuple[torch.Tensor, list[int], list[torch.Tensor]]:
+        """:meth:`predict_and_explain` of images in one piece."""
         network, technique = self.network, self.combination.technique
         single = self.combination.plain and self.explained is network and not technique.aug_smooth
         if single and one_pass(self.method) and len(pixels) <= self.combination.batch_size:
@@ -172,9 +193,59 @@ class Explainer:
         explained = self.as_explained(pixels, images) if explained is None else explained
         return probabilities, targets, self.explain(explained, images, targets)
 
+    def _alone(
+        self, pixels: torch.Tensor, image: np.ndarray, target: int | None
+    ) -> tuple[torch.Tensor, int, torch.Tensor]:
+        """:meth:`predict_and_explain` of an image that is read in tiles."""
+        if self.method == EVIDENCE:
+            check_evidence(self.network, self.combination.technique)
+        evidence = read_evidence(self.network, image, self.combination.batch_size)
+        probabilities = tiled_probabilities(self.network, evidence)
+        (index,) = explained_classes(probabilities[None], target)
+        if self.method == EVIDENCE and self.combination.plain and self.explained is self.network:
+            return probabilities, index, evidence.probability(self.network, index)
+        return probabilities, index, self._explain_large(pixels, image, index)
+
     def explain(self, pixels: torch.Tensor, images: Sequence[np.ndarray], targets: Sequence[int]) -> list[torch.Tensor]:
-        """Heatmaps of a batch that is :meth:`as_explained`, as :func:`crackcam.explain.scales.combined_heatmaps`."""
-        return combined_heatmaps(self.explained, self.combination, pixels, images, targets)
+        """Heatmaps of a batch that is :meth:`as_explained`, as :func:`crackcam.explain.scales.combined_heatmaps`.
+
+        Images that the network reads in tiles are explained in tiles too, where the method allows it.
+        """
+        large = self._large(images)
+        if not large:
+            return combined_heatmaps(self.explained, self.combination, pixels, images, targets)
+        maps = {
+            number: self._explain_large(pixels[number : number + 1], images[number], targets[number])
+            for number in large
+        }
+        if small := [number for number in range(len(images)) if number not in maps]:
+            chosen, classes = [images[number] for number in small], [targets[number] for number in small]
+            made = combined_heatmaps(self.explained, self.combination, pixels[small], chosen, classes)
+            maps |= zip(small, made, strict=True)
+        return [maps[number] for number in range(len(images))]
+
+    def _explain_large(self, pixels: torch.Tensor, image: np.ndarray, target: int) -> torch.Tensor:
+        """The heatmap of an image that is predicted in tiles."""
+        combination = self.combination
+        if self.config.single_scale:
+            combination = self._in_tiles or combination
+        (heatmap,) = combined_heatmaps(self.explained, combination, pixels, [image], [target])
+        return heatmap
+
+    @cached_property
+    def _in_tiles(self) -> Combination | None:
+        """How heatmaps are made in tiles; None where the method cannot, which is logged."""
+        combination = replace(self.combination, scales=(OWN,))
+        try:
+            combination.check(self.explained)
+        except UserError:
+            logger.info(
+                "%s cannot be computed in tiles: its heatmaps of large images are of the whole image, resized; "
+                "predictions are made in tiles",
+                self.method,
+            )
+            return None
+        return combination
 
     def explanation(self, image: np.ndarray, prediction: Prediction, target: int, heatmap: torch.Tensor) -> Explanation:
         """One heatmap as an object.
@@ -279,8 +350,7 @@ def compare(
     single = len(explainers) == 1 and not timed
     probabilities, targets = torch.empty(0), []
     if not single:
-        batch_size = explainers[0].combination.batch_size
-        probabilities = torch.from_numpy(network.all_probabilities(pixels, batch_size))
+        probabilities, _ = predict_images(network, arrays, explainers[0].combination.batch_size)
         targets = explained_classes(probabilities, target)
     maps: dict[str, list[torch.Tensor]] = {}
     seconds: dict[str, float] = {}
@@ -303,7 +373,9 @@ def compare(
     if not maps:
         raise UserError("none of these methods can explain this model")
     predictions = [
-        Prediction.of(network.card.classes, row.tolist(), image.path, true)
+        Prediction.of(
+            network.card.classes, row.tolist(), image.path, true, tile_count(network, *image.pixels.shape[:2])
+        )
         for image, row in zip(images, probabilities, strict=True)
     ]
     used = {each.method: each for each in explainers if each.method in maps}

@@ -73,8 +73,7 @@ def heatmaps(
         UserError: the method cannot explain this model; the message says why.
     """
     if technique.method == EVIDENCE:
-        if technique.smoothed:
-            raise UserError(NOT_SMOOTHED)
+        check_evidence(network, technique)
         return evidence_maps(network, pixels, targets, batch_size)
     explain = bind(network, technique)
     signed = NAMED[technique.method].signed_image
@@ -108,8 +107,7 @@ def predict_and_explain(
         target: class to explain; None: the one predicted.
     """
     if technique.method == EVIDENCE:
-        if technique.smoothed:
-            raise UserError(NOT_SMOOTHED)
+        check_evidence(network, technique)
         evidence, logits = _evidence(network, pixels)
         probabilities = logits.float().softmax(1).cpu()
         return probabilities, _evidence_of(network, evidence, explained_classes(probabilities, target), pixels)
@@ -146,6 +144,13 @@ def evidence_maps(
         evidence, _ = _evidence(network, part)
         made.append(_evidence_of(network, evidence, targets[start : start + batch_size], part))
     return torch.cat(made)
+
+
+def check_evidence(network: LoadedModel, technique: Technique) -> None:
+    """Raises UserError where the model has another head, or smoothing is asked for."""
+    if technique.smoothed:
+        raise UserError(NOT_SMOOTHED)
+    _multiscale(network)
 
 
 def _multiscale(network: LoadedModel) -> Multiscale:

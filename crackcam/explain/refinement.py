@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-RADIUS = 1 / 28  # of a line, as a fraction of the image's longer side: half a cell of a grid of 14
+RADIUS = 16  # pixels; of a line, whatever the image's size: cracks of a larger image are not wider
 DIRECTIONS = 16
 
 
@@ -30,9 +30,8 @@ def refine_lines(heatmap: np.ndarray) -> np.ndarray:
         >>> bool(refine_lines(heatmap)[112, 114] > 0.25)
         True
     """
-    radius = max(1, round(RADIUS * max(heatmap.shape)))
-    refined = _largest_line_average(heatmap, radius)
-    window = np.ones((4 * radius + 1, 1), np.uint8)  # rows, then columns
+    refined = _largest_line_average(heatmap, RADIUS)
+    window = np.ones((4 * RADIUS + 1, 1), np.uint8)  # rows, then columns
     low, high = (extreme(extreme(heatmap, window), window.T) for extreme in (cv2.erode, cv2.dilate))
     return np.clip(refined, low, high)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -11,17 +12,14 @@ from PIL import Image
 
 from crackcam.config import ExplainConfig
 from crackcam.errors import UserError
-from crackcam.explain.heatmaps import Technique, heatmaps
-from crackcam.methods import NAMED, OWN
+from crackcam.explain.heatmaps import Technique, check_evidence, heatmaps
+from crackcam.methods import EVIDENCE, NAMED, OWN
+from crackcam.models import tiles
 from crackcam.models.checks import accepts_size
 from crackcam.models.loaded import LoadedModel, stack
 from crackcam.preprocessing import Preprocessing, pad_to
 from crackcam.progress import Progress
-from pytorch_grad_cam.sess import starts
 from pytorch_grad_cam.utils.maps import resize
-
-TILE = 2.0  # side of a tile as a multiple of the network's size
-TILE_PIXELS = 896**2  # of the tiles that a CPU computes at a time: one of a network of 448 px
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Combination:
                 f"{method} stretches every heatmap to [0, 1], so that tiles do not match: no --scales {OWN}"
             )
         preprocessing, size = network.preprocessing, network.preprocessing.size
-        multiples = [TILE if isinstance(scale, str) else scale for scale in self.scales]
+        multiples = [tiles.TILE if isinstance(scale, str) else scale for scale in self.scales]
         for side in {preprocessing.at_scale(scale).size for scale in multiples} - {size}:
             if not accepts_size(network.model, side):
                 raise UserError(f"{network.card.arch} accepts images of {size} px only: leave --scales out")
@@ -182,80 +180,45 @@ def crop_padding(
 # -- tiles -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """The tiles along one side of an image.
-
-    Attributes:
-        length: of the side.
-        size: the network's.
-    """
-
-    length: int
-    size: int
-
-    @property
-    def tile(self) -> int:
-        return min(round(TILE * self.size), self.length)
-
-    @property
-    def starts(self) -> list[int]:
-        return starts(self.length, self.size, self.tile)
-
-    @property
-    def window(self) -> torch.Tensor:
-        """Weights along a tile: rising between a quarter and three quarters of the size, so that two sum to 1."""
-        position = torch.arange(self.tile) + 0.5
-        return ((torch.minimum(position, self.tile - position) / self.size - 0.25) * 2).clamp(1e-6, 1)
-
-    @property
-    def total(self) -> torch.Tensor:
-        """Sum of all windows at each place of the side: (length,)."""
-        total, window = torch.zeros(self.length), self.window
-        for start in self.starts:
-            total[start : start + len(window)] += window
-        return total
-
-
 def tiled_heatmaps(
     network: LoadedModel, combination: Combination, images: Sequence[np.ndarray], targets: Sequence[int]
 ) -> Iterator[torch.Tensor]:
     """Heatmaps of images at their native resolution, in tiles.
 
-    Tiles are squares of twice the network's size that overlap by half. The border of a tile, a quarter of the
-    network's size wide, where the network sees an edge that is not in the image, counts only where there is no other
-    tile; from there to the middle, one tile fades into the next. Memory holds one heatmap and a batch of tiles, of at
-    most :data:`TILE_PIXELS` on CPUs.
+    Tiles are at most twice the network's size and overlap by half: other methods than ``evidence`` weigh channels tile
+    by tile, so that neighbours differ, and fade into each other slowly. Memory holds one heatmap and a batch of tiles,
+    of at most :data:`crackcam.models.tiles.TILE_PIXELS` on CPUs. The map of ``evidence`` is the one that large images
+    are decided by, :func:`crackcam.models.tiles.read_evidence`, at its own resolution.
 
     Yields:
-        (H, W) float32 on the CPU, of the part of the image that the model sees. Sides shorter than the network's size
-        are enlarged to it first, or padded where the network's images are.
+        (H, W) float32 on the CPU, of the part of the image that the model sees; of ``evidence`` (h, w). Sides shorter
+        than the network's size are enlarged to it first, or padded where the network's images are.
     """
     for image, target in zip(images, targets, strict=True):
-        yield _tiled_heatmap(network, combination, image[network.preprocessing.seen(*image.shape[:2])], target)
+        seen = image[network.preprocessing.seen(*image.shape[:2])]
+        if combination.technique.method == EVIDENCE:
+            check_evidence(network, combination.technique)
+            yield tiles.read_evidence(network, seen, combination.batch_size).probability(network, target)
+        else:
+            yield _tiled_heatmap(network, combination, seen, target)
 
 
 def _tiled_heatmap(network: LoadedModel, combination: Combination, image: np.ndarray, target: int) -> torch.Tensor:
     size, padded = network.preprocessing.size, bool(network.preprocessing.max_scale)
-    rows, columns = (_Axis(max(size, side), size) for side in image.shape[:2])
+    rows, columns = (tiles.Axis(max(size, side), round(tiles.TILE * size), size) for side in image.shape[:2])
     large = _enlarged(image, rows.length, columns.length, padded)
     total = torch.zeros(rows.length, columns.length)
-    down, across = rows.window[:, None], columns.window
-    batch_size = max(1, combination.batch_size * size**2 // (rows.tile * columns.tile))
-    if network.runtime.device.type == "cpu":
-        # more are no faster there, and eight tiles of a network of 448 px would take a gigabyte
-        batch_size = min(batch_size, max(1, TILE_PIXELS // (rows.tile * columns.tile)))
-    corners = [(top, left) for top in rows.starts for left in columns.starts]
+    batch_size = tiles.tiles_at_once(network, rows.tile * columns.tile, combination.batch_size)
+    places = list(product(enumerate(rows.starts), enumerate(columns.starts)))
     technique = combination.technique
-    firsts = range(0, len(corners), batch_size)
+    firsts = range(0, len(places), batch_size)
     for first in Progress(f"{technique.method} in tiles", len(firsts), "batch").over(firsts):
-        some = corners[first : first + batch_size]
-        tiles = stack([large[top : top + rows.tile, left : left + columns.tile] for top, left in some])
-        made = heatmaps(network, technique, tiles, [target] * len(some), batch_size)
-        for heatmap, (top, left) in zip(made.cpu(), some, strict=True):
-            total[top : top + rows.tile, left : left + columns.tile] += heatmap * down * across
-    total /= rows.total[:, None]
-    total /= columns.total
+        some = places[first : first + batch_size]
+        parts = stack([large[top : top + rows.tile, left : left + columns.tile] for (_, top), (_, left) in some])
+        made = heatmaps(network, technique, parts, [target] * len(some), batch_size)
+        for heatmap, ((row, top), (column, left)) in zip(made.cpu(), some, strict=True):
+            weighted = heatmap * rows.weights(row)[:, None] * columns.weights(column)
+            total[top : top + rows.tile, left : left + columns.tile] += weighted
     if NAMED[technique.method].extensive:
         total *= rows.tile * columns.tile / size**2
     if padded:

@@ -297,6 +297,8 @@ def _is_inside(name: object) -> bool:
     return isinstance(name, str) and "\0" not in name and not {"..", "/"} & set(PurePosixPath(name).parts)
 
 
+AREA = ("offset", "log_temperature")  # see crackcam.models.tiles.calibrated_for_area
+
 # Valid values of each field of a card, because files may be untrusted.
 VALID: dict[str, Callable[[Any], bool]] = {
     "arch": _is_text,
@@ -316,5 +318,6 @@ VALID: dict[str, Callable[[Any], bool]] = {
     "max_scale": lambda scale: scale is None or _is_number(scale, 0.01, 100),
     "stages": lambda stages: _is_dict(stages, lambda channels: _is_whole(channels, 10**6)),
     "decoder": lambda channels: channels == 0 or _is_whole(channels, 4096),
+    "area": lambda known: _is_dict(known, lambda v: _is_number(v, -1e3, 1e3)) and known.keys() <= {*AREA},
     "thresholds": lambda methods: _is_dict(methods, lambda known: _is_dict(known, lambda v: _is_number(v, 0, 3e38))),
 }

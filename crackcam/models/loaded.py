@@ -28,12 +28,14 @@ class LoadedModel:
         card: what is known about it.
         runtime: where and how it computes.
         path: its checkpoint; None where there is none.
+        tiled: whether large images may be read in tiles, see :mod:`crackcam.models.tiles`; else they are resized.
     """
 
     model: nn.Module
     card: ModelCard
     runtime: Runtime = field(default_factory=Runtime)
     path: Path | None = None
+    tiled: bool = True
     _fitting: int | None = field(default=None, repr=False)  # images at a time, where a batch was too large
 
     @property
@@ -48,13 +50,17 @@ class LoadedModel:
 
     def with_model(self, model: nn.Module) -> LoadedModel:
         """The same with another model: dilated, say."""
-        return LoadedModel(model, self.card, self.runtime, self.path)
+        return LoadedModel(model, self.card, self.runtime, self.path, self.tiled)
+
+    def without_tiles(self) -> LoadedModel:
+        """The same, resizing images whatever their size."""
+        return LoadedModel(self.model, self.card, self.runtime, self.path, tiled=False)
 
     def without_crop(self) -> LoadedModel:
         """The same, seeing whole images where it predicts from their centre: squashed to its square."""
         if self.card.resize is None:
             return self
-        return LoadedModel(self.model, replace(self.card, resize=None), self.runtime, self.path)
+        return LoadedModel(self.model, replace(self.card, resize=None), self.runtime, self.path, self.tiled)
 
     def to_pixels(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """Images (H, W, 3) uint8 of any size -> (N, 3, size, size) uint8 on the CPU, as in training."""

@@ -35,6 +35,7 @@ from crackcam.models.registry import pretrained_config
 from crackcam.runtime import Runtime
 from crackcam.text import percent
 from crackcam.training import resume
+from crackcam.training.area import calibrate_area
 from crackcam.training.calibration import Reliability
 from crackcam.training.evaluate import calibrate, evaluate_classes
 from crackcam.training.history import Epoch, best_epoch
@@ -267,6 +268,12 @@ class Trainer:
             self.val = concatenate(synthetic_split(self.val, config.seed, size), self.val)
         return calibrate(self.loaded, self.val, config.batch_size)
 
+    def val_groups(self) -> list[PixelSplit]:
+        """Validation images, and the synthetic ones in front of them where there are any."""
+        count = len(self.val) // (2 if self.mix else 1)
+        parts = (slice(0, count), slice(count, None)) if self.mix else (slice(None),)
+        return [PixelSplit(self.val.pixels[p], self.val.labels[p], self.val.paths[p]) for p in parts]
+
     def evaluate(self, best: Epoch, temperature: float) -> TrainResult:
         """Score the test split, else the validation split, once; write the final checkpoint and its export."""
         config, card = self.config, self.loaded.card
@@ -279,6 +286,7 @@ class Trainer:
             count = len(self.val) // (2 if self.mix else 1)  # the synthetic ones, without padding
             pixels, labels = self.val.pixels[:count], self.val.labels[:count]
             card.thresholds = evidence_thresholds(self.loaded, pixels, labels, config.batch_size)
+            card.area = calibrate_area(self.loaded, self.val_groups(), config.batch_size, config.seed)
             self.write_checkpoint(config.half)
             if config.export:
                 exported = config.output.with_suffix(".onnx")

@@ -1,5 +1,7 @@
 """Picture files of every kind -> upright RGB, or a reason in a few words."""
 
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -190,3 +192,36 @@ def test_training_goes_by_the_largest_image(tmp_path, largest, side):
     preprocessing = Preprocessing(128, max_scale=1.0)
     assert pixels.training_preprocessing(files, preprocessing, 64) == Preprocessing(side, max_scale=1.0)
     assert pixels.training_preprocessing(files, Preprocessing(128), 64) == Preprocessing(128)
+
+
+def test_images_that_are_read_ahead_hold_a_bounded_number_of_bytes(tmp_path):
+    """Of 60 images 32 would be read ahead; of large ones no more than fit, and one in each thread."""
+    paths = [tmp_path / f"{number:02}.png" for number in range(60)]
+    for number, path in enumerate(paths):
+        Image.fromarray(np.full((2, 2, 3), number, np.uint8)).save(path)
+    lock, read, most = threading.Lock(), [0], []
+
+    def prepare(pixels):
+        with lock:
+            read[0] += 1
+        return pixels[0, 0, 0], np.empty(1_000_000, np.uint8)
+
+    for used, image in enumerate(images.read_images(paths, prepare, threads=4, ahead_bytes=3_000_000)):
+        if used in (0, 20, 40):
+            time.sleep(0.2)  # the threads read as many as they may
+        assert image.pixels[0] == used
+        most.append(read[0] - used)
+    assert 4 <= max(most) <= 1 + 3 + 1 + 4
+    # images that hold little are read as far ahead as before
+    read[0] = 0
+    reading = images.read_images(paths, prepare, threads=4)
+    next(reading)
+    time.sleep(0.2)
+    assert read[0] == 33
+    reading.close()
+
+
+def test_an_image_larger_than_the_bound_is_read(tmp_path):
+    path = tmp_path / "large.png"
+    Image.fromarray(np.zeros((50, 50, 3), np.uint8)).save(path)
+    assert len(list(images.read_images([path] * 9, threads=2, ahead_bytes=1))) == 9

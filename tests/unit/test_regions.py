@@ -107,7 +107,7 @@ def test_two_regions_and_a_speck():
     mask = np.zeros((200, 200), bool)
     mask[10, 10:60] = True
     mask[100:103, 20:180] = True
-    mask[150:153, 100:102] = True  # 6 pixels; 0.02 % of 40,000 are 8
+    mask[150:153, 100:102] = True  # 6 pixels
     it = measured(mask)
     assert it.boxes == [(20, 100, 160, 3), (10, 10, 50, 1)]  # largest first
     assert not it.mask[150:153, 100:102].any()
@@ -171,6 +171,15 @@ def test_only_values_above_the_threshold_are_detected():
     assert regions.measure(heatmap, 0.5).fraction == 0
 
 
+@pytest.mark.parametrize("side", [448, 4000])
+def test_a_speck_is_one_of_less_than_40_pixels_in_any_image(side):
+    """A share of the image would be 3,200 pixels of 4000 x 4000: more than a crack of 3 px that is 800 long."""
+    mask = np.zeros((300, side), bool)
+    mask[10:13, 10:30] = True  # 60 pixels
+    mask[100:103, 10:23] = True  # 39
+    assert measured(mask).boxes == [(10, 10, 20, 3)]
+
+
 # -- outlines and cracks -----------------------------------------------------------------------------------------------
 
 
@@ -183,7 +192,8 @@ def corners_of(polygon):
     return set(zip(polygon[::2], polygon[1::2], strict=True))
 
 
-def test_outlines_run_along_the_edges_of_pixels():
+def test_outlines_run_along_the_edges_of_pixels(monkeypatch):
+    monkeypatch.setattr(regions, "MIN_AREA", 1)
     mask = np.zeros((40, 60), bool)
     mask[10:13, 20:25] = mask[30, 5] = True
     mask[0, 0] = True

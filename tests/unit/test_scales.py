@@ -18,6 +18,7 @@ from crackcam.errors import UserError
 from crackcam.explain import scales
 from crackcam.explain.heatmaps import Technique
 from crackcam.methods import METHODS, OWN
+from crackcam.models import tiles
 from crackcam.models.loaded import LoadedModel
 from crackcam.models.target_layers import find_target_layers
 from crackcam.preprocessing import Preprocessing, squash
@@ -267,8 +268,8 @@ def test_memory_of_a_large_photograph_by_the_bundled_network():
 
 def test_a_cpu_computes_a_bounded_number_of_tiles_at_a_time(monkeypatch):
     """Whatever the batch size is: the tiles of one photograph would take the memory of a whole batch."""
-    assert scales.TILE_PIXELS == (2 * 448) ** 2  # one tile of the bundled network
-    monkeypatch.setattr(scales, "TILE_PIXELS", 64**2)
+    assert tiles.TILE_PIXELS == (2 * 448) ** 2  # one tile of the bundled network
+    monkeypatch.setattr(tiles, "TILE_PIXELS", 64**2)
     sizes, original = [], scales.heatmaps
 
     def heatmaps(network, technique, pixels, targets, batch_size):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crackcam.data import sources
 from crackcam.data.images import UnreadableImage
 from crackcam.data.sources import SourceImage, find_files, is_single, map_source, read_source
 from crackcam.errors import UserError
@@ -171,3 +172,15 @@ def test_brackets_in_folders_that_exist_are_part_of_their_names(tmp_path):
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / name)
     for pattern in ("a/*.png", "*/*.png", "**/[12].png"):
         assert find_files(tmp_path / "[2024] walls" / pattern) == [folder / "1.png", folder / "2.png"]
+
+
+def test_a_batch_of_large_images_is_smaller(monkeypatch):
+    monkeypatch.setattr(sources, "BATCH_BYTES", 2000)
+    arrays, seen = [np.zeros((20, 20, 3), np.uint8)] * 7, []
+
+    def work(batch):
+        seen.append(len(batch))
+        yield from batch
+
+    assert len(list(sources.map_source(arrays, work, 5))) == 7
+    assert seen == [2, 2, 2, 1]

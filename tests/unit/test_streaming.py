@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import time
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -267,3 +268,83 @@ def test_reading_ahead_is_bounded_and_threads_stay_as_they_were(files):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     assert threads == 2
+
+
+# -- large images ----------------------------------------------------------------------------------------------------
+
+LARGE = {*range(7), 13, 15, *range(20, 26)}
+
+
+def prepare_mixed(image):
+    number = prepare(image)
+    return streaming.Alone(number) if number in LARGE else number
+
+
+def work_mixed(items):
+    together = [item.prepared for item in items]
+    tiles = 2 if items[0].prepared in LARGE else 1
+    return [lambda item=item: {"value": item.prepared, "tiles": tiles, "together": together} for item in items]
+
+
+def test_large_images_are_processed_alone_and_the_others_of_their_batch_together(run):
+    rows = stream(run, work_mixed, prepare_mixed)
+    assert [row.get("value") for row in rows] == [None if n in (8, 17) else n for n in range(NUMBER)]
+    assert [row["together"] for row in rows if row.get("value") in LARGE] == [[number] for number in sorted(LARGE)]
+    assert [row["together"] for row in rows if row.get("value") in (7, 12, 14, 18)] == [
+        [7],
+        [12, 14],
+        [12, 14],
+        [16, 18, 19],
+    ]
+
+
+@pytest.mark.parametrize("at", range(NUMBER))
+def test_a_run_of_mixed_sizes_is_resumed_with_the_same_images_together(run, at):
+    whole = stream(run, work_mixed, prepare_mixed)
+    seen = []
+
+    def until(items):
+        if any(item.place >= at for item in items):
+            raise KeyboardInterrupt
+        return work_mixed(items)
+
+    def watch(items):
+        seen.extend(item.place for item in items)
+        return work_mixed(items)
+
+    with pytest.raises(KeyboardInterrupt):
+        stream(run, until, prepare_mixed)
+    written = (run.part / "0.jsonl").read_text().count("\n")
+    assert stream(run, watch, prepare_mixed, resume=True) == whole
+    assert min(seen) in (written, written + 1)  # nothing again; file 8 is none
+    if at == 7:
+        assert written == 5  # not only whole batches of four: large images take long; two wait to be finished
+
+
+@pytest.mark.parametrize("cut", [1, 30, 200, 400])
+def test_half_a_block_of_mixed_sizes_is_written_again(run, cut):
+    whole = stream(run, work_mixed, prepare_mixed)
+    journal = run.part / "0.jsonl"
+    written = journal.read_bytes()
+    for end in range(0, len(written), 97):
+        journal.write_bytes(written[: max(0, end - cut)])
+        assert stream(run, work_mixed, prepare_mixed, resume=True) == whole
+
+
+def test_few_large_images_wait_to_be_finished(files):
+    """They hold their pixels meanwhile."""
+    run, unfinished, most = Run(Path("outputs/table.csv"), files, 26, {}, "testing"), set(), []
+
+    def work(items):
+        unfinished.update(item.place for item in items)
+        most.append(len(unfinished))
+
+        def finish(item):
+            time.sleep(0.01)
+            unfinished.discard(item.place)
+            return {"tiles": 2 if item.prepared != 1 else 1}
+
+        return [lambda item=item: finish(item) for item in items]
+
+    stream(run, work, lambda image: image[0, 0, 0] if image[0, 0, 0] == 1 else streaming.Alone(image[0, 0, 0]))
+    assert max(most) <= streaming.BEHIND + 2

@@ -20,7 +20,8 @@ def test_a_prediction_has_the_highest_probability_first():
     assert list(found.probabilities.items()) == [("b", 0.5), ("c", 0.3), ("a", 0.2)]
     assert found.wrong
     assert found.top(2) == {"b": 0.5, "c": 0.3}
-    assert found.to_dict(1) == {"file": "x.jpg", "true": "c", "predicted": "b", "probabilities": {"b": 0.5}}
+    head = {"file": "x.jpg", "true": "c", "predicted": "b"}
+    assert found.to_dict(1) == {**head, "probabilities": {"b": 0.5}, "tiles": 1}
     with pytest.raises(FrozenInstanceError):
         found.label = "a"
 
@@ -33,7 +34,9 @@ def test_of_equal_probabilities_the_first_class_is_predicted():
 def test_a_prediction_without_file_and_true_class():
     found = Prediction.of(["a", "b"], [1.0, 0.0])
     assert not found.wrong
-    assert found.to_dict() == {"file": None, "true": None, "predicted": "a", "probabilities": {"a": 1.0, "b": 0.0}}
+    probabilities = {"a": 1.0, "b": 0.0}
+    head = {"file": None, "true": None, "predicted": "a"}
+    assert found.to_dict() == {**head, "probabilities": probabilities, "tiles": 1}
     assert not Prediction.of(["a", "b"], [1.0, 0.0], true="a").wrong
     json.dumps(found.to_dict())
 

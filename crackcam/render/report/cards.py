@@ -24,7 +24,7 @@ FEW = 300  # up to so many images are shown larger
 SIDES, MAP_SIDES = (480, 256), (160, 96)  # pixels of the longer side of images and heatmaps: where few, where many
 MAP_SIDE = MAP_SIDES[0]
 LEVELS = 64  # of a heatmap: a third of the bytes of 256, and no eye tells them apart
-KNOWN = ("file", "true", "predicted", "probabilities", "target", "maps")  # keys of a row with a place of their own
+KNOWN = ("file", "true", "predicted", "probabilities", "target", "maps", "tiles")  # keys with a place of their own
 REGIONS = (("upper left", "top", "upper right"), ("left", "middle", "right"), ("lower left", "bottom", "lower right"))
 
 

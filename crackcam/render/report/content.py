@@ -107,6 +107,7 @@ def _facts(document: dict, date: datetime) -> list[tuple[str, str]]:
         ("model", ", ".join(filter(None, [model_label(checkpoint["arch"], checkpoint["file"]), digest]))),
         ("initial weights", document.get("pretrained", "")),
         ("images", document.get("data") or _origin(document)),
+        ("large images", _tiled(document)),
         ("heatmaps", _methods(document)),
         ("options", ", ".join(f"{key} {document[key]}" for key in ("stride", "fuse", "refine") if document.get(key))),
         ("device", f"{document['device']}, {document['precision']}"),
@@ -126,6 +127,19 @@ def _origin(document: dict) -> str:
     split = document.get("split")
     chosen = (f"{split} split", f"seed {document['seed']}") if split else ()
     return ", ".join(filter(None, [where, *chosen]))
+
+
+def _tiled(document: dict) -> str:
+    """How many images were read in tiles, and how their numbers are to be read."""
+    tiles = [row["tiles"] for row in document["pictures"] if row.get("tiles", 1) > 1]
+    if not tiles:
+        return ""
+    count = f"{len(tiles):,} of {len(document['pictures']):,}"
+    return (
+        f"{count} read in tiles at their own resolution, up to {max(tiles)} tiles each. The probability "
+        "is that of the whole image, calibrated for its area: of one crack somewhere in it, not of each part; the "
+        "heatmap shows where, and is the map that the decision is made from"
+    )
 
 
 def _methods(document: dict) -> str:

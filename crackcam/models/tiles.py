@@ -1,0 +1,382 @@
+"""Large images, read in overlapping tiles at their own resolution.
+
+An image that the network would see reduced more than :data:`LARGE` times loses its thin cracks. Where the map of a
+multiscale head says how much each place supports a class, and one class is the absence of the others, such an image is
+read in tiles instead: their maps, blended where they overlap, are the *evidence* of the whole image
+(:func:`read_evidence`), and the decision is pooled from it as from the map of a small image (:func:`tiled_logits`).
+Predicted class and heatmap therefore come from the same numbers.
+
+The tiles begin and end at multiples of :data:`COARSEST`, the output stride of the coarsest stage, so that every tile
+sees the image on the same grid, and the blended map equals that of the image in one piece but for what the network sees
+of the edges of a tile.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from crackcam.models.loaded import LoadedModel, stack
+from crackcam.models.multiscale import COARSEST, FINEST, Multiscale
+from crackcam.preprocessing import GREY
+from crackcam.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+LARGE = 2.0  # times that a side would be reduced; of more, cracks of 2 pixels are lost
+TILE = 2.0  # longest side of a tile as a multiple of the network's size
+OVERLAP = 3 / 8  # of two neighbouring tiles, at least, as a multiple of the network's size
+MARGIN = 1 / 4  # of an overlap, at the edge of a tile, that does not count
+SELDOM_NEEDED = 30.0  # seconds before the tiles of one image are counted off a terminal
+TILE_PIXELS = 896**2  # of the tiles that a CPU computes at a time: one of a network of 448 px
+
+# Top, left, height and width of a window inside an image -> (height, width, 3) uint8 RGB.
+WindowReader = Callable[[int, int, int, int], np.ndarray]
+
+
+# -- geometry --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The tiles along one side of an image: equally long, evenly spread, as few as the limits allow.
+
+    Attributes:
+        length: of the side, a multiple of ``grid``.
+        longest: tile that is allowed.
+        overlap: of neighbours, at least.
+        grid: starts and lengths of tiles are multiples of it.
+
+    Examples:
+        >>> from crackcam.models.tiles import Axis
+        >>> axis = Axis(length=3008, longest=896, overlap=128, grid=32)
+        >>> axis.tile, axis.starts
+        (864, [0, 704, 1408, 2144])
+    """
+
+    length: int
+    longest: int
+    overlap: int
+    grid: int = 1
+
+    @cached_property
+    def _count(self) -> int:
+        if self.length <= self.longest:
+            return 1
+        return math.ceil((self.length - self.overlap) / (self.longest // self.grid * self.grid - self.overlap))
+
+    @cached_property
+    def tile(self) -> int:
+        """Length of a tile."""
+        whole = self.length + (self._count - 1) * self.overlap
+        return math.ceil(whole / (self._count * self.grid)) * self.grid
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """First pixel of each tile."""
+        free = (self.length - self.tile) // self.grid
+        return [free * number // max(1, self._count - 1) * self.grid for number in range(self._count)]
+
+    def weights(self, number: int, stride: int = 1) -> torch.Tensor:
+        """How much a tile counts at each of its places, (tile / stride,) float32; over all tiles they sum to 1.
+
+        Where it overlaps with a neighbour, its outer quarter does not count, where the network sees an edge that is not
+        in the image; from there one tile fades into the other.
+        """
+        start = self.starts[number] // stride
+        return self._ramps(number, stride) / self._total(stride)[start : start + self.tile // stride]
+
+    def _ramps(self, number: int, stride: int) -> torch.Tensor:
+        """Rising behind the start of a tile, falling before its end; 1 at an edge of the image."""
+        place = (torch.arange(self.tile // stride) + 0.5) * stride
+        before, after = ([None, *self.starts][number], [*self.starts, None][number + 1])
+        start, ramps = self.starts[number], torch.ones(len(place))
+        if before is not None:
+            ramps = torch.minimum(ramps, self._rise(place, before + self.tile - start))
+        if after is not None:
+            ramps = torch.minimum(ramps, self._rise(self.tile - place, start + self.tile - after))
+        return ramps
+
+    @staticmethod
+    def _rise(place: torch.Tensor, overlap: int) -> torch.Tensor:
+        return ((place / overlap - MARGIN) / (1 - 2 * MARGIN)).clamp(0, 1)
+
+    def _total(self, stride: int) -> torch.Tensor:
+        total = torch.zeros(self.length // stride)
+        for number, start in enumerate(self.starts):
+            total[start // stride : (start + self.tile) // stride] += self._ramps(number, stride)
+        return total
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tiles of an image, and its place among the grey that fills them up.
+
+    Attributes:
+        height, width: of the image.
+        rows, columns: the tiles.
+        top, left: where the image begins in them.
+    """
+
+    height: int
+    width: int
+    rows: Axis
+    columns: Axis
+    top: int
+    left: int
+
+    @classmethod
+    def of(cls, height: int, width: int, size: int) -> Layout:
+        """For an image of that size, and a network of that one."""
+        sides = [math.ceil(max(side, size) / COARSEST) * COARSEST for side in (height, width)]
+        longest, overlap = round(TILE * size), math.ceil(OVERLAP * size / COARSEST) * COARSEST
+        rows, columns = (Axis(side, longest, overlap, COARSEST) for side in sides)
+        top, left = ((side - own) // 2 // COARSEST * COARSEST for side, own in zip(sides, (height, width), strict=True))
+        return cls(height, width, rows, columns, top, left)
+
+    @property
+    def tiles(self) -> int:
+        """Their number."""
+        return len(self.rows.starts) * len(self.columns.starts)
+
+    def read(self, reader: WindowReader, row: int, column: int) -> np.ndarray:
+        """The pixels of a tile, (H, W, 3) uint8: grey beyond the edges of the image, as in padding."""
+        first = (self.rows.starts[row] - self.top, self.columns.starts[column] - self.left)
+        sides, limits = (self.rows.tile, self.columns.tile), (self.height, self.width)
+        start = [max(0, begin) for begin in first]
+        stop = [min(limit, begin + side) for limit, begin, side in zip(limits, first, sides, strict=True)]
+        window = reader(start[0], start[1], stop[0] - start[0], stop[1] - start[1])
+        if window.shape[:2] == sides:
+            return window
+        tile = np.full((*sides, 3), GREY, np.uint8)
+        y, x = (at - begin for at, begin in zip(start, first, strict=True))
+        tile[y : y + window.shape[0], x : x + window.shape[1]] = window
+        return tile
+
+
+# -- which images ----------------------------------------------------------------------------------------------------
+
+
+def reads_tiles(network: LoadedModel) -> bool:
+    """Whether a network reads large images in tiles: its map is local, and one class is the absence of the others.
+
+    In other networks, of dogs and cats say, what an image shows fills it: its parts tell less than the whole.
+    """
+    local = isinstance(network.model, Multiscale) and network.card.resize is None
+    return network.tiled and local and bool(network.card.absences)
+
+
+def is_large(network: LoadedModel, height: int, width: int) -> bool:
+    """Whether a network reads an image of that size in tiles."""
+    return reads_tiles(network) and max(height, width) > LARGE * network.preprocessing.size
+
+
+def tile_count(network: LoadedModel, height: int, width: int) -> int:
+    """The number of tiles that an image of that size is read in; 1 for an image in one piece."""
+    return Layout.of(height, width, network.preprocessing.size).tiles if is_large(network, height, width) else 1
+
+
+# -- evidence --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The evidence of a whole image, assembled from its tiles.
+
+    Attributes:
+        map: (classes, h, w) float32 on the CPU, signed, at an output stride of :data:`FINEST` pixels.
+        height, width: of the image; the map ends up to 3 pixels behind it.
+        tiles: their number.
+    """
+
+    map: torch.Tensor
+    height: int
+    width: int
+    tiles: int
+
+    def probability(self, network: LoadedModel, target: int) -> torch.Tensor:
+        """The map of a class as a probability, over exactly the image: (h, w) float32; 0 where it is masked out."""
+        mask = _multiscale(network).class_mask[target].item()
+        return fit(self.map[target].sigmoid() * mask, self.height, self.width)
+
+
+def fit(heatmap: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """A map (h, w) at a stride of :data:`FINEST` that ends a little behind an image, resampled to end where it does."""
+    rows, columns = heatmap.shape
+    down, across = height / (FINEST * rows), width / (FINEST * columns)
+    if down == across == 1:
+        return heatmap
+    theta = torch.tensor([[[across, 0, across - 1], [0, down, down - 1]]])
+    grid = F.affine_grid(theta, [1, 1, rows, columns], align_corners=False)
+    return F.grid_sample(heatmap[None, None], grid, padding_mode="border", align_corners=False)[0, 0]
+
+
+def read_evidence(network: LoadedModel, image: np.ndarray, batch_size: int = 32) -> Evidence:
+    """Read an image in tiles.
+
+    Args:
+        network: with a multiscale head.
+        image: (H, W, 3) uint8, of any size.
+        batch_size: images of the network's size that may be computed at a time.
+    """
+
+    def reader(top: int, left: int, height: int, width: int) -> np.ndarray:
+        return image[top : top + height, left : left + width]
+
+    height, width = image.shape[:2]
+    strips = list(evidence_strips(network, reader, height, width, batch_size))
+    layout = Layout.of(height, width, network.preprocessing.size)
+    return Evidence(torch.cat(strips, dim=1), height, width, layout.tiles)
+
+
+def evidence_strips(
+    network: LoadedModel, reader: WindowReader, height: int, width: int, batch_size: int = 32
+) -> Iterator[torch.Tensor]:
+    """Read an image that need not fit in memory in tiles, and give its evidence from top to bottom.
+
+    Args:
+        network: with a multiscale head.
+        reader: reads a window of the image.
+        height, width: of the image.
+        batch_size: as in :func:`read_evidence`.
+
+    Yields:
+        (classes, rows, columns) float32 on the CPU, at an output stride of :data:`FINEST`; as many rows as a row of
+        tiles completes. Below each other they are the map of the image.
+    """
+    layout = Layout.of(height, width, network.preprocessing.size)
+    rows, columns = layout.rows, layout.columns
+    left = layout.left // FINEST
+    wide = slice(left, left + math.ceil(width / FINEST))
+    top, stop = layout.top // FINEST, layout.top // FINEST + math.ceil(height / FINEST)
+    classes, side = len(network.card.classes), rows.tile // FINEST
+    unfinished = torch.zeros(classes, side, columns.length // FINEST)
+    following = [start // FINEST for start in [*rows.starts[1:], rows.length]]
+    with Progress("reading tiles", layout.tiles, "tile", first=SELDOM_NEEDED) as progress:
+        for row, (start, end) in enumerate(zip((at // FINEST for at in rows.starts), following, strict=True)):
+            down = rows.weights(row, FINEST)[:, None]
+            for column, found in enumerate(_row_of_tiles(network, reader, layout, row, batch_size)):
+                first = columns.starts[column] // FINEST
+                across = columns.weights(column, FINEST)
+                unfinished[:, :, first : first + len(across)] += found * down * across
+                progress.update()
+            yield unfinished[:, max(0, top - start) : min(stop, end) - start, wide].clone()
+            unfinished = F.pad(unfinished[:, end - start :], (0, 0, 0, end - start))
+
+
+def _row_of_tiles(
+    network: LoadedModel, reader: WindowReader, layout: Layout, row: int, batch_size: int
+) -> Iterator[torch.Tensor]:
+    """The evidence of each tile of a row, (classes, h, w) float32 on the CPU."""
+    at_once = tiles_at_once(network, layout.rows.tile * layout.columns.tile, batch_size)
+    numbers = range(len(layout.columns.starts))
+    for first in numbers[::at_once]:
+        tiles = stack([layout.read(reader, row, column) for column in numbers[first : first + at_once]])
+        yield from _evidence_of(network, tiles)
+
+
+def tiles_at_once(network: LoadedModel, area: int, batch_size: int) -> int:
+    """How many tiles of that area, in pixels, are computed at a time, for images of the network's size that may be."""
+    at_once = max(1, batch_size * network.preprocessing.size**2 // area)
+    # on CPUs more are no faster, and eight tiles of a network of 448 px would take a gigabyte
+    return min(at_once, max(1, TILE_PIXELS // area)) if network.runtime.device.type == "cpu" else at_once
+
+
+def _evidence_of(network: LoadedModel, tiles: torch.Tensor) -> torch.Tensor:
+    """Evidence (N, classes, H / 4, W / 4) float32 on the CPU of tiles (N, 3, H, W) uint8.
+
+    Where a GPU has not enough memory, half of them are tried, and half of that.
+    """
+    sides = [side // FINEST for side in tiles.shape[2:]]
+    try:
+        with torch.inference_mode(), network.runtime.autocast():
+            found = _multiscale(network).evidence(network.to_inputs(tiles)).float()
+            if list(found.shape[2:]) != sides:  # of backbones whose layers round otherwise
+                found = F.interpolate(found, sides, mode="bilinear", align_corners=False)
+        return found.cpu()
+    except torch.OutOfMemoryError:
+        if len(tiles) == 1:
+            raise
+    torch.cuda.empty_cache()
+    return torch.cat([_evidence_of(network, part) for part in tiles.split(len(tiles) // 2)])
+
+
+def _multiscale(network: LoadedModel) -> Multiscale:
+    assert isinstance(network.model, Multiscale)
+    return network.model
+
+
+# -- decision --------------------------------------------------------------------------------------------------------
+
+
+def tiled_probabilities(network: LoadedModel, evidence: Evidence) -> torch.Tensor:
+    """Probabilities (classes,) float32 on the CPU of an image that was read in tiles.
+
+    Its logits are pooled from the whole map. A larger image has more places where a false alarm may arise, so what the
+    checkpoint knows about the area is applied: :func:`calibrated_for_area`.
+    """
+    with torch.inference_mode():
+        model = _multiscale(network)
+        logits = model.pool(evidence.map[None].to(network.runtime.device))[0].float().cpu()
+        if not network.card.area:
+            _log_uncalibrated(network.source)
+        frames = evidence.height * evidence.width / network.preprocessing.size**2
+        return calibrated_for_area(logits, frames, model.class_mask.cpu(), network.card.area).softmax(0)
+
+
+def calibrated_for_area(
+    logits: torch.Tensor, frames: float | torch.Tensor, class_mask: torch.Tensor, area: Mapping[str, float]
+) -> torch.Tensor:
+    """Logits of images of any area, comparable to those of one frame.
+
+    The largest of many values with an exponential tail grows with the logarithm of their number. So the logits of the
+    classes that have a map get an offset that is proportional to the logarithm of the area, and the logarithm of the
+    temperature is proportional to it too. One frame, and less, stays as it is.
+
+    Args:
+        logits: (..., classes).
+        frames: area of the image as a multiple of the network's square.
+        class_mask: (classes,), 0 for classes without a map.
+        area: ``offset`` and ``log_temperature``, each for an area e times as large; empty: nothing is known.
+    """
+    growth = torch.as_tensor(frames, dtype=torch.float32).log().clamp(min=0)[..., None]
+    shifted = logits + area.get("offset", 0.0) * growth * class_mask
+    return shifted / (area.get("log_temperature", 0.0) * growth).exp()
+
+
+@lru_cache
+def _log_uncalibrated(source: str) -> None:
+    """Once for each checkpoint."""
+    logger.info("%s is not calibrated for large images read in tiles: the probabilities do not allow for area", source)
+
+
+def predict_images(
+    network: LoadedModel, images: Sequence[np.ndarray], batch_size: int = 32
+) -> tuple[torch.Tensor, list[int]]:
+    """Predict images of any size: large ones in tiles, the others together.
+
+    Args:
+        network: what predicts.
+        images: (H, W, 3) uint8 each.
+        batch_size: images at a time.
+
+    Returns:
+        Probabilities (N, classes) float32 on the CPU; and for each image the number of its tiles.
+    """
+    tiles = [tile_count(network, *image.shape[:2]) for image in images]
+    small = [number for number, image in enumerate(images) if not is_large(network, *image.shape[:2])]
+    found = torch.empty(len(images), len(network.card.classes))
+    if small:
+        pixels = network.to_pixels([images[number] for number in small])
+        found[small] = torch.from_numpy(network.all_probabilities(pixels, batch_size))
+    for number, image in enumerate(images):
+        if is_large(network, *image.shape[:2]):
+            found[number] = tiled_probabilities(network, read_evidence(network, image, batch_size))
+    return found, tiles
