@@ -74,7 +74,7 @@ def test_regions_of_a_whole_folder(flight, capsys):
     assert clean["boxes"] == []
     heatmap = np.load(crack["map"])
     assert heatmap.shape == (320, 320)
-    assert heatmap[107, 100] > 0.75
+    assert heatmap[106, 100] > 0.75
     assert Image.open(crack["overlay"]).size == (320, 320)
 
 
