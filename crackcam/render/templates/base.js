@@ -27,4 +27,4 @@ one("#theme").addEventListener("click", () => {
 });
 
 // Images before details on a small screen.
-if (innerWidth < 480) one(".made").open = false;
+if (innerWidth < 480) for (const made of all(".made")) made.open = false;

@@ -1,0 +1,218 @@
+"""The photographs of a findings page: their pixels, outlines and numbered regions."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from crackcam.data import images as image_files
+from crackcam.errors import UserError
+from crackcam.render.overlays import thumbnail
+from crackcam.render.report.flight import Flight, Photograph, Row
+from crackcam.render.report.quantities import Size, length_size, width_size
+
+PHOTO_SIDE, OTHER_SIDE, DETAIL_SIDE = 1200, 176, 160  # pixels of the longer side
+PHOTO_QUALITY, DETAIL_QUALITY = 72, 78  # of WebP
+DETAILS = 12  # regions of a photograph that are shown at full resolution
+LISTED = 60  # regions in a table; all are outlined
+CLOSE = 3.0  # a detail is at least so many times as wide as its crack
+FINENESS = 0.6  # pixels of the shown photograph that an outline may be off
+LABEL = 0.034  # diameter of a number, in widths of the photograph
+
+
+class Outline(NamedTuple):
+    """A region over the photograph: its number, its outlines as an SVG path, and where its number stands, 0..1."""
+
+    number: int
+    path: str
+    label: tuple[float, float] | None
+
+
+class RegionLine(NamedTuple):
+    """A line in the table of regions.
+
+    Attributes:
+        region: of the row.
+        length, mean, p95, maximum: as people read them.
+        width: 95th percentile that filters compare; -1 below what can be measured; None: not measured.
+        detail: the photograph at its widest place, as a data URI; empty for the smaller ones of many.
+    """
+
+    region: dict[str, Any]
+    length: Size
+    mean: Size
+    p95: Size
+    maximum: Size
+    width: float | None
+    detail: str
+
+
+class FindingCard(NamedTuple):
+    """A photograph with findings: ``size`` is that of ``photo``, ``original`` that of its file; ``lines`` the table."""
+
+    photograph: Photograph
+    row: Row
+    photo: str
+    size: tuple[int, int]
+    original: tuple[int, int]
+    outlines: list[Outline]
+    lines: list[RegionLine]
+
+    @property
+    def unlisted(self) -> int:
+        """Regions without a line of their own."""
+        return len(self.outlines) - len(self.lines)
+
+
+class OtherCard(NamedTuple):
+    """A photograph without findings, small."""
+
+    photograph: Photograph
+    photo: str
+    size: tuple[int, int]
+
+
+def finding_cards(flight: Flight, photographs: list[Photograph]) -> Iterator[FindingCard]:
+    """Cards of photographs with findings, one after the other: few are in memory at a time.
+
+    Raises:
+        UserError: a file cannot be read any more.
+    """
+    shown = _read([photograph.file for photograph in photographs])
+    for photograph, row, pixels in zip(photographs, flight.details(photographs), shown, strict=True):
+        yield make_card(photograph, row, pixels, flight.metric)
+
+
+def other_cards(photographs: list[Photograph]) -> Iterator[OtherCard]:
+    """Small cards of photographs without findings, from their overlays, on which nothing is drawn.
+
+    Raises:
+        UserError: an overlay cannot be read.
+    """
+    for photograph, pixels in zip(photographs, _read([each.overlay for each in photographs]), strict=True):
+        small = thumbnail(pixels, OTHER_SIDE)
+        yield OtherCard(photograph, webp(small, DETAIL_QUALITY), small.shape[1::-1])
+
+
+def _read(files: Iterable[str]) -> Iterator[np.ndarray]:
+    for item in image_files.read_images(map(Path, files), threads=2, ahead=2):
+        if isinstance(item, image_files.UnreadableImage):
+            raise UserError(f"{item.path} was readable when the run started, and no longer is: {item.reason}")
+        yield item.pixels
+
+
+def make_card(photograph: Photograph, row: Row, pixels: np.ndarray, metric: bool) -> FindingCard:
+    """The card of a photograph.
+
+    Args:
+        photograph: its summary.
+        row: its whole row.
+        pixels: (H, W, 3) uint8, as large as the row's regions were measured on.
+        metric: whether filters compare mm; else pixels.
+    """
+    small = thumbnail(pixels, PHOTO_SIDE)
+    size = small.shape[1::-1]
+    regions = row["regions"]
+    labels = place_labels(regions[:LISTED], pixels.shape[1::-1])
+    spare = len(regions) - len(labels)
+    outlines = [
+        Outline(region["number"], outline_path(region["polygons"], size[0] / pixels.shape[1]), label)
+        for region, label in zip(regions, [*labels, *[None] * spare], strict=True)
+    ]
+    lines = [
+        _line(region, row.get("mm_per_pixel"), metric, _detail(pixels, region) if i < DETAILS else "")
+        for i, region in enumerate(regions[:LISTED])
+    ]
+    return FindingCard(photograph, row, webp(small, PHOTO_QUALITY), size, pixels.shape[1::-1], outlines, lines)
+
+
+def _line(region: dict, mm_per_pixel: float | None, metric: bool, detail: str) -> RegionLine:
+    crack, mm = region.get("crack"), region.get("mm") or {}
+    width = None
+    if crack and crack["measured"]:
+        p95 = mm.get("p95") if metric else crack["p95"]
+        width = -1.0 if p95 is None else p95
+    length = length_size((crack or region)["length"], mm.get("length"))
+    mean, p95, maximum = (width_size(region, name, mm_per_pixel) for name in ("mean", "p95", "maximum"))
+    return RegionLine(region, length, mean, p95, maximum, width, detail)
+
+
+def _detail(pixels: np.ndarray, region: dict) -> str:
+    """The photograph around the widest place of a region, at full resolution where that fits."""
+    crack, (left, top, wide, high) = region.get("crack") or {}, region["box"]
+    x, y = crack.get("place") or (left + wide / 2, top + high / 2)
+    side = max(DETAIL_SIDE, round(CLOSE * (crack.get("maximum") or 0)))
+    rows, columns = (_around(at, side, end) for at, end in zip((y, x), pixels.shape[:2], strict=True))
+    return webp(thumbnail(np.ascontiguousarray(pixels[rows, columns]), DETAIL_SIDE), DETAIL_QUALITY)
+
+
+def _around(middle: float, side: int, end: int) -> slice:
+    """``side`` pixels around the middle, moved into an image that ends at ``end``."""
+    start = max(0, min(round(middle - side / 2), end - side))
+    return slice(start, min(end, start + side))
+
+
+def outline_path(polygons: list[list[float]], scale: float) -> str:
+    """Outlines as an SVG path, without corners that nobody could see.
+
+    Args:
+        polygons: lists of x, y, x, y, ... in pixels of the image.
+        scale: from the image to the drawing.
+
+    Examples:
+        >>> from crackcam.render.report.finding_cards import outline_path
+        >>> outline_path([[0, 0, 40, 0, 40, 10, 0, 10]], 0.5)
+        'M0 0 20 0 20 5 0 5Z'
+    """
+    found = []
+    for polygon in polygons:
+        corners = np.array(polygon, np.float32).reshape(-1, 1, 2) * scale
+        kept = cv2.approxPolyDP(corners, FINENESS, True).reshape(-1)
+        found.append("M" + " ".join(f"{value:.1f}".removesuffix(".0") for value in kept) + "Z")
+    return "".join(found)
+
+
+def place_labels(regions: list[dict], size: tuple[int, int]) -> list[tuple[float, float]]:
+    """Where the numbers of regions stand: beside an end of each, inside the image, off earlier numbers.
+
+    Args:
+        regions: of a row.
+        size: width and height of the image.
+
+    Returns:
+        Fractions of width and height.
+    """
+    step = LABEL * size[0]
+    edge = step / 2
+    taken: list[tuple[float, float]] = []
+    for region in regions:
+        wanted = _ends(region, 1.3 * edge)
+        inside = [(min(max(x, edge), size[0] - edge), min(max(y, edge), size[1] - edge)) for x, y in wanted]
+        moved = [abs(x - a) + abs(y - b) for (x, y), (a, b) in zip(inside, wanted, strict=True)]
+        crowded = [sum(max(0.0, step - max(abs(x - a), abs(y - b))) for a, b in taken) for x, y in inside]
+        taken.append(min(zip(crowded, moved, inside, strict=True), key=lambda place: place[0] + 0.5 * place[1])[2])
+    return [(round(x / size[0], 4), round(y / size[1], 4)) for x, y in taken]
+
+
+def _ends(region: dict, off: float) -> list[tuple[float, float]]:
+    """Places around a region: ``off`` pixels beyond its leftmost, topmost, rightmost and lowest corners."""
+    corners = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in region["polygons"]])
+    left, top = corners[corners.argmin(axis=0)]
+    right, bottom = corners[corners.argmax(axis=0)]
+    far = 3 * off  # where those are taken
+    around = [(left, (-1, 0)), (top, (0, -1)), (right, (1, 0)), (bottom, (0, 1))]
+    return [(float(x + by * dx), float(y + by * dy)) for by in (off, far) for (x, y), (dx, dy) in around]
+
+
+def webp(image: np.ndarray, quality: int) -> str:
+    """An image (H, W, 3) uint8 as a data URI."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "WEBP", quality=quality, method=2)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

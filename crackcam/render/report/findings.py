@@ -1,0 +1,172 @@
+"""Write the findings page: what the photographs of a site show, worst first, for people who were not there.
+
+Cards are written one after the other, so that memory does not grow with the number of photographs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from crackcam.files import write_atomically
+from crackcam.render.report.finding_cards import (
+    DETAIL_SIDE,
+    LISTED,
+    PHOTO_SIDE,
+    finding_cards,
+    other_cards,
+)
+from crackcam.render.report.findings_content import class_table, facts, key_figures, title, unreadable_table
+from crackcam.render.report.flight import REJECTED, Flight, Photograph, Row
+from crackcam.render.report.quantities import class_names
+from crackcam.render.report.site_map import SiteMap, draw_map
+from crackcam.text import counted
+
+logger = logging.getLogger(__name__)
+
+PAGE, OTHERS_PAGE = 200, 1000  # photographs of a page: with findings, and without
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one page shows: photographs with findings, their first number, and photographs without."""
+
+    findings: list[Photograph]
+    first: int
+    others: list[Photograph]
+
+
+def write_findings(path: Path, document: dict, rows: Iterable[Row]) -> None:
+    """Write the findings page, atomically: ``path``, and pages beside it where there are many photographs.
+
+    Args:
+        path: ends in .html.
+        document: of the run. ``title``, ``width-limits`` in mm and ``verdicts`` of an earlier run are used where given;
+            verdicts are dictionaries with the columns of the file that the page's button makes, and go into it again.
+        rows: of the photographs, as ``xai.py --all --style mask`` makes them; read once. Rows with an ``error`` are
+            listed as unreadable. Regions with the ``verdict`` "reject" are shown, and not counted.
+
+    Raises:
+        UserError: a photograph that has to be read again cannot be read any more.
+    """
+    with contextlib.closing(Flight.read(rows)) as flight:
+        parts = divide(flight)
+        names = [path.name, *(f"{path.stem}-{number}{path.suffix}" for number in range(2, len(parts) + 1))]
+        shared = _shared(document, flight, datetime.now())
+        links = _links(parts, names)
+        written = 0
+        for number in reversed(range(len(parts))):  # the first one last: what it links to is there
+            page = path.with_name(names[number])
+            values = {**shared, **_values(flight, parts[number]), "names": names, "page": number}
+            if number == 0:
+                values |= _overview(document, flight, links)
+            if number == len(parts) - 1:
+                values["unreadable"] = unreadable_table(flight)
+            write_atomically(page, functools.partial(_stream, values=values))
+            written += page.stat().st_size
+    pages = f"{counted(len(parts), 'page')}, " if len(parts) > 1 else ""
+    logger.info(f"report: {path}, {pages}{counted(len(flight.all), 'photograph')}, {written / 1e6:.1f} MB")
+
+
+def divide(flight: Flight) -> list[Part]:
+    """The photographs of each page."""
+    findings, others = flight.findings, flight.others
+    parts = [Part(findings[i : i + PAGE], i + 1, []) for i in range(0, len(findings), PAGE)] or [Part([], 1, [])]
+    parts[-1].others.extend(others[:OTHERS_PAGE])
+    rest = range(OTHERS_PAGE, len(others), OTHERS_PAGE)
+    return parts + [Part([], len(findings) + 1, others[i : i + OTHERS_PAGE]) for i in rest]
+
+
+def _links(parts: list[Part], names: list[str]) -> dict[str, str]:
+    """Where the card of each photograph is, by name; of photographs without findings too."""
+    from urllib.parse import quote
+
+    found = {}
+    other = 0
+    for number, part in enumerate(parts):
+        page = "" if number == 0 else quote(names[number])
+        for i, photograph in enumerate(part.findings):
+            found[photograph.name] = f"{page}#image-{part.first + i}"
+        for photograph in part.others:
+            other += 1
+            found[photograph.name] = f"{page}#other-{other}"
+    return found
+
+
+def _shared(document: dict, flight: Flight, now: datetime) -> dict[str, Any]:
+    """What all pages need."""
+    from crackcam.render.report.templates import assets
+
+    limits = document.get("width-limits") or []
+    return {
+        **assets(["report.css", "findings.css"], ["base.js", "findings.js"]),
+        "title": title(document, flight),
+        "date": f"{now.day} {now:%B %Y}",
+        "run": run_id(flight),
+        "before": [each for each in document.get("verdicts") or [] if each["verdict"] == REJECTED],
+        "classes": class_names(limits),
+        "unit": "mm" if flight.metric else "px",
+        "total": len(flight.all),
+        "sides": (PHOTO_SIDE, DETAIL_SIDE),
+        "listed": LISTED,
+    }
+
+
+def run_id(flight: Flight) -> str:
+    """By which a browser finds its verdicts again: the same for all runs with the same photographs."""
+    names = sorted(photograph.name for photograph in flight.all)
+    return hashlib.blake2b("\n".join(names).encode("utf-8", "backslashreplace"), digest_size=8).hexdigest()
+
+
+def _overview(document: dict, flight: Flight, links: dict[str, str]) -> dict[str, Any]:
+    """What the first page begins with."""
+    limits = document.get("width-limits") or []
+    drawn = draw_map(flight.all, limits, flight.metric)
+    return {
+        "key_figures": key_figures(flight),
+        "facts": facts(document, flight),
+        "classified": class_table(flight, limits),
+        "map": drawn,
+        "places": _places(flight, drawn, links) if drawn else [],
+    }
+
+
+def _places(flight: Flight, drawn: SiteMap, links: dict[str, str]) -> list[tuple[Photograph, str]]:
+    """Of each dot of a map: its photograph, and where its card is."""
+    photographs = flight.all
+    return [(photographs[dot.photograph], links[photographs[dot.photograph].name]) for dot in drawn.dots]
+
+
+def _values(flight: Flight, part: Part) -> dict[str, Any]:
+    """What a page shows: generators, which make a card when it is written."""
+    first_other = flight.others.index(part.others[0]) + 1 if part.others else 1
+    return {
+        "key_figures": [],
+        "facts": [],
+        "classified": None,
+        "unreadable": None,
+        "map": None,
+        "places": [],
+        "findings": len(part.findings),
+        "first": part.first,
+        "others": len(part.others),
+        "first_other": first_other,
+        "cards": finding_cards(flight, part.findings),
+        "other_cards": other_cards(part.others),
+    }
+
+
+def _stream(path: Path, values: dict[str, Any]) -> None:
+    from crackcam.render.report.templates import environment  # slow to import, and only of use here
+
+    template = environment().get_template("findings.html")
+    with path.open("wb") as file:
+        for piece in template.generate(**values):
+            file.write(piece.encode("utf-8", "backslashreplace"))  # names of files need not be text

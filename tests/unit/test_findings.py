@@ -1,0 +1,317 @@
+"""The findings page as text: its numbers, its order, its map; and that nothing of the machine is in it."""
+
+import re
+
+import numpy as np
+import pytest
+from findings import crack, region, row, written
+from reports import EVIL, decoded
+
+from crackcam.errors import UserError
+from crackcam.render.report import finding_cards, findings, findings_content, flight, quantities, site_map
+
+BOX = (10, 20, 60, 16)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Three photographs with findings, one without, and a file that is none; 0.5 mm per pixel."""
+    return [
+        row(tmp_path, "sound.jpg", mm_per_pixel=0.5, capture=("2026-05-01T10:30:00", -33.86, 151.21, None)),
+        row(tmp_path, "fine.jpg", [region(1, BOX, crack(200.0), 0.5, 0)], mm_per_pixel=0.5),
+        row(
+            tmp_path,
+            "wide.jpg",
+            [
+                region(1, BOX, crack(61.0, 3.0, place=[40, 28]), 0.5, 1),
+                region(2, (100, 70, 30, 30), crack(40.0, 8.0, place=[115, 85]), 0.5, 2),
+            ],
+            mm_per_pixel=0.5,
+            capture=("2026-05-01T10:11:12", -33.8601, 151.21, 85.4),
+        ),
+        row(tmp_path, "middle.jpg", [region(1, BOX, crack(61.0, 4.0), 0.5, 2)], mm_per_pixel=0.5),
+        {"image": "broken.jpg", "file": str(tmp_path / "flight/broken.jpg"), "true": None, "error": "truncated"},
+    ]
+
+
+def tiles(html):
+    found = re.findall(r"<div><dt>([^<]*)</dt><dd><b>([^<]*)</b> <span>([^<]*)</span>", html)
+    return {name: (value, remark) for name, value, remark in found}
+
+
+def names(html):
+    return re.findall(r"<h3>([^<]*)</h3>", html)
+
+
+def lines(html):
+    """Of each region: the texts of its cells, without verdict and picture."""
+    found = []
+    for line in re.findall(r"<tr data-region.*?</tr>", html, re.DOTALL):
+        cells = re.findall(r'<t[hd](?! class="(?:detail|judge))[^>]*>(.*?)</t[hd]>', line, re.DOTALL)
+        found.append([re.sub(r"<[^>]*>", "", cell).strip() for cell in cells])
+    return found
+
+
+def test_key_figures_and_order(rows, tmp_path):
+    html = written(tmp_path, rows, **{"width-limits": [1, 2]}).read_text()
+    assert tiles(html) == {
+        "photographs": ("4", "1 more not readable"),
+        "with findings": ("3", "75.0 %"),
+        "regions": ("4", "1 too narrow to measure"),
+        "widest crack": ("4.00 mm", "95th percentile, region 2 of wide.jpg"),
+        "total length": ("181 mm", "along the cracks, 362 px"),
+    }
+    assert names(html) == ["wide.jpg", "middle.jpg", "fine.jpg"]
+    assert re.findall(r'id="other-1".*?<span>(.*?)</span>', html) == ["sound.jpg"]
+    classes = re.search(r"Regions by width.*?</table>", html, re.DOTALL)[0]
+    assert re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td><td>(.*?)</td>', classes) == [
+        ("below 1 mm", "1", "100 mm"),
+        ("1 to 2 mm", "1", "30.5 mm"),
+        ("2 mm and more", "2", "50.5 mm"),
+        ("not classified", "0", "-"),
+    ]
+    assert "broken.jpg</th><td>truncated" in html
+
+
+def test_a_line_of_each_region(rows, tmp_path):
+    html = written(tmp_path, rows, **{"width-limits": [1, 2]}).read_text()
+    assert lines(html) == [
+        ["1", "30.5 mm 61.0 px", "0.75 mm 1.5 px", "1.50 mm 3.0 px", "1.88 mm 3.8 px", "30°", "1 to 2 mm"],
+        ["2", "20.0 mm 40.0 px", "2.00 mm 4.0 px", "4.00 mm 8.0 px", "5.00 mm 10.0 px", "30°", "2 mm and more"],
+        ["1", "30.5 mm 61.0 px", "1.00 mm 2.0 px", "2.00 mm 4.0 px", "2.50 mm 5.0 px", "30°", "2 mm and more"],
+        ["1", "100 mm 200 px", "below 1.00 mm 2 px", "30°", "below 1 mm"],
+    ]
+    place = "1 May 2026, 10:11 · 33.860100° S, 151.210000° E, 85 m above sea level · 160 x 120 px · 1 px = 0.5 mm"
+    assert place in html
+
+
+def test_without_a_scale_sizes_are_in_pixels(tmp_path):
+    sizes = crack(61.0, None, measured=0)
+    found = [region(1, BOX, crack(61.0, 3.0)), region(2, (100, 70, 30, 30), sizes), region(3, (90, 5, 9, 20))]
+    html = written(tmp_path, [row(tmp_path, "a.jpg", found)]).read_text()
+    assert tiles(html)["widest crack"][0] == "3.0 px"
+    assert tiles(html)["regions"] == ("3", "2 without a measured width")
+    assert [line[1:-1] for line in lines(html)[1:]] == [["61.0 px", "not measured"], ["20.0 px", "not measured"]]
+    assert "Width class" not in html
+    assert "not known: sizes are in pixels" in html
+    assert 'id="map"' not in html
+
+
+def test_worst_first_by_mm_then_pixels_then_length(tmp_path):
+    def one(name, length, p95, scale):
+        return row(tmp_path, name, [region(1, BOX, crack(length, p95), scale)], mm_per_pixel=scale)
+
+    rows = [
+        one("long", 90.0, None, None),
+        one("px", 9.0, 60.0, None),
+        one("mm", 5.0, 4.0, 0.1),
+        one("short", 8.0, 0, 0),
+    ]
+    rows.append(one("more mm", 5.0, 3.0, 0.5))
+    assert names(written(tmp_path, rows).read_text()) == ["more mm", "mm", "px", "long", "short"]
+
+
+def test_nothing_of_the_machine_is_in_the_page(rows, tmp_path):
+    html = written(tmp_path, rows).read_text()
+    for part in (str(tmp_path), "/home", "/srv", "ann/"):
+        assert part not in html
+    assert "python xai.py --image flight --all --style mask --report report.html" in html
+    assert "resnet18, model.safetensors, SHA-256" in html
+    assert "<h1>Findings: flight</h1>" in html
+
+
+def test_text_is_escaped(tmp_path):
+    found = region(1, BOX, crack(61.0, 3.0))
+    rows = [row(tmp_path, 'a"&<b>.jpg', [found]), row(tmp_path, "<i>'.jpg", [])]
+    html = written(tmp_path, rows, title=EVIL, method=EVIL, command=EVIL).read_text()
+    assert html.count("<script") == 2  # verdicts of an earlier run and our own
+    assert "<b>." not in html
+    assert "<i>" not in html
+    assert "<h1>&lt;script&gt;" in html
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)[1].replace("&#39;", "'")
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert not re.search(r"\son\w+=|\sstyle=|https?://", html)
+
+
+def test_rejected_regions_are_shown_and_not_counted(tmp_path):
+    found = [
+        region(1, BOX, crack(61.0, 9.0), verdict="reject"),
+        region(2, (100, 70, 30, 30), crack(40.0, 3.0), verdict="accept"),
+    ]
+    only = [region(1, BOX, crack(61.0, 20.0), verdict="reject")]
+    html = written(tmp_path, [row(tmp_path, "no.jpg", only), row(tmp_path, "a.jpg", found)]).read_text()
+    assert names(html) == ["a.jpg", "no.jpg"]
+    assert tiles(html)["regions"] == ("1", "2 more rejected")
+    assert tiles(html)["with findings"] == ("1", "50.0 %")
+    assert tiles(html)["widest crack"] == ("3.0 px", "95th percentile, region 2 of a.jpg")
+    assert tiles(html)["total length"][0] == "40 px"
+    assert re.findall(r'name="verdict-1-(\d)" value="(\w*)" checked', html) == [("1", "reject"), ("2", "accept")]
+
+
+def test_no_findings_and_no_photographs(tmp_path):
+    html = written(tmp_path, [row(tmp_path, "a.jpg")]).read_text()
+    assert tiles(html) == {
+        "photographs": ("1", "all readable"),
+        "with findings": ("0", "0.0 %"),
+        "regions": ("0", ""),
+    }
+    assert 'id="controls"' not in html
+    assert "No findings" in written(tmp_path, []).read_text()
+
+
+def test_pages_and_links_between_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(findings, "PAGE", 2)
+    monkeypatch.setattr(findings, "OTHERS_PAGE", 1)
+    places = [(None, 47.0 + i / 1000, 8.0, None) for i in range(5)]
+    rows = [row(tmp_path, f"{i}.jpg", [region(1, BOX, crack(61.0, 9.0 - i))], capture=places[i]) for i in range(3)]
+    rows += [row(tmp_path, f"{i}.jpg", capture=places[i]) for i in (3, 4)]
+    pages = [written(tmp_path, rows), tmp_path / "report-2.html", tmp_path / "report-3.html"]
+    texts = [page.read_text() for page in pages]
+    assert [names(text) for text in texts] == [["0.jpg", "1.jpg"], ["2.jpg"], []]
+    links = re.findall(r'<a href="([^"]*)" class="level', texts[0])
+    assert sorted(links) == [
+        "#image-1",
+        "#image-2",
+        "report-2.html#image-3",
+        "report-2.html#other-1",
+        "report-3.html#other-2",
+    ]
+    for link in links:
+        page, _, anchor = link.partition("#")
+        assert f'id="{anchor}"' in (tmp_path / (page or "report.html")).read_text()
+    runs = [re.search(r'data-run="(\w+)"', text)[1] for text in texts[:2]]
+    assert runs[0] == runs[1]
+
+
+def test_a_photograph_that_is_gone(tmp_path):
+    rows = [row(tmp_path, "a.jpg", [region(1, BOX)])]
+    (tmp_path / "flight/a.jpg").unlink()
+    with pytest.raises(UserError, match=r"a\.jpg was readable when the run started"):
+        written(tmp_path, rows)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_outlines_lie_on_the_shown_photograph(tmp_path):
+    """2400 px wide, shown at 1200: half of each coordinate."""
+    found = row(tmp_path, "a.jpg", [region(1, (1000, 800, 400, 200))], size=(2400, 1800))
+    html = written(tmp_path, [found]).read_text()
+    assert '<svg class="outlines" viewBox="0 0 1200 900"' in html
+    assert html.count('d="M500 400 700 400 700 500 500 500Z"') == 2
+    photo = decoded(re.search(r'class="photo" src="([^"]*)"', html)[1])
+    assert photo.size == (1200, 900)
+
+
+def test_a_detail_shows_the_widest_place(tmp_path):
+    """A black square at (2000, 1500) of a grey photograph; at the border the detail is moved inside."""
+    pixels = np.full((1800, 2400, 3), 200, np.uint8)
+    pixels[1490:1510, 1990:2010] = 0
+    found = region(1, (900, 900, 1200, 640), crack(999.0, 6.0, place=[2000, 1500]))
+    corner = region(2, (2380, 1780, 20, 20), crack(20.0, 6.0, place=[2399, 1799]))
+    summary = flight.summarize({"image": "a", "file": "a", "overlay": "", "regions": [found, corner]}, 0)
+    card = finding_cards.make_card(summary, {"regions": [found, corner]}, pixels, metric=False)
+    detail, moved = (np.asarray(decoded(line.detail).convert("L")) for line in card.lines)
+    assert detail.shape == moved.shape == (160, 160)
+    dark = np.argwhere(detail < 100)
+    assert dark.mean(axis=0).tolist() == pytest.approx([79.5, 79.5], abs=1)
+    assert (moved > 150).all()
+
+
+def test_numbers_of_regions_do_not_cover_each_other():
+    boxes = [(500, 400, 10, 10)] * 6 + [(0, 0, 50, 50), (1990, 1490, 10, 10)]
+    found = [region(i, box) for i, box in enumerate(boxes)]
+    places = np.array(finding_cards.place_labels(found, (2000, 1500))) * (2000, 1500)
+    apart = np.abs(places[:, None] - places[None]).max(axis=2) + 1000 * np.eye(len(boxes))
+    step = finding_cards.LABEL * 2000
+    assert apart.min() >= step - 1
+    assert (places >= step / 2 - 1).all()
+    assert (places <= np.array((2000, 1500)) - step / 2 + 1).all()
+
+
+def test_many_regions_are_outlined_and_the_first_ones_listed(tmp_path):
+    found = [region(i + 1, (2 * i, 2 * i, 6, 6)) for i in range(finding_cards.LISTED + 5)]
+    html = written(tmp_path, [row(tmp_path, "a.jpg", found, size=(200, 200))]).read_text()
+    assert html.count('<path class="line"') == len(found)
+    assert len(lines(html)) == html.count("<circle") == finding_cards.LISTED
+    assert "5 smaller regions are outlined without a number" in html
+
+
+# -- the map
+
+
+def photograph(position=None, width=(None, None), accepted=1):
+    capture = dict(zip(("latitude", "longitude"), position or (None, None), strict=True))
+    return flight.Photograph("a", "a", "", capture, accepted, accepted, width, None, (None, 0.0), 0)
+
+
+def test_metres_of_the_map():
+    """0.001 degrees of latitude are 111.2 m; of longitude at 60 degrees north half of that."""
+    found = [photograph((60.0, 10.0)), photograph((60.001, 10.0)), photograph((60.0, 10.002)), photograph()]
+    drawn = site_map.draw_map(found)
+    (x0, y0), (x1, y1), (x2, y2) = ((dot.x, dot.y) for dot in drawn.dots)
+    assert x1 == x0
+    assert y2 == y0
+    assert y1 < y0
+    assert x2 > x0
+    assert (x2 - x0) / (y0 - y1) == pytest.approx(1.0, abs=0.01)
+    metres = float(drawn.bar_text.removesuffix(" m"))
+    assert drawn.bar / metres == pytest.approx((y0 - y1) / 111.2, rel=0.01)
+    assert drawn.missing == 1
+
+
+def test_a_map_without_a_fix_and_with_one_place():
+    assert site_map.draw_map([photograph(), photograph((0.0, 0.0))]) is None
+    drawn = site_map.draw_map([photograph((-33.0, 151.0))] * 3)
+    assert {(dot.x, dot.y) for dot in drawn.dots} == {(500.0, 310.0)}
+    assert drawn.bar_text == "10 m"
+
+
+def test_colors_of_the_map_follow_the_classes():
+    place = (47.0, 8.0)
+    found = [photograph(place, (mm, mm * 10)) for mm in (0.1, 0.3, 0.35, 0.2)]
+    found += [photograph(place, accepted=0), photograph(place)]
+    drawn = site_map.draw_map(found, [0.2, 0.3], metric=True)
+    assert {dot.photograph: dot.level for dot in drawn.dots} == {0: 1, 1: 3, 2: 3, 3: 2, 4: -1, 5: 0}
+    assert drawn.legend == [
+        (-1, "no findings"),
+        (0, "width not known"),
+        (1, "below 0.20 mm"),
+        (2, "0.20 mm to 0.30 mm"),
+        (3, "0.30 mm and more"),
+    ]
+    assert [dot.level for dot in drawn.dots] == sorted(dot.level for dot in drawn.dots)
+
+
+# -- words
+
+
+@pytest.mark.parametrize(
+    ("time", "text"),
+    [("2026-05-01T10:11:12", "1 May 2026, 10:11"), (None, ""), ("yesterday", "yesterday")],
+)
+def test_times(time, text):
+    assert quantities.time_text(time) == text
+
+
+def test_first_and_last_time():
+    same_day = ["2026-05-01T10:58:00", "2026-05-01T10:11:12"]
+    assert quantities.times_text(same_day) == "1 May 2026, 10:11 to 10:58"
+    assert quantities.times_text([*same_day, "2026-05-02T09:00:00"]) == "1 May 2026, 10:11 to 2 May 2026, 09:00"
+    assert quantities.times_text(same_day[:1]) == "1 May 2026, 10:58"
+
+
+def test_places():
+    below = {"latitude": 51.5, "longitude": -0.1278, "altitude": -3.4}
+    assert quantities.place_text(below) == "51.500000° N, 0.127800° W, 3 m below sea level"
+    assert quantities.place_text({"latitude": None, "longitude": None}) == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("xai.py --image '/a b/c d' x/1.jpg,x/2.jpg", "xai.py --image 'c d' 1.jpg,2.jpg"),
+        (r"xai.py --image 'C:\Users\ann\flight'", "xai.py --image flight"),
+        ("xai.py --width-limits 0.2,0.3 --title 'Bridge 12'", "xai.py --width-limits 0.2,0.3 --title 'Bridge 12'"),
+    ],
+)
+def test_commands_without_folders(command, shown):
+    assert findings_content.without_folders(command) == shown
