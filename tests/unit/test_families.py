@@ -82,7 +82,7 @@ def images_of(size, count=2):
     return list(np.random.default_rng(1).integers(0, 256, (count, size, size, 3), np.uint8))
 
 
-SLOW = {"vgg11"}
+SLOW = {"vgg11", "convnext_tiny", "densenet121", "inception_v3"}  # each 5 to 9 s; timm/test_convnext is small
 
 
 @pytest.mark.parametrize(
