@@ -7,6 +7,7 @@ import pytest
 from findings import crack, region, row, written
 from reports import EVIL, decoded
 
+from crackcam.data import images
 from crackcam.errors import UserError
 from crackcam.render.report import finding_cards, findings, findings_content, flight, quantities, site_map
 
@@ -189,6 +190,22 @@ def test_a_photograph_that_is_gone(tmp_path):
     with pytest.raises(UserError, match=r"a\.jpg was readable when the run started"):
         written(tmp_path, rows)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_few_photographs_are_in_memory_at_a_time(tmp_path, monkeypatch):
+    """Of 12 photographs never more than the few that are read ahead wait for their card."""
+    read, waiting = [], []
+    read_image, make_card = images.read_image, finding_cards.make_card
+
+    def card(*of):
+        waiting.append(len(read) - len(waiting))
+        return make_card(*of)
+
+    monkeypatch.setattr(images, "read_image", lambda path: (read.append(path), read_image(path))[1])
+    monkeypatch.setattr(finding_cards, "make_card", card)
+    written(tmp_path, (row(tmp_path, f"{i}.jpg", [region(1, BOX)]) for i in range(12)))
+    assert len(waiting) == 12
+    assert max(waiting) <= 4
 
 
 def test_outlines_lie_on_the_shown_photograph(tmp_path):
