@@ -106,10 +106,10 @@ def test_a_wrong_value_is_one_line_and_exit_2(script, flag, capsys):
 @pytest.mark.parametrize(
     ("script", "argv", "message"),
     [
-        ("train", ["--image-size", "8", "--arch", "alexnet"], "does not accept 8 px inputs"),
+        ("train", ["--image-size", "8", "--arch", "squeezenet1_1"], "does not accept 8 px inputs"),
         ("train", ["--device", "meta"], "--device meta is not available here"),
         ("train", ["--device", "cuda:99"], "--device cuda:99 is not available here"),
-        ("train", ["--seed", "4294967295", "--arch", "vit_b_16", "--image-size", "64"], "64 px"),
+        ("train", ["--seed", "4294967295", "--arch", "timm/levit_128s", "--image-size", "64"], "64 px"),
         ("inference", ["--arch", "resnet18", "--pretrained", "none"], "has classes of its own"),
         ("inference", ["--resume"], "--resume continues a run of --all"),
         ("inference", ["--image", "data", "--split", "test"], "leave --type and --split out"),

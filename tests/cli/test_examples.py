@@ -1,5 +1,6 @@
 """examples/: the CI gate, with what the scripts print and (make torture) as a CI job runs it; the notebook."""
 
+import ast
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 import inference
 import train
@@ -95,11 +97,31 @@ def test_ci_gate_in_processes(fresh, threshold, code):
     assert written <= {p.name for p in Path().iterdir()}
 
 
+NOTEBOOK = ROOT / "examples/crackcam.ipynb"
+
+
+def test_code_of_the_notebook_runs(tmp_path, monkeypatch):
+    """In this process; what a cell ends with is shown."""
+    monkeypatch.chdir(tmp_path)
+    names, shown = {}, []
+    for cell in json.loads(NOTEBOOK.read_text("utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            body = ast.parse("".join(cell["source"])).body
+            ends = body.pop() if isinstance(body[-1], ast.Expr) else None
+            exec(compile(ast.Module(body, []), "cell", "exec"), names)
+            if ends is not None:
+                shown.append(eval(compile(ast.Expression(ends.value), "cell", "eval"), names))
+    assert sum(isinstance(value, Image.Image) and value.size == (227, 227) for value in shown) == 2
+    assert Path("overlay.png").is_file()
+    assert names["result"].metrics["test"]["accuracy"] >= 0
+
+
+@pytest.mark.torture
 def test_the_notebook_runs(tmp_path, monkeypatch):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    notebook = nbformat.read(ROOT / "examples/crackcam.ipynb", as_version=4)
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
     client = nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()  # raises where a cell does
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]

@@ -10,6 +10,8 @@ import xai
 from crackcam.data import images
 from crackcam.methods import METHODS
 
+VIT = ["--arch", "timm/levit_128s", "--pretrained", "none"]  # takes images of one size only
+
 
 def run(capsys, *flags):
     """Grad-CAM where a test names no other method."""
@@ -86,12 +88,9 @@ def test_invalid_scales(capsys, scales):
         (["--fuse", "mean", "--layer", "layer4"], "--fuse combines layers, and there is layer4 alone: name others"),
         (["--verify", "--scales", "2"], "--verify compares plain heatmaps"),
         (["--anatomy", "--scales", "2"], "--anatomy shows the steps of Grad-CAM"),
-        (["--arch", "vit_b_32", "--pretrained", "none", "--scales", "2"], "vit_b_32 accepts images of 224 px only"),
-        (["--arch", "vit_b_32", "--pretrained", "none", "--scales", "own"], "vit_b_32 accepts images of 224 px only"),
-        (
-            ["--arch", "vit_b_32", "--pretrained", "none", "--stride", "16"],
-            "this model accepts 224 px inputs only, so that",
-        ),
+        ([*VIT, "--scales", "2"], "timm/levit_128s accepts images of 224 px only"),
+        ([*VIT, "--scales", "own"], "timm/levit_128s accepts images of 224 px only"),
+        ([*VIT, "--stride", "16"], "this model accepts 224 px inputs only, so that"),
         (["--arch", "fasterrcnn_resnet50_fpn", "--scales", "2"], "--scales is for classifiers"),
     ],
 )

@@ -26,7 +26,8 @@ assert overlay.size == Image.open(predictions[0].path).size == (227, 227)
 overlay.save("overlay.png")
 assert explanation.regions()[0].length > 20
 config = crackcam.TrainConfig(
-    data="data", pretrained="none", image_size=64, epochs=1, batch_size=8, workers=0, output="own.safetensors"
+    data="data", arch="squeezenet1_1", pretrained="none", image_size=64, epochs=1, batch_size=8, workers=0,
+    output="own.safetensors",
 )
 result = crackcam.train(config)
 assert len(result.history) == 1 and result.checkpoint == Path("own.safetensors")

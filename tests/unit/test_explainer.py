@@ -9,6 +9,7 @@ import pytest
 import torch
 from networks import Small, grad_cam_maps, resized
 from small_models import bright_classifier, bright_corner
+from torchvision.models import VisionTransformer
 
 from crackcam.config import ExplainConfig
 from crackcam.data.images import DecodedImage
@@ -17,14 +18,14 @@ from crackcam.explain import heatmaps
 from crackcam.explain.anatomy import gradcam_steps
 from crackcam.explain.explainer import Explainer, compare, resolve_best
 from crackcam.methods import NAMED
-from crackcam.models import checkpoint, pretrained, stages
+from crackcam.models import pretrained, stages
 from crackcam.models.loaded import LoadedModel
 from crackcam.models.target_layers import find_target_layers
 from crackcam.runtime import Runtime
 from crackcam.types import ModelCard, Prediction
 from pytorch_grad_cam import GradCAM
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("examined_once")]
 
 CPU = torch.device("cpu")
 ONE_PASS = [name for name in NAMED if heatmaps.one_pass(name)]
@@ -157,8 +158,8 @@ def test_best_is_evidence_where_there_is_some_and_otherwise_what_the_model_can(r
     assert best(resnet, method="gradcam") == (("gradcam",), None, None)
     multiscale = resnet.with_model(stages.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 64).eval())
     assert best(multiscale) == (("evidence",), None, None)
-    tokens, card = checkpoint.load_imagenet("vit_b_32", CPU, True, False)
-    assert best(LoadedModel(tokens, card)) == (("layercam",), None, None)
+    tokens = VisionTransformer(64, 16, 2, 2, 16, 32, num_classes=2).eval()
+    assert best(LoadedModel(tokens, ModelCard("vit", ["no", "yes"], 64))) == (("layercam",), None, None)
     assert caplog.messages[-1] == "best: --method layercam"
 
 

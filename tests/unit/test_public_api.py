@@ -10,7 +10,7 @@ from conftest import run_code
 
 import crackcam
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("examined_once")]
 
 IMPORT = """
 import sys

@@ -16,7 +16,7 @@ from crackcam.render.figures.training import CELL, ON_CELL
 from crackcam.render.report import svg, tables, training
 from crackcam.training.report_data import most_confident_mistakes
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("examined_once")]
 
 STYLE = (Path(report.__file__).parents[1] / "templates/report.css").read_text()
 

@@ -24,7 +24,7 @@ from crackcam.training.loop import FineTuning
 from crackcam.training.schedule import Schedule
 from crackcam.types import ModelCard
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("examined_once")]
 
 CPU = torch.device("cpu")
 QUICK = {"arch": "squeezenet1_1", "epochs": 1}
