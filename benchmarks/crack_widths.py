@@ -3,6 +3,7 @@
     python benchmarks/crack_widths.py
     python benchmarks/crack_widths.py --dilate 8 15
     CRACKCAM_DATA=folder python benchmarks/crack_widths.py --masks
+    CRACKCAM_DATA=folder python benchmarks/crack_widths.py --found --count 100
 
 Each drawn crack is rasterised at eight times the resolution, on a textured surface, blurred in linear light and with
 sensor noise; the region is its mask, dilated by 3 to 6 pixels. "below 2 px" counts as 1 px, an unmeasured crack as
@@ -10,6 +11,10 @@ wrong. With --flat, the same regions lie on the same surfaces without cracks, an
 
 With --masks, the annotated masks of DeepCrack in CRACKCAM_DATA/crack_masks, dilated by 4 pixels, are the regions, and
 their own width is printed beside the measured one. No parameter was chosen by them.
+
+With --found, everything counts: cracks are drawn on crops of the photographed surfaces in CRACKCAM_DATA/textures and on
+generated concrete, 448 px wide; the bundled network marks regions, and the cracks in them are measured. A crack is
+found where the regions cover at least half of its line; its width is the mean over the places that were measured.
 """
 
 from __future__ import annotations
@@ -19,19 +24,22 @@ import csv
 import os
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
+from skimage.morphology import skeletonize
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from crackcam.data.images import read_image
 from crackcam.data.synthetic.noise import Rng, fractal_noise
 from crackcam.data.synthetic.paths import band_coverage, border_to_border, fractal_path, ragged_half_widths, random_walk
+from crackcam.data.synthetic.surfaces import concrete
 from crackcam.evaluation.skeletons import skeleton_length
 from crackcam.evaluation.widths import measure_width
 from crackcam.sizes import NARROWEST, CrackWidth
@@ -45,14 +53,24 @@ class How(NamedTuple):
     """How cracks are drawn.
 
     Attributes:
+        side: of the image in pixels.
         dilate: least and largest dilation of the mask in pixels.
         flat: whether to leave the crack out.
         mix_srgb: whether blur mixes sRGB values, as resizing by common software does, instead of light, as lenses do.
     """
 
+    side: int = SIDE
     dilate: tuple[int, int] = (3, 6)
     flat: bool = False
     mix_srgb: bool = False
+
+
+class Lens(NamedTuple):
+    """What becomes of a crack in an image: blur in pixels, contrast to the surface, noise in grey levels."""
+
+    blur: float
+    contrast: float
+    noise: float
 
 
 @dataclass(frozen=True)
@@ -80,14 +98,20 @@ class Drawn:
     kind: str
 
 
-def draw(rng: Rng, how: How) -> Drawn:
-    """One crack: any width from 2 to 30 px, any angle, straight or winding, of constant width or ragged."""
+def draw(rng: Rng, how: How, surface: np.ndarray | None = None) -> Drawn:
+    """One crack: any width from 2 to 30 px, any angle, straight or winding, of constant width or ragged.
+
+    Args:
+        rng: of this crack.
+        how: see there.
+        surface: (H, H, 3) uint8, of a photograph, which has texture, blur and noise of its own; None: a drawn one.
+    """
     width = float(np.exp(rng.uniform(np.log(2), np.log(30))))
     kind = "straight" if rng.random() < 0.5 else "winding"
     length = 0.0
     while length < max(60, 3 * width):  # else it only cuts off a corner
-        path = _path(rng, width, kind)
-        inside = ((path >= 0) & (path < SIDE)).all(axis=1)
+        path = _path(rng, width, kind, how.side)
+        inside = ((path >= 0) & (path < how.side)).all(axis=1)
         length = float(np.hypot(*np.diff(path, axis=0).T)[inside[1:] & inside[:-1]].sum())
     if rng.random() < 0.5:
         left = right = np.full(len(path), width / 2)
@@ -96,18 +120,11 @@ def draw(rng: Rng, how: How) -> Drawn:
             np.interp(np.linspace(0, 99, len(path)), range(100), ragged_half_widths(rng, 100, width, False))
             for _ in range(2)
         )
-    coverage = band_coverage(SIDE * FINER, path * FINER, left * FINER, right * FINER)
-    coverage = cv2.resize(coverage, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    coverage = band_coverage(how.side * FINER, path * FINER, left * FINER, right * FINER)
+    coverage = cv2.resize(coverage, (how.side, how.side), interpolation=cv2.INTER_AREA)
     blur, contrast, noise = rng.uniform(0, 2), rng.uniform(0.15, 0.6), rng.uniform(2, 8)
-    texture = rng.uniform(0.005, 0.04) * fractal_noise(rng, SIDE, rng.uniform(4, 40), 0.7)
-    surface = rng.uniform(110, 200) * (1 + texture)
-    to_light, to_values = (np.asarray, np.asarray) if how.mix_srgb else (linear_light, srgb_values)
-    light, dark = to_light(surface), to_light(surface * (1 if how.flat else 1 - contrast))
-    light = (light + (dark - light) * coverage).astype(np.float32)
-    if blur > 0.15:
-        light = cv2.GaussianBlur(light, (0, 0), blur)
-    light = to_values(light) + rng.normal(0, noise, light.shape)
-    image = np.clip(np.rint(light[..., None] * rng.uniform(0.9, 1.05, 3)), 0, 255).astype(np.uint8)
+    lens = Lens(blur, contrast, noise)
+    image = _on_drawn_surface(rng, how, coverage, lens) if surface is None else _on_photograph(surface, coverage, lens)
     radius = int(rng.integers(how.dilate[0], how.dilate[1] + 1))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     region = cv2.dilate((coverage > 0.5).astype(np.uint8), disc) > 0
@@ -116,6 +133,26 @@ def draw(rng: Rng, how: How) -> Drawn:
     return Drawn(
         image, region, mean, float(np.percentile(both, 95)), float(both.max()), length, blur, contrast, noise, kind
     )
+
+
+def _on_drawn_surface(rng: Rng, how: How, coverage: np.ndarray, lens: Lens) -> np.ndarray:
+    """A textured surface under a crack that covers it so, (H, H), as a camera sees both."""
+    texture = rng.uniform(0.005, 0.04) * fractal_noise(rng, how.side, rng.uniform(4, 40), 0.7)
+    surface = rng.uniform(110, 200) * (1 + texture)
+    to_light, to_values = (np.asarray, np.asarray) if how.mix_srgb else (linear_light, srgb_values)
+    light, dark = to_light(surface), to_light(surface * (1 if how.flat else 1 - lens.contrast))
+    light = (light + (dark - light) * coverage).astype(np.float32)
+    if lens.blur > 0.15:
+        light = cv2.GaussianBlur(light, (0, 0), lens.blur)
+    light = to_values(light) + rng.normal(0, lens.noise, light.shape)
+    return np.clip(np.rint(light[..., None] * rng.uniform(0.9, 1.05, 3)), 0, 255).astype(np.uint8)
+
+
+def _on_photograph(surface: np.ndarray, coverage: np.ndarray, lens: Lens) -> np.ndarray:
+    """A photograph, (H, H, 3), that a crack covers so: blurred, and the photograph's own texture below it as it is."""
+    covered = cv2.GaussianBlur(coverage, (0, 0), lens.blur) if lens.blur > 0.15 else coverage
+    light, dark = linear_light(surface), linear_light(surface * (1 - lens.contrast))
+    return np.clip(np.rint(srgb_values(light + (dark - light) * covered[..., None])), 0, 255).astype(np.uint8)
 
 
 def linear_light(values: np.ndarray) -> np.ndarray:
@@ -129,9 +166,9 @@ def srgb_values(light: np.ndarray) -> np.ndarray:
     return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.clip(light, 0, 1) ** (1 / 2.4) - 0.055)
 
 
-def _path(rng: Rng, width: float, kind: str) -> np.ndarray:
+def _path(rng: Rng, width: float, kind: str, side: int) -> np.ndarray:
     """A path (n, 2) across the image or ending in it, with points 1 px apart."""
-    start, end = border_to_border(rng, SIDE)
+    start, end = border_to_border(rng, side)
     if rng.random() < 0.5:  # ends inside
         start, end = start + rng.uniform(0.12, 0.3) * (end - start), end + rng.uniform(0.12, 0.3) * (start - end)
     if kind == "straight":
@@ -161,6 +198,11 @@ def compare_drawn(count: int, seed: int, how: How) -> None:
         found.append(measure_width(crack.image, crack.region))
         seconds += time.process_time() - start
         drawn.append(crack)
+    print_errors(drawn, found, 1000 * seconds / count)
+
+
+def print_errors(drawn: Sequence[Drawn], found: Sequence[CrackWidth], milliseconds: float) -> None:
+    """Print the errors of measured widths, by true width and by how the cracks were drawn."""
     true = np.array([(crack.width, crack.p95, crack.maximum, crack.length) for crack in drawn])
     measured = np.array([(*(as_number(v, f) for v in (f.mean, f.p95, f.maximum)), f.length) for f in found])
     marking = np.array([crack.region.sum() / skeleton_length(crack.region) for crack in drawn])
@@ -196,8 +238,76 @@ def compare_drawn(count: int, seed: int, how: How) -> None:
         print(f"{name:20}" + "".join(f"{value:>10}" for value in values))
     print(
         f"\nmedian, p95, maximum, length: median absolute error; within: max(2 px, 30 %); none: not measured;\n"
-        f"marking: median error of area / length of the region; {1000 * seconds / count:.0f} ms each"
+        f"marking: median error of area / length of the region; {milliseconds:.0f} ms each"
     )
+
+
+def compare_found(count: int, seed: int) -> None:
+    """Print how many cracks on photographed and on generated surfaces are found, and the errors of their widths."""
+    import crackcam
+
+    model, how = crackcam.load(), How(side=448)
+    photographs = sorted((Path(os.environ["CRACKCAM_DATA"]) / "textures").iterdir())
+    drawn: list[Drawn] = []
+    found: list[CrackWidth] = []
+    places = {"photographed": np.zeros(3, int), "generated": np.zeros(3, int)}  # drawn, found, measured
+    start = time.process_time()
+    for number in range(count):
+        rng = np.random.default_rng([seed, number])
+        kind = "photographed" if number % 2 else "generated"
+        surface = _photographed(rng, photographs, how.side) if number % 2 else _generated(rng, how.side)
+        crack = draw(rng, how, surface)
+        regions = model.explain(crack.image, target="Positive").regions()
+        parts = [region for region in regions if _covers(crack.region, region.polygons[0])]
+        marked = np.zeros(crack.region.shape, np.uint8)
+        for region in parts:
+            cv2.fillPoly(marked, [_corners(region.polygons[0])], 1)
+        line = skeletonize(crack.region)
+        is_found = bool(marked[line].mean() >= 0.5)
+        places[kind] += (1, is_found, is_found and any(region.crack.measured for region in parts))
+        if is_found:
+            drawn.append(crack)
+            found.append(_joined([region.crack for region in parts]))
+    for kind, (every, seen, measured) in places.items():
+        print(f"{kind}: {every} cracks drawn, {seen} found, {measured} measured")
+    print_errors(drawn, found, 1000 * (time.process_time() - start) / count)
+
+
+def _photographed(rng: Rng, photographs: Sequence[Path], side: int) -> np.ndarray:
+    """A crop of a photographed surface, at its own resolution."""
+    image = read_image(photographs[rng.integers(len(photographs))])
+    top, left = (int(rng.integers(length - side + 1)) for length in image.shape[:2])
+    return image[top : top + side, left : left + side]
+
+
+def _generated(rng: Rng, side: int) -> np.ndarray:
+    tone, colour = concrete(rng, side)
+    return np.clip(np.rint(tone[..., None] * colour), 0, 255).astype(np.uint8)
+
+
+def _corners(polygon: Sequence[float]) -> np.ndarray:
+    return np.rint(np.array(polygon).reshape(-1, 2)).astype(np.int32)
+
+
+def _covers(mask: np.ndarray, polygon: Sequence[float]) -> bool:
+    """Whether at least a third of a region lies on a mask."""
+    filled = cv2.fillPoly(np.zeros(mask.shape, np.uint8), [_corners(polygon)], 1) > 0
+    return bool(mask[filled].mean() > 1 / 3)
+
+
+def _joined(cracks: Sequence[CrackWidth]) -> CrackWidth:
+    """The sizes of a crack that several regions mark: means by the number of places, sums, and largest values."""
+    measured = [crack for crack in cracks if crack.measured]
+    if not measured:
+        return replace(cracks[0], measured=0, mean=None, p95=None, maximum=None)
+    places = [crack.measured for crack in measured]
+    mean, p95 = (
+        float(np.average([as_number(getattr(crack, name), crack) for crack in measured], weights=places))
+        for name in ("mean", "p95")
+    )
+    maximum = max(as_number(crack.maximum, crack) for crack in measured)
+    length = sum(crack.length for crack in measured)
+    return replace(measured[0], mean=mean, p95=p95, maximum=maximum, length=length, measured=sum(places))
 
 
 def count_on_flat(count: int, seed: int, how: How) -> None:
@@ -258,9 +368,12 @@ def main() -> None:
     parser.add_argument("--flat", action="store_true", help="count widths where there is no crack")
     parser.add_argument("--mix-srgb", action="store_true", help="blur sRGB values, as resizing does, instead of light")
     parser.add_argument("--masks", action="store_true", help="compare with the masks in CRACKCAM_DATA")
+    parser.add_argument("--found", action="store_true", help="in regions that the bundled network marks")
     args = parser.parse_args()
-    how = How(tuple(args.dilate), args.flat, args.mix_srgb)
-    if args.masks:
+    how = How(SIDE, tuple(args.dilate), args.flat, args.mix_srgb)
+    if args.found:
+        compare_found(args.count, args.seed)
+    elif args.masks:
         compare_masks()
     elif args.flat:
         count_on_flat(args.count, args.seed, how)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from scipy.ndimage import gaussian_filter1d, map_coordinates
+from scipy.ndimage import gaussian_filter1d, map_coordinates, spline_filter
 from skimage.graph import route_through_array
 
 from crackcam.evaluation.skeletons import branch_counts, pruned_skeleton, trace_branch
@@ -36,10 +36,11 @@ class Trace:
 
     Attributes:
         lines: one for each branch, in pixels of the crop; free ends extend beyond the crack.
-        bright: (h, w) float32, the grey values around the region, negative for a dark crack: the crack is bright in it.
+        bright: (h, w) float32, spline coefficients of the grey values around the region, negative for a dark crack: the
+            crack is bright in it.
         corner: (2,), x and y of the crop's first pixel in the image; the crop continues beyond the image.
         half: half width of the region in pixels.
-        brightest: the highest value there could be in ``bright``.
+        brightest: the highest value there could be.
     """
 
     lines: list[Line]
@@ -51,7 +52,7 @@ class Trace:
     @property
     def across(self) -> np.ndarray:
         """Distances of a profile's samples from the centre line in pixels; they include surface on both sides."""
-        return _sample_distances(self.half)
+        return sample_distances(self.half)
 
     def profiles(self, line: Line) -> np.ndarray:
         """The profiles across a line, (points, samples) float32."""
@@ -73,14 +74,15 @@ def trace_crack(image: np.ndarray, region: np.ndarray) -> Trace:
     # Not linear light, in which edges in half shade would count as crack: see the module on widths.
     grey = cv2.cvtColor(np.ascontiguousarray(image[part]), cv2.COLOR_RGB2GRAY).astype(np.float32)
     # Lines and profiles continue beyond the image.
-    grey, inside = np.pad(grey, margin, "edge"), np.pad(region[part], margin)
+    grey, inside = spline_filter(np.pad(grey, margin, "edge"), output=np.float32), np.pad(region[part], margin)
     corner = np.array([left - margin, top - margin])
     skeleton = pruned_skeleton(inside)
     lines = _branches(skeleton) or [_principal_axis(inside)]
     pixels = np.argwhere(skeleton)[:, ::-1] - 1 + corner  # 1: the margin of the skeleton
     x, y = pixels[in_image(pixels, region.shape)].T
     half = float(np.percentile(distance[y, x], 95)) if len(x) else float(distance.max())
-    sign = max((-1, 1), key=lambda sign: _prominence(sign * grey, lines, half))
+    half = max(0.5, round(2 * half) / 2)  # so that regions have templates in common
+    sign = _sign_of_ridges(grey, lines, half)
     lines = [_follow_ridge(sign * grey, line, half) for line in lines]
     return Trace(lines, sign * grey, corner, half, 255.0 if sign > 0 else 0.0)
 
@@ -166,43 +168,46 @@ def _extended(line: Line, half: float) -> np.ndarray:
     return np.concatenate([parts[1][::-1], parts[0], parts[2]])
 
 
-def _sample_distances(half: float) -> np.ndarray:
+def sample_distances(half: float) -> np.ndarray:
+    """Distances of a profile's samples from the line, for a region of that half width; all in pixels."""
     reach = half + SURFACE
     return np.linspace(-reach, reach, 2 * min(SAMPLES, math.ceil(reach / STEP)) + 1)
 
 
 def _profiles(grey: np.ndarray, points: np.ndarray, half: float) -> np.ndarray:
     """Profiles across a line, averaged along it."""
-    places = points[:, None] + _sample_distances(half)[:, None] * unit_normals(points)[:, None]
-    values = map_coordinates(grey, (places[..., 1], places[..., 0]), order=3, mode="nearest")
+    places = points[:, None] + sample_distances(half)[:, None] * unit_normals(points)[:, None]
+    values = map_coordinates(grey, (places[..., 1], places[..., 0]), order=3, mode="nearest", prefilter=False)
     return gaussian_filter1d(values.astype(np.float32), SMOOTH, axis=0)
 
 
-def _ridges(grey: np.ndarray, points: np.ndarray, half: float) -> np.ndarray:
-    """How much each sample inside the region is a bright ridge of any width: (points, samples), >= 0."""
-    across = _sample_distances(half)
+def _curvatures(grey: np.ndarray, points: np.ndarray, half: float) -> np.ndarray:
+    """Curvature across the line at each sample inside the region, at several scales: (scales, points, samples)."""
+    across = sample_distances(half)
     profiles, step = _profiles(grey, points, half), across[1] - across[0]
     sigmas = [sigma / step for sigma in (1, 2, 4, 8, 16, 32, 64) if sigma <= max(1, half)]
     # Scale-normalised second derivative (Lindeberg, 1998): a bar responds most where sigma is half its width, and then
     # twice as much as an edge. "nearest": the reflection of the surface would be another bar.
     found = [-(sigma**2) * gaussian_filter1d(profiles, sigma, axis=1, order=2, mode="nearest") for sigma in sigmas]
-    return np.max(found, axis=0)[:, np.abs(across) <= half].clip(0)
+    return np.stack(found)[:, :, np.abs(across) <= half]
 
 
-def _prominence(grey: np.ndarray, lines: list[Line], half: float) -> float:
-    """How much bright ridges near the lines stand out."""
-    return sum(float(_ridges(grey, _resampled(line.points), half).max(axis=1).sum()) for line in lines)
+def _sign_of_ridges(grey: np.ndarray, lines: list[Line], half: float) -> int:
+    """1 where bright ridges near the lines stand out more than dark ones, else -1."""
+    found = [_curvatures(grey, _resampled(line.points), half) for line in lines]
+    bright, dark = (sum(float((sign * each).max(axis=(0, 2)).clip(0).sum()) for each in found) for sign in (1, -1))
+    return 1 if bright > dark else -1
 
 
 def _follow_ridge(bright: np.ndarray, line: Line, half: float) -> Line:
     """The brightest ridge near a line, beyond its free ends too."""
     points = _resampled(_extended(line, half))
-    ridge = _ridges(bright, points, half)
+    ridge = _curvatures(bright, points, half).max(axis=0).clip(0)  # how much each sample is a bright ridge
     cost = 1 / (0.05 + ridge / (np.percentile(ridge.max(axis=1), 80) + 1e-6))
     middle = cost.shape[1] // 2
     cost = np.pad(cost, ((1, 1), (0, 0)), constant_values=1e-3)  # so that it may start and end anywhere
     path = np.array(route_through_array(cost, (0, middle), (len(cost) - 1, middle))[0])
     columns = np.bincount(path[:, 0], path[:, 1]) / np.bincount(path[:, 0])
-    across = _sample_distances(half)
+    across = sample_distances(half)
     offset = gaussian_filter1d(columns[1:-1] - middle, SMOOTH) * (across[1] - across[0])
     return Line(_resampled(points + offset[:, None] * unit_normals(points)), line.forks)

@@ -15,6 +15,7 @@ The threshold has the raw unit of a method's heatmaps; :mod:`crackcam.explain.th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -27,6 +28,9 @@ from crackcam.sizes import Scale
 from crackcam.text import counted, percent
 from crackcam.types import Box, Polygon, Region
 
+logger = logging.getLogger(__name__)
+
+MEASURED = 100  # regions of an image whose cracks are measured: each takes tens of milliseconds
 MIN_AREA = 40  # pixels, whatever the image's size: smaller regions are specks
 CRACK_COLUMNS = ("crack_width", "crack_width_mm", "width_class")  # of tables with a row for each image
 DESCRIBED = 3  # regions below an image
@@ -109,7 +113,7 @@ def measure(
     Args:
         heatmap: (H, W) float32, >= 0, in its raw unit, at the size of the image that is measured.
         threshold: in that unit; values above it are detected.
-        image: (H, W, 3) uint8, in which the cracks are measured; None: only the regions are.
+        image: (H, W, 3) uint8, in which the cracks are measured, those in the 100 largest regions; None: in none.
         scale: of the image, where it is known.
         width_limits: of the classes of widths, in millimetres, ascending; they need a scale.
 
@@ -129,11 +133,15 @@ def measure(
     regions = []
     for number, label in enumerate(kept, 1):
         region = _region(heatmap, labels, label, stats[label], number)
-        if image is not None:
+        if image is not None and number <= MEASURED:
             crack = measure_width_within(image, labels, label, region.box)
             region = replace(region, crack=crack, scale=scale, width_class=crack.width_class(scale, width_limits))
         regions.append(region)
-    mask = np.isin(labels, kept)
+    if image is not None and len(kept) > MEASURED:
+        logger.warning("cracks are measured in the %d largest of %d regions", MEASURED, len(kept))
+    is_kept = np.zeros(count, bool)
+    is_kept[kept] = True
+    mask = is_kept[labels]
     length = sum((region.length for region in regions), 0.0)
     return Measurement(mask, regions, float(mask.mean()), length, float(mask.sum() / length) if length else 0.0)
 

@@ -22,6 +22,7 @@ about half a pixel too narrow. Linear light would cure that, and would count edg
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ from crackcam.evaluation.centre_lines import (
     Line,
     Trace,
     in_image,
+    sample_distances,
     surroundings,
     trace_crack,
     unit_normals,
@@ -162,11 +164,11 @@ def _fit_boxes(trace: Trace, profiles: list[np.ndarray]) -> list[_Boxes]:
     """Fit a bright blurred box on a linear level to each profile, with the blur common to all lines."""
     rows = np.concatenate(profiles)
     limits = trace.brightest - np.quantile(rows, 0.25, axis=1)  # a crack is no darker than black
-    level = np.linalg.qr(np.stack([np.ones_like(trace.across), trace.across], axis=1))[0].astype(np.float32)
+    level = _levels(trace.across)
     variation = rows.var(axis=1) * rows.shape[1]
     rows = rows - rows @ level @ level.T
     square = (rows**2).sum(axis=1) + 1e-3
-    fits = [_fit_of_blur(trace, rows, limits.astype(np.float32), level, blur) for blur in BLURS]
+    fits = [_fit_of_blur(trace, rows, limits.astype(np.float32), blur) for blur in BLURS]
     # The noise of each profile is unknown: its likelihood is a power of the sum of squares that remains.
     samples = rows.shape[1] / 2 / CORRELATED
     likelihood = np.array([-samples * np.log(square - explained + 1e-3).sum() for _, _, explained in fits])
@@ -176,17 +178,30 @@ def _fit_boxes(trace: Trace, profiles: list[np.ndarray]) -> list[_Boxes]:
     return [_Boxes(*part) for part in np.split(boxes, np.cumsum([len(part) for part in profiles])[:-1], axis=1)]
 
 
-def _fit_of_blur(trace: Trace, rows: np.ndarray, limits: np.ndarray, level: np.ndarray, blur: float) -> np.ndarray:
-    """The best box of one blur for each profile without its level: widths, depths and explained squares, (3, n)."""
-    widths = np.geomspace(0.5, 2 * trace.half + 4, 48)
-    shifts = np.linspace(-1, 1, 9) * max(2, trace.half / 8)
-    from_middle, to_edge = trace.across[:, None, None] - shifts, widths[:, None] / 2
+@lru_cache(maxsize=8 * len(BLURS))
+def _templates(half: float, blur: float) -> tuple[np.ndarray, np.ndarray]:
+    """Widths (w,), and boxes of these widths, each at several shifts, blurred, without their level: (samples, w s)."""
+    widths = np.geomspace(0.5, 2 * half + 4, 48)
+    shifts = np.linspace(-1, 1, 9) * max(2, half / 8)
+    across = sample_distances(half)
+    from_middle, to_edge = across[:, None, None] - shifts, widths[:, None] / 2
     boxes = erf((from_middle + to_edge) / (2**0.5 * blur)) - erf((from_middle - to_edge) / (2**0.5 * blur))
-    boxes = (boxes / 2).reshape(len(trace.across), -1).astype(np.float32)
-    boxes -= level @ (level.T @ boxes)
+    boxes = (boxes / 2).reshape(len(across), -1).astype(np.float32)
+    level = _levels(across)
+    return widths, boxes - level @ (level.T @ boxes)
+
+
+def _levels(across: np.ndarray) -> np.ndarray:
+    """Orthonormal constant and slope at these distances, (samples, 2) float32."""
+    return np.linalg.qr(np.stack([np.ones_like(across), across], axis=1))[0].astype(np.float32)
+
+
+def _fit_of_blur(trace: Trace, rows: np.ndarray, limits: np.ndarray, blur: float) -> np.ndarray:
+    """The best box of one blur for each profile without its level: widths, depths and explained squares, (3, n)."""
+    widths, boxes = _templates(trace.half, blur)
     product, norms = rows @ boxes, (boxes**2).sum(axis=0)
     depths = (product / norms).clip(0, limits[:, None])
-    explained = (depths * (2 * product - depths * norms)).reshape(len(rows), len(widths), len(shifts))
+    explained = (depths * (2 * product - depths * norms)).reshape(len(rows), len(widths), -1)
     each = np.arange(len(rows))
     by_width = explained.max(axis=2)
     best = by_width.argmax(axis=1)

@@ -221,6 +221,18 @@ def test_pixels_that_touch_at_a_corner_have_one_outline():
     assert area_of(region.polygons[0]) == pytest.approx(50, rel=0.05)
 
 
+def test_of_many_regions_the_largest_are_measured(monkeypatch, caplog):
+    monkeypatch.setattr(regions, "MEASURED", 2)
+    image, heatmap = np.full((100, 200, 3), 180, np.uint8), np.zeros((100, 200), np.float32)
+    for number in range(3):
+        heatmap[20 + 25 * number : 28 + 25 * number, 10 : 150 - 30 * number] = 1
+    found = regions.measure(heatmap, 0.5, image)
+    assert [region.crack is None for region in found.regions] == [False, False, True]
+    assert "cracks are measured in the 2 largest of 3 regions" in caplog.text
+    assert found.regions[2].to_dict()["crack"] is None
+    assert found.description().endswith("3: 80.3 px long")
+
+
 def test_the_crack_in_each_region_has_sizes():
     """Two dark bars, 5 and 9 px wide, in wider regions; a scale of 0.1 mm; limits of 0.6 and 1 mm."""
     image, heatmap = np.full((200, 300, 3), 180, np.uint8), np.zeros((200, 300), np.float32)
