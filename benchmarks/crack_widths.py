@@ -266,7 +266,7 @@ def compare_found(count: int, seed: int) -> None:
         is_found = bool(marked[line].mean() >= 0.5)
         places[kind] += (1, is_found, is_found and any(region.crack.measured for region in parts))
         if is_found:
-            drawn.append(crack)
+            drawn.append(replace(crack, region=marked > 0))  # for the width of the marking
             found.append(_joined([region.crack for region in parts]))
     for kind, (every, seen, measured) in places.items():
         print(f"{kind}: {every} cracks drawn, {seen} found, {measured} measured")

@@ -38,7 +38,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 VALUES = HERE / "values.json"
 DIGITS, GRID = 8, 12
-CHANGING = {"seconds", "versions"}  # keys whose numbers differ from run to run
+CHANGING = {"seconds", "versions", "polygons", "place"}  # keys whose numbers differ between runs, or jump with rounding
 LIBRARIES = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow", "scikit-learn")
 TIMEOUT = 1200  # seconds for one command
 

@@ -201,7 +201,7 @@ def test_as_json_has_it():
     (region,) = found.regions()
     assert document == {
         "file": "wall.jpg", "true": None, "predicted": "yes", "probabilities": {"yes": 0.75, "no": 0.25},
-        "target": "yes", "method": "gradcam", "layers": ["layer4"], "max": 2.0, "threshold": 0.5,
+        "target": "yes", "method": "gradcam", "layers": ["layer4"], "max": 2.0, "threshold": 0.5, "tiles": 1,
         "regions": [region.to_dict()],
     }  # fmt: skip
     unknown = replace(found, threshold=math.nan).to_dict()

@@ -230,7 +230,7 @@ def test_of_many_regions_the_largest_are_measured(monkeypatch, caplog):
     assert [region.crack is None for region in found.regions] == [False, False, True]
     assert "cracks are measured in the 2 largest of 3 regions" in caplog.text
     assert found.regions[2].to_dict()["crack"] is None
-    assert found.description().endswith("3: 80.3 px long")
+    assert found.description().endswith("\n3: 82.2 px long")
 
 
 def test_the_crack_in_each_region_has_sizes():
