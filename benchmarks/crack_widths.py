@@ -250,11 +250,10 @@ def compare_found(count: int, seed: int) -> None:
     photographs = sorted((Path(os.environ["CRACKCAM_DATA"]) / "textures").iterdir())
     drawn: list[Drawn] = []
     found: list[CrackWidth] = []
-    places = {"photographed": np.zeros(3, int), "generated": np.zeros(3, int)}  # drawn, found, measured
+    groups: dict[str, np.ndarray] = {}  # numbers of cracks: drawn, found, measured
     start = time.process_time()
     for number in range(count):
         rng = np.random.default_rng([seed, number])
-        kind = "photographed" if number % 2 else "generated"
         surface = _photographed(rng, photographs, how.side) if number % 2 else _generated(rng, how.side)
         crack = draw(rng, how, surface)
         regions = model.explain(crack.image, target="Positive").regions()
@@ -264,12 +263,14 @@ def compare_found(count: int, seed: int) -> None:
             cv2.fillPoly(marked, [_corners(region.polygons[0])], 1)
         line = skeletonize(crack.region)
         is_found = bool(marked[line].mean() >= 0.5)
-        places[kind] += (1, is_found, is_found and any(region.crack.measured for region in parts))
+        counts = np.array([1, is_found, is_found and any(region.crack.measured for region in parts)])
+        for group in ("photographed" if number % 2 else "generated", crack.kind):
+            groups[group] = groups.get(group, 0) + counts
         if is_found:
             drawn.append(replace(crack, region=marked > 0))  # for the width of the marking
             found.append(_joined([region.crack for region in parts]))
-    for kind, (every, seen, measured) in places.items():
-        print(f"{kind}: {every} cracks drawn, {seen} found, {measured} measured")
+    for group, (every, seen, measured) in groups.items():
+        print(f"{group}: {every} cracks drawn, {seen} found, {measured} measured")
     print_errors(drawn, found, 1000 * (time.process_time() - start) / count)
 
 

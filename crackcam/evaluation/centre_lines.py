@@ -20,6 +20,7 @@ STEP = 0.5  # pixels between the samples of a profile
 SAMPLES = 100  # on either side of a profile, at most: the step grows with very wide regions
 SURFACE = 8.0  # pixels of surface that profiles include on either side of the region
 SMOOTH = 2.0  # pixels, standard deviation of smoothing along the line
+HALVES = 1.15  # half widths of regions are rounded to powers of it
 SHORTEST = 5  # pixels: shorter branches of a skeleton have no direction
 
 
@@ -81,7 +82,7 @@ def trace_crack(image: np.ndarray, region: np.ndarray) -> Trace:
     pixels = np.argwhere(skeleton)[:, ::-1] - 1 + corner  # 1: the margin of the skeleton
     x, y = pixels[in_image(pixels, region.shape)].T
     half = float(np.percentile(distance[y, x], 95)) if len(x) else float(distance.max())
-    half = max(0.5, round(2 * half) / 2)  # so that regions have templates in common
+    half = HALVES ** round(math.log(max(1.0, half), HALVES))  # so that regions have templates in common
     sign = _sign_of_ridges(grey, lines, half)
     lines = [_follow_ridge(sign * grey, line, half) for line in lines]
     return Trace(lines, sign * grey, corner, half, 255.0 if sign > 0 else 0.0)

@@ -178,7 +178,7 @@ def _fit_boxes(trace: Trace, profiles: list[np.ndarray]) -> list[_Boxes]:
     return [_Boxes(*part) for part in np.split(boxes, np.cumsum([len(part) for part in profiles])[:-1], axis=1)]
 
 
-@lru_cache(maxsize=8 * len(BLURS))
+@lru_cache(maxsize=16 * len(BLURS))
 def _templates(half: float, blur: float) -> tuple[np.ndarray, np.ndarray]:
     """Widths (w,), and boxes of these widths, each at several shifts, blurred, without their level: (samples, w s)."""
     widths = np.geomspace(0.5, 2 * half + 4, 48)

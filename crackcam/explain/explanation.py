@@ -140,16 +140,6 @@ class Explanation(Result):
             threshold: in the unit of the heatmap; default: the checkpoint's, else Otsu's of this heatmap.
             scale: millimetres of a pixel, where they are known.
             width_limits: of the classes of crack widths, in millimetres, ascending; they need a scale.
-
-        Examples:
-            >>> import numpy as np
-            >>> import crackcam
-            >>> wall = np.full((200, 200, 3), 150, np.uint8)
-            >>> wall[98:102] = 40
-            >>> explanation = crackcam.load().explain(wall, target="Positive")
-            >>> region = explanation.regions(scale=crackcam.Scale(mm_per_pixel=0.25), width_limits=(0.2, 0.4))[0]
-            >>> round(region.crack.mean), region.width_class, region.description()
-            (4, 2, '50.0 mm long, width 1.00 mm')
         """
         return self.measure(threshold, None, scale, width_limits).regions
 
