@@ -151,8 +151,7 @@ def _explain_some(
     compared = compare(explainers, images, target, selection.true, timed=analysis.verify)
     sheet = Sheet(asked, network, compared, masks)
     sheet.draw(path, _title(compared, target))
-    if asked.explain.style == "mask":
-        _warn_of_scales(asked, sum(row["mm_per_pixel"] is None for row in sheet.rows), len(sheet.rows))
+    _warn_of_scales(asked, sum(row.get("mm_per_pixel") is None for row in sheet.rows), len(sheet.rows))
     settings = next(iter(compared.explainers.values())).config
     document = {
         **manifest(network, asked, selection, sheet.rows),
@@ -334,6 +333,7 @@ def _explain_boxes(asked: ExplainRun) -> int:
         logger.info("%s: explaining %s by %s", image.path, boxes, ", ".join(config.method))
         explained.append(network.explain_boxes(image, prediction, config, layers))
     sheet = Sheet.of_boxes(asked, network, explained)
+    _warn_of_scales(asked, sum(row.get("mm_per_pixel") is None for row in sheet.rows), len(sheet.rows))
     methods = {name: list(layers) if NAMED[name].uses_layers else [] for name in config.method}
     sheet.draw_boxes(path, captions.describe(methods, config.target or "the boxes"))
     with_boxes = [row for row in coco.rows(predictions) if row["detections"]]
