@@ -3,8 +3,8 @@
     python examples/inspection_flight.py flight
     python xai.py --image flight --all --style mask --report --distance 2 --sensor-width 13.2
 
-They carry the EXIF metadata of a camera: time, place, altitude, focal length. flight/truth.csv says which show a crack,
-and how wide it was drawn.
+They carry the EXIF metadata of a camera: time, place, altitude, focal length. flight_truth.csv, beside the folder,
+says which show a crack, and how wide it was drawn.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def sexagesimal(degrees: float) -> tuple[IFDRational, ...]:
 
 
 def write_flight(folder: Path, count: int, seed: int) -> None:
-    """Write the photographs, a third of them with a crack, and truth.csv."""
+    """Write the photographs, a third of them with a crack, and the truth beside them."""
     folder.mkdir(parents=True, exist_ok=True)
     truth = []
     for number in range(count):
@@ -86,7 +86,7 @@ def write_flight(folder: Path, count: int, seed: int) -> None:
         name = f"DJI_{number + 1:04}.JPG"
         Image.fromarray(photograph(rng, width)).save(folder / name, "JPEG", quality=92, exif=metadata(number))
         truth.append({"image": name, "crack": width is not None, "width_px": width})
-    with (folder / "truth.csv").open("w", newline="") as file:
+    with folder.with_name(f"{folder.name}_truth.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(truth[0]))
         writer.writeheader()
         writer.writerows(truth)
