@@ -63,8 +63,13 @@ def test_filters_and_order(opened, page_file):
     }.items():
         page.get_by_label("Sort").select_option(order)
         assert shown(page) == names
+    page.get_by_label("Width at least").fill("0.99")  # what is below 2 px, 1 mm, may reach it
+    assert (shown(page), listed(page)) == (NAMES, 4)
+    page.get_by_label("Width at least").fill("1")
+    assert (shown(page), listed(page)) == (NAMES[:2], 3)
     page.get_by_label("Width at least").fill("2")
     assert (shown(page), listed(page)) == (NAMES[:2], 2)
+    assert page.locator("#count").text_content() == "2 regions of 2 photographs, 1 without a measured width hidden"
     assert page.locator('.outlines [data-region="1"]').first.is_hidden()
     assert page.locator(".map a.off").count() == 1
     page.get_by_label("Width class").select_option("1 to 2 mm")

@@ -17,6 +17,7 @@ from crackcam.errors import UserError
 from crackcam.render.overlays import thumbnail
 from crackcam.render.report.flight import Flight, Photograph, Row
 from crackcam.render.report.quantities import Size, length_size, width_size
+from crackcam.sizes import NARROWEST
 
 PHOTO_SIDE, OTHER_SIDE, DETAIL_SIDE = 1200, 176, 160  # pixels of the longer side
 PHOTO_QUALITY, DETAIL_QUALITY = 72, 78  # of WebP
@@ -41,7 +42,8 @@ class RegionLine(NamedTuple):
     Attributes:
         region: of the row.
         length, mean, p95, maximum: as people read them.
-        width: 95th percentile that filters compare; -1 below what can be measured; None: not measured.
+        width: 95th percentile that filters compare; None: not measured.
+        narrow: the width is only known to be below ``width``.
         detail: the photograph at its widest place, as a data URI; empty for the smaller ones of many.
     """
 
@@ -51,6 +53,7 @@ class RegionLine(NamedTuple):
     p95: Size
     maximum: Size
     width: float | None
+    narrow: bool
     detail: str
 
 
@@ -135,13 +138,14 @@ def make_card(photograph: Photograph, row: Row, pixels: np.ndarray, metric: bool
 
 def _line(region: dict, mm_per_pixel: float | None, metric: bool, detail: str) -> RegionLine:
     crack, mm = region.get("crack"), region.get("mm") or {}
-    width = None
+    width, narrow = None, False
     if crack and crack["measured"]:
-        p95 = mm.get("p95") if metric else crack["p95"]
-        width = -1.0 if p95 is None else p95
+        narrow = crack["p95"] is None
+        pixels = NARROWEST if narrow else crack["p95"]
+        width = pixels * mm_per_pixel if metric and mm_per_pixel else pixels
     length = length_size((crack or region)["length"], mm.get("length"))
     mean, p95, maximum = (width_size(region, name, mm_per_pixel) for name in ("mean", "p95", "maximum"))
-    return RegionLine(region, length, mean, p95, maximum, width, detail)
+    return RegionLine(region, length, mean, p95, maximum, width, narrow, detail)
 
 
 def _detail(pixels: np.ndarray, region: dict) -> str:

@@ -94,7 +94,9 @@ function fits(row) {
   const least = Number(chosen("least")) || 0;
   if (chosen("class") !== "all" && chosen("class") !== row.dataset.class) return false;
   if (chosen("verdict") !== "all" && chosen("verdict") !== verdict) return false;
-  return least === 0 || (width !== "" && Number(width) >= least);
+  if (least === 0) return true;
+  if (width === "") return false;
+  return "narrow" in row.dataset ? Number(width) > least : Number(width) >= least; // a narrow one may reach it
 }
 
 function filter() {
@@ -110,6 +112,8 @@ function filter() {
   const regions = rows.filter((row) => !row.hidden).length;
   const photographs = cards.filter((card) => !card.hidden).length;
   one("#count").textContent = `${regions.toLocaleString("en")} regions of ${photographs.toLocaleString("en")} photographs`;
+  const unknown = Number(chosen("least")) > 0 ? rows.filter((row) => row.dataset.width === "").length : 0;
+  if (unknown) one("#count").textContent += `, ${unknown.toLocaleString("en")} without a measured width hidden`;
   one("#none").hidden = photographs > 0;
 }
 
