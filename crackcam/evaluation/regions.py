@@ -63,8 +63,9 @@ class Measurement:
     @property
     def widest(self) -> Region | None:
         """The region with the widest crack, by the 95th percentile; None where no crack is 2 px wide."""
-        wide = [region for region in self.regions if region.crack and region.crack.p95 is not None]
-        return max(wide, key=lambda region: region.crack.p95, default=None)  # type: ignore[union-attr,return-value,arg-type]
+        cracks = [(region.crack, region) for region in self.regions if region.crack]
+        wide = [(crack.p95, -region.number, region) for crack, region in cracks if crack.p95 is not None]
+        return max(wide)[2] if wide else None
 
     @property
     def width_class(self) -> int | None:
