@@ -150,20 +150,20 @@ def check_evidence(network: LoadedModel, technique: Technique) -> None:
     """Raises UserError where the model has another head, or smoothing is asked for."""
     if technique.smoothed:
         raise UserError(NOT_SMOOTHED)
-    _multiscale(network)
+    _multiscale(network.model)
 
 
-def _multiscale(network: LoadedModel) -> Multiscale:
-    if not isinstance(network.model, Multiscale):
+def _multiscale(model: nn.Module) -> Multiscale:
+    if not isinstance(model, Multiscale):
         raise UserError(f"--method {EVIDENCE} shows the map of --head multiscale: train a model with it")
-    return network.model
+    return model
 
 
 def _evidence(network: LoadedModel, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Of a batch: evidence (N, classes, h, w), and the logits that are pooled from it."""
-    model = _multiscale(network)
+    model = _multiscale(network.inference_model)
     with torch.inference_mode(), network.runtime.autocast():
-        evidence = model.evidence(network.to_inputs(pixels))
+        evidence = torch.cat([model.evidence(network.to_inputs(part)) for part in network.together(pixels)])
         return evidence, model.pool(evidence)
 
 
@@ -172,7 +172,7 @@ def _evidence_of(
 ) -> torch.Tensor:
     """The map of each image's target, (N, size, size)."""
     with torch.inference_mode():
-        mask = _multiscale(network).class_mask[list(targets), None, None]
+        mask = _multiscale(network.model).class_mask[list(targets), None, None]
         return resize(evidence[range(len(targets)), list(targets)].sigmoid() * mask, tuple(pixels.shape[2:]))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from crackcam.models.inference import InferenceCopies, images_at_a_time
 from crackcam.preprocessing import Preprocessing
 from crackcam.runtime import Runtime
 from crackcam.text import counted
@@ -37,6 +38,7 @@ class LoadedModel:
     path: Path | None = None
     tiled: bool = True
     _fitting: int | None = field(default=None, repr=False)  # images at a time, where a batch was too large
+    _copies: InferenceCopies = field(default_factory=InferenceCopies, repr=False)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -60,7 +62,8 @@ class LoadedModel:
         """The same, seeing whole images where it predicts from their centre: squashed to its square."""
         if self.card.resize is None:
             return self
-        return LoadedModel(self.model, replace(self.card, resize=None), self.runtime, self.path, self.tiled)
+        card = replace(self.card, resize=None)
+        return LoadedModel(self.model, card, self.runtime, self.path, self.tiled, _copies=self._copies)
 
     def to_pixels(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """Images (H, W, 3) uint8 of any size -> (N, 3, size, size) uint8 on the CPU, as in training."""
@@ -70,20 +73,34 @@ class LoadedModel:
         """(N, 3, H, W) uint8 -> what the model takes: normalised float32 on the device, channels last."""
         return self.preprocessing.normalize(pixels, self.runtime.device)
 
+    @property
+    def inference_model(self) -> nn.Module:
+        """What predicts: the model, or a copy that computes the same faster, see :mod:`crackcam.models.inference`.
+
+        To be asked for before each batch: the model may have changed.
+        """
+        on_cpu = self.runtime.device.type == "cpu"
+        return self._copies.of(self.model, self.preprocessing.size) if on_cpu else self.model
+
+    def together(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """A batch (N, 3, H, W) uint8 in parts of as many images as are computed best at a time."""
+        return pixels.split(self._fitting or images_at_a_time(self.runtime.device, pixels))
+
     def probabilities(self, pixels: torch.Tensor) -> torch.Tensor:
         """Of one batch, (N, 3, size, size) uint8: (N, classes) float32 on the device, which may still be computing.
 
         Where a GPU has not enough memory, half the batch is tried, and half of that; what fits is remembered.
         """
-        limit = self._fitting or len(pixels)
+        parts = self.together(pixels)
         try:
+            model = self.inference_model
             with torch.inference_mode(), self.runtime.autocast():
-                parts = [self.model(self.to_inputs(part)).float().softmax(1) for part in pixels.split(limit)]
-            return torch.cat(parts) if len(parts) > 1 else parts[0]
+                made = [model(self.to_inputs(part)).float().softmax(1) for part in parts]
+            return torch.cat(made) if len(made) > 1 else made[0]
         except torch.OutOfMemoryError:
-            if min(limit, len(pixels)) == 1:
+            if len(parts[0]) == 1:
                 raise
-        self._fitting = min(limit, len(pixels)) // 2
+        self._fitting = len(parts[0]) // 2
         logger.info("out of memory: continuing with %s at a time", counted(self._fitting, "image"))
         torch.cuda.empty_cache()
         return self.probabilities(pixels)

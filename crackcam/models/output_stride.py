@@ -13,6 +13,7 @@ from torch import nn
 
 from crackcam.errors import UserError
 from crackcam.models.checks import accepts_size
+from crackcam.models.inference import copy_sharing_tensors
 from crackcam.models.target_layers import grid_layers, grid_of
 
 GROWTH = 64  # pixels by which an input grows to see which grids grow, and how much: a multiple of every stride
@@ -91,8 +92,7 @@ def _side(model: nn.Module, layer: str, image_size: int) -> int | None:
 
 
 def _dilated_copy(model: nn.Module, stride: int, image_size: int) -> nn.Module:
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    dilated = copy.deepcopy(model, shared)
+    dilated = copy_sharing_tensors(model)
     seen: dict[str, list[torch.Size]] = {}  # shapes of each layer's inputs
 
     def watch(name: str) -> Callable[..., None]:

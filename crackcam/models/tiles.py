@@ -22,6 +22,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from crackcam.models.loaded import LoadedModel, stack
 from crackcam.models.multiscale import COARSEST, FINEST, Multiscale
@@ -203,7 +204,7 @@ class Evidence:
 
     def probability(self, network: LoadedModel, target: int) -> torch.Tensor:
         """The map of a class as a probability, over exactly the image: (h, w) float32; 0 where it is masked out."""
-        mask = _multiscale(network).class_mask[target].item()
+        mask = _multiscale(network.model).class_mask[target].item()
         return fit(self.map[target].sigmoid() * mask, self.height, self.width)
 
 
@@ -297,7 +298,7 @@ def _evidence_of(network: LoadedModel, tiles: torch.Tensor) -> torch.Tensor:
     sides = [side // FINEST for side in tiles.shape[2:]]
     try:
         with torch.inference_mode(), network.runtime.autocast():
-            found = _multiscale(network).evidence(network.to_inputs(tiles)).float()
+            found = _multiscale(network.inference_model).evidence(network.to_inputs(tiles)).float()
             if list(found.shape[2:]) != sides:  # of backbones whose layers round otherwise
                 found = F.interpolate(found, sides, mode="bilinear", align_corners=False)
         return found.cpu()
@@ -308,9 +309,9 @@ def _evidence_of(network: LoadedModel, tiles: torch.Tensor) -> torch.Tensor:
     return torch.cat([_evidence_of(network, part) for part in tiles.split(len(tiles) // 2)])
 
 
-def _multiscale(network: LoadedModel) -> Multiscale:
-    assert isinstance(network.model, Multiscale)
-    return network.model
+def _multiscale(model: nn.Module) -> Multiscale:
+    assert isinstance(model, Multiscale)
+    return model
 
 
 # -- decision --------------------------------------------------------------------------------------------------------
@@ -323,7 +324,7 @@ def tiled_probabilities(network: LoadedModel, evidence: Evidence) -> torch.Tenso
     checkpoint knows about the area is applied: :func:`calibrated_for_area`.
     """
     with torch.inference_mode():
-        model = _multiscale(network)
+        model = _multiscale(network.model)
         logits = model.pool(evidence.map[None].to(network.runtime.device))[0].float().cpu()
         if not network.card.area:
             _log_uncalibrated(network.source)
