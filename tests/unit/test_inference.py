@@ -10,7 +10,7 @@ from torch import nn
 
 import crackcam
 from crackcam.explain.heatmaps import _evidence
-from crackcam.models.inference import CPU_PIXELS, InferenceCopies, folded, images_at_a_time
+from crackcam.models.inference import InferenceCopies, folded, images_at_a_time
 from crackcam.models.loaded import LoadedModel
 from crackcam.types import ModelCard
 
@@ -293,9 +293,17 @@ def test_compiled_models_are_left_alone(small):
 
 
 def test_a_cpu_computes_few_large_images_at_a_time():
-    cpu, side = torch.device("cpu"), int(CPU_PIXELS**0.5)
+    cpu, side = torch.device("cpu"), 448
     sizes = {scale: images_at_a_time(cpu, torch.empty(32, 3, side // scale, side // scale)) for scale in (1, 2, 4)}
-    assert sizes == {1: 1, 2: 4, 4: 16}
+    assert sizes == {1: 2, 2: 8, 4: 32}
     assert images_at_a_time(cpu, torch.empty(32, 3, 2 * side, 2 * side)) == 1
     assert images_at_a_time(torch.device("cuda"), torch.empty(32, 3, side, side)) == 32
     assert images_at_a_time(cpu, torch.empty(0, 3, 8, 8)) >= 1
+
+
+def test_a_batch_in_parts_has_the_probabilities_of_its_images(small, monkeypatch):
+    pixels = noise(7)
+    expected = torch.cat([small.probabilities(image[None]) for image in pixels])
+    monkeypatch.setattr("crackcam.models.inference.CPU_PIXELS", 3 * SIDE**2)
+    assert [len(part) for part in small.together(pixels)] == [3, 3, 1]
+    torch.testing.assert_close(small.probabilities(pixels), expected)
