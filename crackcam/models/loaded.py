@@ -56,7 +56,7 @@ class LoadedModel:
 
     def without_tiles(self) -> LoadedModel:
         """The same, resizing images whatever their size."""
-        return LoadedModel(self.model, self.card, self.runtime, self.path, tiled=False)
+        return LoadedModel(self.model, self.card, self.runtime, self.path, tiled=False, _copies=self._copies)
 
     def without_crop(self) -> LoadedModel:
         """The same, seeing whole images where it predicts from their centre: squashed to its square."""
