@@ -23,7 +23,6 @@ import cv2
 import numpy as np
 
 from crackcam.evaluation.skeletons import skeleton_length
-from crackcam.evaluation.widths import measure_width_within
 from crackcam.sizes import Scale
 from crackcam.text import counted, percent
 from crackcam.types import Box, Polygon, Region
@@ -135,6 +134,8 @@ def measure(
     for number, label in enumerate(kept, 1):
         region = _region(heatmap, labels, label, stats[label], number)
         if image is not None and number <= MEASURED:
+            from crackcam.evaluation.widths import measure_width_within  # needs scipy: slow to import
+
             crack = measure_width_within(image, labels, label, region.box)
             region = replace(region, crack=crack, scale=scale, width_class=crack.width_class(scale, width_limits))
         regions.append(region)

@@ -47,7 +47,7 @@ def test_training_and_explaining_one(fresh, capsys):
     tensors = checkpoint.read_tensors(fresh.root / "weights/model.safetensors")
     assert {t.dtype for t in tensors.values() if t.is_floating_point()} == {torch.float16}
     assert json.loads(json.dumps(card.metrics))["test"]["accuracy"] >= 0
-    assert xai.main(["--num", "2", "--save-maps", "maps", "--style", "mask"]) == 0
+    assert xai.main(["--num", "2", "--save-maps", "maps", "--style", "mask", "--resize"]) == 0
     assert "best: --method evidence\n" in capsys.readouterr().err
     row = json.loads(Path("outputs/xai_Positive_best.json").read_text())["pictures"][0]
     assert row["maps"]["evidence"]["threshold"] == card.thresholds["evidence"]["Positive"]
