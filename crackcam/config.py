@@ -292,6 +292,10 @@ class ExplainOutputConfig(OutputConfig):
         SWITCH,
         "every image (of --type, else of all classes): overlays in folders of 1,000, and a table of them",
     )
+    title: str | None = setting(None, TEXT, "with --all --style mask: what was inspected, for the report")
+    verdicts: Path | None = setting(
+        None, PATH, "with --all --style mask: leave out the regions that this CSV of a report rejects", metavar="FILE"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,7 +325,7 @@ class ExplainRun:
     images: ImagesConfig = field(default_factory=ImagesConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
     runtime: RuntimeConfig = field(default_factory=ExactRuntimeConfig)
-    output: OutputConfig = field(default_factory=ExplainOutputConfig)
+    output: ExplainOutputConfig = field(default_factory=ExplainOutputConfig)
     command: str = ""
 
     def __post_init__(self) -> None:
@@ -339,9 +343,17 @@ class ExplainRun:
         given = self.sizes.given("mm_per_pixel", "distance", "sensor_width", "width_limits")
         if given and explain.style != "mask":
             raise UserError(f"{given[0]} is for the sizes of regions: add --style mask")
-        if output.all and (explain.several or output.report or analysis.given("masks", "metrics", "verify", "anatomy")):
-            flags = "--masks, --metrics, --verify, --anatomy and --report"
+        if output.all and (explain.several or analysis.given("masks", "metrics", "verify", "anatomy")):
+            flags = "--masks, --metrics, --verify and --anatomy"
             raise UserError(f"--all draws image after image, by one --method: leave {flags} out")
+        self._check_handover()
+
+    def _check_handover(self) -> None:
+        findings = self.output.all and self.explain.style == "mask"
+        if self.output.all and self.output.report and not findings:
+            raise UserError("--report with --all is about regions: add --style mask, or leave --report out")
+        for flag in self.output.given("title", "verdicts") if not findings else ():
+            raise UserError(f"{flag} is for the findings of --all --style mask")
 
     def _check_anatomy(self) -> None:
         explain = self.explain

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from crackcam.errors import UserError
@@ -107,6 +107,28 @@ def temporary_stem(path: Path) -> str:
 def write_json(path: Path, document: dict | list) -> None:
     """Write an indented JSON file."""
     write_atomically(path, lambda temporary: temporary.write_text(json.dumps(document, indent=2) + "\n", "utf-8"))
+
+
+def write_json_stream(path: Path, head: dict, lists: Mapping[str, Iterable[dict]]) -> None:
+    """Write a JSON object whose lists are longer than memory: one line for each item.
+
+    Args:
+        path: the file.
+        head: the keys before the lists.
+        lists: by key; each is read once, in order.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write("{" + "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in head.items()))
+            for place, (key, items) in enumerate(lists.items()):
+                file.write(f"{',' * bool(place)}{json.dumps(key)}: [")
+                for number, item in enumerate(items):
+                    file.write(f"{',' * bool(number)}\n{json.dumps(item, allow_nan=False)}")
+                file.write("]\n")
+            file.write("}\n")
+
+    write_atomically(path, write)
 
 
 def write_csv(path: Path, rows: list[dict]) -> str:

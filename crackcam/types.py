@@ -144,6 +144,11 @@ class ModelCard:
         return absent_classes(self.classes, masked_out)
 
     @property
+    def present(self) -> list[str]:
+        """The other classes: those that regions of an image may show."""
+        return [name for name in self.classes if name not in self.absences]
+
+    @property
     def class_summary(self) -> str:
         """'Negative, Positive', or '1,000 classes'."""
         return counted(len(self.classes), "class", "classes") if self.many_classes else ", ".join(self.classes)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from crackcam.batch import streaming
-from crackcam.batch.streaming import Row, Run
+from crackcam.batch.streaming import Row, Rows, Run
 from crackcam.batch.tasks import Task
 from crackcam.distributed import rank
 from crackcam.errors import UserError
@@ -28,7 +28,7 @@ NAMED_ERRORS = 10  # more unreadable files are counted, and listed in the table
 
 
 def process(
-    run: Run, task: Task, document: dict, resume: bool, report: Callable[[Iterator[Row]], str] | None = None
+    run: Run, task: Task, document: dict, resume: bool, more: Callable[[dict, Rows], dict] | None = None
 ) -> dict | None:
     """Work through all images, and write the table and the document beside it.
 
@@ -37,7 +37,7 @@ def process(
         task: what is done with each.
         document: how the run was made, for the .json file.
         resume: continue an interrupted run.
-        report: writes a report of all lines; returns its path.
+        more: writes other files, from the document so far and the rows; returns what the document says of them.
 
     Returns:
         The document, completed; None in all processes but the first.
@@ -48,20 +48,24 @@ def process(
     streaming.stream(run, task.prepare, task.work, resume, task.folders)
     if rank():
         return None
-    counts = _write_table(run, task)
-    if report:
-        counts["report"] = report(task.line(row) for row in streaming.rows(run))
-    document = {**document, **counts, "table": str(run.table), "run": run.identity}
+    document = {**document, **_write_table(run, task), "table": str(run.table), "run": run.identity}
+    if more:
+        document |= more(document, lambda: streaming.rows(run))
     write_json(run.table.with_suffix(".json"), document)
     streaming.clear(run)  # last: nothing needs the journals any more
     return document
 
 
-def completed(run: Run, resume: bool, report: Path | None) -> dict | None:
+def completed(run: Run, resume: bool, wanted: dict[str, Any]) -> dict | None:
     """The document of a run that ``--resume`` finds complete.
 
+    Args:
+        run: which images, and which table.
+        resume: whether an interrupted run is continued.
+        wanted: what else its document must have, by its keys, which are names of flags; None: whatever it has.
+
     Raises:
-        UserError: it was another run; or it has no such report.
+        UserError: it was another run; or its document has something else.
     """
     document_path = run.table.with_suffix(".json")
     complete = run.table.exists() and document_path.exists() and not (run.part / "run.json").exists()
@@ -69,8 +73,9 @@ def completed(run: Run, resume: bool, report: Path | None) -> dict | None:
         return None
     document = streaming.read_document(document_path)
     streaming.check_same(document.get("run", {}), run)
-    if report and document.get("report") != str(report):
-        raise UserError(f"{run.table} is complete, without {report}: leave --resume or --report out")
+    for name, value in wanted.items():
+        if value is not None and document.get(name) != value:
+            raise UserError(f"{run.table} is complete, without {value}: leave --resume or --{name} out")
     logger.info("nothing to resume: %s is complete", run.table)
     return document
 

@@ -55,6 +55,7 @@ TEMPORARY = f"{'[0-9]' * 5}/.{'[0-9]' * 7}_*"  # in folders of shards: temporary
 SHOWN_VALUE = 32  # characters; longer values, hashes say, are not shown where they differ
 
 Row = dict[str, Any]
+Rows = Callable[[], Iterator[Row]]  # each call gives all rows from the first on
 
 
 class Item(NamedTuple):

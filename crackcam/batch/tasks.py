@@ -16,9 +16,11 @@ from PIL import Image
 
 from crackcam.batch.streaming import Alone, Item, Row
 from crackcam.config import ExplainConfig, SizesConfig
-from crackcam.data.capture import read_capture
+from crackcam.data.capture import Capture, read_capture
+from crackcam.data.listing import MASK_IMAGES
+from crackcam.data.verdicts import REJECT, FileVerdicts
 from crackcam.errors import UserError
-from crackcam.evaluation.regions import CRACK_COLUMNS
+from crackcam.evaluation.regions import CRACK_COLUMNS, Measurement
 from crackcam.explain.explainer import Explainer
 from crackcam.explain.explanation import Explanation
 from crackcam.explain.thresholds import known_threshold
@@ -134,6 +136,7 @@ class ExplainTask:
         save_maps: folder of the heatmaps.
         top_k: classes in a row.
         sizes: how the sizes of cracks become millimetres.
+        verdicts: what a person decided about regions of these files; overlays do not show rejected ones.
 
     Raises:
         UserError: regions are asked for, and no threshold is known.
@@ -145,6 +148,7 @@ class ExplainTask:
     save_maps: Path | None = None
     top_k: int | None = None
     sizes: SizesConfig = field(default_factory=SizesConfig)
+    verdicts: FileVerdicts | None = None
     verb: str = "explaining"
     style: Style = field(init=False)
 
@@ -178,7 +182,13 @@ class ExplainTask:
 
     @property
     def folders(self) -> Sequence[Path]:
-        return [self.overlays, *([self.save_maps] if self.save_maps else [])]
+        maps = [self.save_maps] if self.save_maps else []
+        return [self.overlays, *maps, *([self.mask_images] if self.measures else [])]
+
+    @property
+    def mask_images(self) -> Path:
+        """Folder of the masks of regions."""
+        return self.overlays.with_name(f"{self.overlays.name}{MASK_IMAGES}")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -192,6 +202,7 @@ class ExplainTask:
             "target": "predicted" if self.target is None else card.classes[self.target],
             "top-k": self.top_k,
             "save-maps": self.save_maps and str(self.save_maps),
+            "verdicts": self.verdicts and self.verdicts.digest,
         }
 
     @property
@@ -229,31 +240,45 @@ class ExplainTask:
         }
 
     def _written(self, item: Item, explanation: Explanation) -> Row:
-        """Write overlay and heatmap; returns their names, and what was measured."""
+        """Write overlay, heatmap and mask; returns their names, and what was measured."""
         shard, name = f"{item.place // SHARD:05d}", f"{item.place:07d}_{item.path.stem[:STEM]}"
-        overlay = self.overlays / shard / f"{name}.jpg"
+        overlay, measured, exif = self.overlays / shard / f"{name}.jpg", None, b""
         whole = explanation.heatmap if self.config.refine or self.save_maps or self.measures else None
         row: Row = {"overlay": str(overlay), "max": explanation.peak(whole)}
         if self.save_maps and whole is not None:
             path = self.save_maps / shard / f"{name}.npy"
             write_atomically(path, lambda temporary: np.save(temporary, whole))
             row["map"] = str(path)
-        measured = None
         if self.measures and whole is not None:
             capture = read_capture(item.path)
-            scale = capture.scale(self.sizes)
-            measured = explanation.measure(None, whole, scale, self.sizes.limits)
-            row |= {
-                "threshold": explanation.finite_threshold,
-                **measured.as_row(),
-                "size": list(explanation.image.shape[1::-1]),
-            }
-            row |= {"capture": capture.to_dict(), "mm_per_pixel": scale and scale.mm_per_pixel}
+            found, measured = self._measured(item.path, explanation, whole, capture)
+            mask = self.mask_images / shard / f"{name}.png"
+            _write_image(mask, measured.mask.astype(np.uint8) * 255)
+            row |= {**found, "mask": str(mask)}
+            exif = capture.exif
         # outlines are fine lines: small images are enlarged for them
         side = min(OVERLAY_SIDE, max(SHOWN_SIDE, *explanation.image.shape[:2]))
-        drawn = explanation.draw(self.style, side, measured)
-        write_atomically(overlay, lambda temporary: Image.fromarray(drawn).save(temporary, "JPEG", quality=QUALITY))
+        _write_image(overlay, explanation.draw(self.style, side, measured), quality=QUALITY, exif=exif)
         return row
+
+    def _measured(
+        self, path: Path, explanation: Explanation, heatmap: np.ndarray, capture: Capture
+    ) -> tuple[Row, Measurement]:
+        """What a row tells of all regions; and those that are shown: neither rejected ones nor those of an absence."""
+        scale = capture.scale(self.sizes)
+        measured = explanation.measure(None, heatmap, scale, self.sizes.limits)
+        row = {"threshold": explanation.finite_threshold, **measured.as_row()}
+        row |= {"size": list(explanation.image.shape[1::-1])}
+        row |= {"capture": capture.to_dict(), "mm_per_pixel": scale and scale.mm_per_pixel}
+        shows = explanation.target in self.explainer.network.card.present
+        hidden = set() if shows else {region.number for region in measured.regions}
+        if self.verdicts:
+            decided = self.verdicts.judge(path, measured.boxes)
+            row["regions"] = [
+                {**region, "verdict": verdict} for region, verdict in zip(row["regions"], decided, strict=True)
+            ]
+            hidden |= {region["number"] for region in row["regions"] if region["verdict"] == REJECT}
+        return row, measured.without(hidden)
 
     def cells(self, row: Row) -> list:
         plain = {**row, "probability": next(iter(row.get("probabilities", {}).values()), None)}
@@ -263,6 +288,11 @@ class ExplainTask:
 
     def line(self, row: Row) -> Row:
         return dict(row)
+
+
+def _write_image(path: Path, pixels: np.ndarray, **options: Any) -> None:
+    kind = "JPEG" if path.suffix == ".jpg" else "PNG"
+    write_atomically(path, lambda temporary: Image.fromarray(pixels).save(temporary, kind, **options))
 
 
 def model_settings(network: LoadedModel) -> dict[str, Any]:

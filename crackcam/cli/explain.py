@@ -11,6 +11,7 @@ from crackcam.batch.folders import completed, process
 from crackcam.batch.streaming import Run
 from crackcam.batch.tasks import ExplainTask
 from crackcam.classifier import Loader
+from crackcam.cli import findings
 from crackcam.cli.console import print_json, say
 from crackcam.cli.documents import manifest, prepare_output, table_beside
 from crackcam.cli.predict import as_asked, check_processes, print_summary
@@ -19,6 +20,7 @@ from crackcam.config import OUTPUTS, ExplainRun
 from crackcam.data.images import DecodedImage
 from crackcam.data.masks import read_masks
 from crackcam.data.selection import Selection, read_selection, select
+from crackcam.data.verdicts import read_verdicts
 from crackcam.errors import UserError
 from crackcam.evaluation import faithfulness, mask_scores, verification
 from crackcam.evaluation.regions import regions_table
@@ -91,7 +93,7 @@ def _target(asked: ExplainRun, explainer: Explainer, selection: Selection) -> in
     """
     card, default = explainer.network.card, selection.true or PREDICTED
     if asked.explain.style == "mask" or asked.analysis.masks:
-        present = [name for name in card.classes if name not in card.absences]
+        present = card.present
         default = present[0] if len(present) == 1 else default if default in present else PREDICTED
     target = explainer.target_index(default)
     if asked.explain.style == "mask" and target is not None and card.classes[target] in card.absences:
@@ -166,6 +168,8 @@ def _explain_some(
         "picture": str(path),
         "seconds": {method: round(compared.seconds[method], 3) for method in compared.explainers},
     }
+    if settings.style == "mask" and not asked.explain.several:
+        document["findings_table"] = findings.write_table(asked, network, sheet.rows, table_beside(path, "findings"))
     tables = []
     if analysis.masks:
         scores = mask_scores.compare_masks(
@@ -284,10 +288,11 @@ def _draw_anatomy(
 
 
 def _explain_all(asked: ExplainRun, explainer: Explainer, selection: Selection, target: int | None, path: Path) -> int:
-    save_maps, top_k = asked.analysis.save_maps, asked.predict.top_k
-    task = ExplainTask(explainer, target, path.with_suffix(""), save_maps, top_k, asked.sizes)
-    table = Run(path, selection.listed, asked.runtime.batch_size, task.settings, task.verb)
-    document = completed(table, asked.output.resume, asked.output.report)
+    save_maps, top_k, output = asked.analysis.save_maps, asked.predict.top_k, asked.output
+    verdicts = read_verdicts(output.verdicts).of_files(selection.paths) if output.verdicts else None
+    task = ExplainTask(explainer, target, path.with_suffix(""), save_maps, top_k, asked.sizes, verdicts)
+    run = Run(path, selection.listed, asked.runtime.batch_size, task.settings, task.verb)
+    document = completed(run, output.resume, {"report": output.report and str(output.report), "title": output.title})
     if document is None:
         own = {name: value for name, value in task.settings.items() if name not in ("weights", "device", "precision")}
         made = {
@@ -295,8 +300,11 @@ def _explain_all(asked: ExplainRun, explainer: Explainer, selection: Selection, 
             **own,
             "layers": explainer.layer_names,
             "overlays": str(task.overlays),
+            **({"mask_images": str(task.mask_images)} if task.measures else {}),
         }
-        document = process(table, task, made, asked.output.resume)
+        document = process(
+            run, task, made, output.resume, findings.handover(asked, task, run) if task.measures else None
+        )
     if document and "without_scale" in document:
         _warn_of_scales(asked, document["without_scale"], document["pictures"])
     return print_summary(document, asked)

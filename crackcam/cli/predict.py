@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 from crackcam import distributed
 from crackcam.batch.folders import completed, process
-from crackcam.batch.streaming import Row, Run
+from crackcam.batch.streaming import Rows, Run
 from crackcam.batch.tasks import PredictTask
 from crackcam.classifier import Loader
 from crackcam.cli.console import print_json, say
@@ -30,6 +29,8 @@ from crackcam.types import Prediction
 logger = logging.getLogger(__name__)
 
 SUMMARY = ("type", "split", "pictures", "unreadable", "accuracy", "table")  # of --all --json
+FINDINGS = ("title", "findings", "mask_images", "findings_table", "geojson", "coco", "report")  # where there are some
+WRITTEN = ("overlays", "mask_images", "findings_table", "geojson", "coco", "report", "save-maps")  # names of files
 LISTED_BOXES = 5
 
 
@@ -111,17 +112,17 @@ def _draw_grid(asked: PredictRun, network: LoadedModel, selection: Selection, pa
 def _score_all(asked: PredictRun, network: LoadedModel, selection: Selection, path: Path) -> int:
     task = PredictTask(network, asked.predict.top_k, asked.runtime.batch_size)
 
-    def write_report(lines: Iterator[Row]) -> str:
-        rows = list(lines)
+    def write_report(_: dict, journals: Rows) -> dict:
+        rows = list(map(task.line, journals()))
         readable, broken = ([row for row in rows if ("error" in row) == bad] for bad in (False, True))
         document = {**manifest(network, asked, selection, readable), "unreadable": broken}
         assert asked.output.report is not None
         report.write(asked.output.report, document)
-        return str(asked.output.report)
+        return {"report": str(asked.output.report)}
 
     writer = write_report if asked.output.report else None
     table = Run(path, selection.listed, asked.runtime.batch_size, task.settings, task.verb)
-    document = completed(table, asked.output.resume, asked.output.report)
+    document = completed(table, asked.output.resume, {"report": asked.output.report and str(asked.output.report)})
     if document is None:
         made = manifest(network, asked, selection, [])
         document = process(table, task, made, asked.output.resume, writer)
@@ -133,13 +134,14 @@ def print_summary(document: dict | None, asked: PredictRun | ExplainRun) -> int:
     if document is None or not distributed.is_main():
         return 0
     if asked.output.json:
-        print_json({name: document[name] for name in SUMMARY})
+        findings = FINDINGS if "findings" in document else ()
+        print_json({name: document.get(name) for name in (*SUMMARY, *findings)})
         return 0
     scored, unreadable, accuracy = (document[name] for name in ("pictures", "unreadable", "accuracy"))
     correct = "" if accuracy is None else f", accuracy {accuracy:.4f}"
     lost = f", {counted(unreadable, 'file')} not readable" if unreadable else ""
     say(f"{counted(scored, 'image')}{correct}{lost}")
-    also = [document[name] for name in ("overlays", "report", "save-maps") if document.get(name)]
+    also = [document[name] for name in WRITTEN if document.get(name)]
     say("wrote " + ", ".join([document["table"], *also]))
     return 0
 

@@ -81,8 +81,12 @@ BESIDE = (
     "_found.csv",
     "_metrics.csv",
     "_coco.json",
+    "_findings.csv",
+    "_verdicts.csv",
+    ".geojson",
 )  # of one result, after its stem
-SHARD, IN_SHARD = re.compile(r"\d{5}"), re.compile(r"\d{7}_.*\.(jpg|npy)", re.DOTALL)  # of --all
+SHARD, IN_SHARD = re.compile(r"\d{5}"), re.compile(r"\d{7}_.*\.(jpg|npy|png)", re.DOTALL)  # of --all
+MASK_IMAGES = "_masks"  # end of the folder of masks of --all
 
 
 def without_outputs(paths: list[Path]) -> list[Path]:
@@ -96,7 +100,7 @@ def without_outputs(paths: list[Path]) -> list[Path]:
         if any(path.name == stem + end for stem in stems[path.parent] for end in BESIDE):
             return True
         if SHARD.fullmatch(path.parent.name) and IN_SHARD.fullmatch(path.name):
-            return path.suffix == ".npy" or path.parent.parent.name in stems[beside_shards]
+            return path.suffix == ".npy" or path.parent.parent.name.removesuffix(MASK_IMAGES) in stems[beside_shards]
         if path.parent.suffix == ".part":
             return (path.parent / "run.json").exists()
         return path.suffix.lower() == ".html" and GENERATOR in _head(path)

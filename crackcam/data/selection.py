@@ -56,6 +56,11 @@ class Selection:
         """Class, "" where it is not known, and file."""
         return [(name, path) for name, found in self.files.items() for path in found]
 
+    @property
+    def paths(self) -> list[Path]:
+        """All files."""
+        return [path for _, path in self.listed]
+
 
 def select(config: ImagesConfig, card: ModelCard, every_class: bool = False) -> Selection:
     """The files that the settings name.

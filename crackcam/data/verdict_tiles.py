@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from crackcam.data.images import UnreadableImage, log_unreadable, read_images
-from crackcam.data.names import HandoverNames
 from crackcam.data.pixels import PixelSplit
 from crackcam.data.sources import find_files
 from crackcam.data.verdicts import ACCEPT, Verdict, VerdictFile
@@ -75,14 +74,9 @@ class VerdictTiles:
                 "--verdicts needs two classes, one that has regions and one that is its absence, as Positive and "
                 f"Negative; these are {', '.join(classes)}"
             )
-        files = find_files(folder)
-        names = HandoverNames.of(files)
-        by_name = {names.name(path): path for path in files}
         resolved = {path.resolve() for path in held_out}
-        found, kept = file.by_image(by_name), {}
-        for name, verdicts in found.items():
-            if by_name[name].resolve() not in resolved:
-                kept[by_name[name]] = verdicts
+        found = file.of_files(find_files(folder)).by_file
+        kept = {path: verdicts for path, verdicts in found.items() if path.resolve() not in resolved}
         _report_lost(file, folder, found, sum(map(len, kept.values())))
         return cls(file, kept, present[0], absent[0])
 
@@ -121,7 +115,7 @@ class VerdictTiles:
         return PixelSplit(stacked, torch.tensor(labels, dtype=torch.int64), paths)
 
 
-def _report_lost(file: VerdictFile, folder: Path, found: dict[str, list[Verdict]], kept: int) -> None:
+def _report_lost(file: VerdictFile, folder: Path, found: dict[Path, list[Verdict]], kept: int) -> None:
     """Log how many verdicts are not used; raises UserError where there are some and none has an image."""
     matched, total = sum(map(len, found.values())), len(file.verdicts)
     if total and not matched:

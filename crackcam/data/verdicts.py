@@ -10,11 +10,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crackcam.data.names import match_names
+from crackcam.data.names import HandoverNames, match_names
 from crackcam.errors import UserError
 from crackcam.types import Box
 
@@ -34,13 +34,15 @@ class Verdict:
         image: name of the image, as in the table of findings.
         box: (x, y, width, height) in pixels of the image.
         verdict: :data:`ACCEPT` or :data:`REJECT`.
-        label: class of the region; empty where the file does not tell.
     """
 
     image: str
     box: Box
     verdict: str
-    label: str = ""
+
+    def to_dict(self, image: str | None = None) -> dict[str, str | int]:
+        """As a line of the file has it, for an image of that name."""
+        return dict(zip(COLUMNS, (image or self.image, *self.box, self.verdict), strict=True))
 
 
 @dataclass(frozen=True)
@@ -61,18 +63,42 @@ class VerdictFile:
         text = "\n".join(map(str, self.verdicts))
         return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
-    def by_image(self, names: Iterable[str]) -> dict[str, list[Verdict]]:
-        """The verdicts of each image that has some, by its name; see :func:`crackcam.data.names.match_names`."""
-        meant = match_names({each.image for each in self.verdicts}, names)
-        found: dict[str, list[Verdict]] = {}
+    def of_files(self, paths: Sequence[Path]) -> FileVerdicts:
+        """The verdicts of the files of a run; see :func:`crackcam.data.names.match_names`."""
+        names = HandoverNames.of(paths)
+        by_name = {names.name(path): path for path in paths}
+        meant = match_names({each.image for each in self.verdicts}, by_name)
+        found: dict[Path, list[Verdict]] = {}
         for each in self.verdicts:
             if each.image in meant:
-                found.setdefault(meant[each.image], []).append(each)
-        return found
+                found.setdefault(by_name[meant[each.image]], []).append(each)
+        return FileVerdicts(self, found)
+
+
+@dataclass(frozen=True)
+class FileVerdicts:
+    """Verdicts, by the files that they are about.
+
+    Attributes:
+        source: all of them.
+        by_file: those of each file that has some.
+    """
+
+    source: VerdictFile
+    by_file: dict[Path, list[Verdict]] = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """As :attr:`VerdictFile.digest`."""
+        return self.source.digest
+
+    def judge(self, path: Path, boxes: Sequence[Box]) -> list[str | None]:
+        """What was decided about the regions of a file, see :func:`judge`."""
+        return judge(boxes, self.by_file.get(path, ()))
 
 
 def read_verdicts(path: Path) -> VerdictFile:
-    """Read verdicts from a CSV with the columns :data:`COLUMNS`, and ``class`` where it has it; others are ignored.
+    """Read verdicts from a CSV with the columns :data:`COLUMNS`; others are ignored.
 
     Cells are separated by commas, semicolons or tabs. Lines with an empty verdict are left out.
 
@@ -111,7 +137,7 @@ def _verdict(path: Path, line: int, row: Mapping[str, str | None]) -> Verdict | 
     x, y, width, height = (_pixels(path, line, name, cell(name)) for name in COLUMNS[1:5])
     if not (width and height):
         raise UserError(f"{path}, line {line}: a box of {width} x {height} pixels")
-    return Verdict(cell("image"), (x, y, width, height), WORDS[decided], cell("class"))
+    return Verdict(cell("image"), (x, y, width, height), WORDS[decided])
 
 
 def _pixels(path: Path, line: int, name: str, text: str) -> int:

@@ -16,7 +16,7 @@ The threshold has the raw unit of a method's heatmaps; :mod:`crackcam.explain.th
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -70,6 +70,17 @@ class Measurement:
     def width_class(self) -> int | None:
         """The highest class of a crack's width; None where none is known."""
         return max((region.width_class for region in self.regions if region.width_class is not None), default=None)
+
+    def without(self, numbers: Collection[int]) -> Measurement:
+        """The same without the regions of these numbers; the others keep theirs."""
+        if not numbers:
+            return self
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(self.mask.astype(np.uint8), connectivity=8)
+        order = np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind="stable") + 1  # as the regions, largest first
+        kept = [
+            (label, region) for label, region in zip(order, self.regions, strict=True) if region.number not in numbers
+        ]
+        return _measurement(np.isin(labels, [label for label, _ in kept]), [region for _, region in kept])
 
     def as_row(self) -> dict:
         """The values of the JSON files; those of a crack are of the widest one."""
@@ -143,7 +154,10 @@ def measure(
         logger.warning("cracks are measured in the %d largest of %d regions", MEASURED, len(kept))
     is_kept = np.zeros(count, bool)
     is_kept[kept] = True
-    mask = is_kept[labels]
+    return _measurement(is_kept[labels], regions)
+
+
+def _measurement(mask: np.ndarray, regions: list[Region]) -> Measurement:
     length = sum((region.length for region in regions), 0.0)
     return Measurement(mask, regions, float(mask.mean()), length, float(mask.sum() / length) if length else 0.0)
 

@@ -64,8 +64,8 @@ def test_a_file_as_spreadsheets_write_it(tmp_path, separator):
     text = "\r\n".join(lines).replace(",", separator)
     found = read_verdicts(verdict_file(tmp_path, b"\xef\xbb\xbf" + text.encode()))
     assert found.verdicts == [
-        Verdict("a.jpg", (1, 2, 3, 4), "reject", "Positive"),
-        Verdict("north/b.jpg", (0, 0, 5, 6), "accept", "Positive"),
+        Verdict("a.jpg", (1, 2, 3, 4), "reject"),
+        Verdict("north/b.jpg", (0, 0, 5, 6), "accept"),
     ]
 
 

@@ -1,0 +1,180 @@
+"""What is handed over of a whole folder: findings as a table, GeoJSON, COCO and a report page.
+
+All are made from the rows of the journals, image after image. Images have names relative to their common folder.
+Regions that a person rejected are left out; the table of the run itself, ``<name>.csv`` or ``.jsonl``, has them all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crackcam.batch.streaming import Row, Rows, Run
+from crackcam.data.names import HandoverNames
+from crackcam.data.verdicts import ACCEPT, REJECT, FileVerdicts
+from crackcam.render.handover import coco, geojson, table
+from crackcam.text import counted
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Totals:
+    """What all images together have.
+
+    Attributes:
+        images: that could be read.
+        with_findings: of these, images with regions.
+        regions: without rejected ones.
+        accepted, rejected: regions that a person decided about.
+        length_px: of all regions, in pixels.
+        length_mm: in millimetres, of the images whose scale is known; None: of none.
+        widest_px: largest 95th percentile of the widths of a region, in pixels; None: none could be measured.
+        widest_mm: likewise in millimetres.
+        places: images whose place is known.
+    """
+
+    images: int = 0
+    with_findings: int = 0
+    regions: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    length_px: float = 0.0
+    length_mm: float | None = None
+    widest_px: float | None = None
+    widest_mm: float | None = None
+    places: int = 0
+
+    def add(self, row: Row) -> None:
+        """Count an image."""
+        regions = row["regions"]
+        self.images += 1
+        self.with_findings += bool(regions)
+        self.regions += len(regions)
+        self.accepted += sum(region["verdict"] == ACCEPT for region in regions)
+        self.rejected += row["rejected"]
+        self.length_px += sum(map(geojson.length_of, regions))
+        for region in regions:
+            if region.get("mm"):
+                self.length_mm = (self.length_mm or 0.0) + region["mm"]["length"]
+        self.widest_px = _largest(self.widest_px, geojson.widest(row))
+        self.widest_mm = _largest(self.widest_mm, geojson.widest(row, "mm"))
+        self.places += geojson.has_place(row)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {name: round(value, 3) if isinstance(value, float) else value for name, value in vars(self).items()}
+
+
+def _largest(one: float | None, other: float | None) -> float | None:
+    return max((value for value in (one, other) if value is not None), default=None)
+
+
+@dataclass(frozen=True)
+class Handover:
+    """The files of findings beside a table.
+
+    Attributes:
+        run: the images, and the table.
+        classes: that have regions; others are the absence of these.
+        width_limits: of the classes of widths, in millimetres.
+        title: of what was inspected.
+        verdicts: what a person decided in an earlier run.
+        report: writes the report page from the document and the rows.
+    """
+
+    run: Run
+    classes: Sequence[str]
+    width_limits: Sequence[float] = ()
+    title: str | None = None
+    verdicts: FileVerdicts | None = None
+    report: Callable[[dict, Iterator[Row]], str] | None = None
+    names: HandoverNames = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", HandoverNames.of(path for _, path in self.run.files))
+
+    def write(self, document: dict, rows: Rows) -> dict[str, Any]:
+        """Write all files.
+
+        Args:
+            document: of the run.
+            rows: gives the rows of the run, from the first on.
+
+        Returns:
+            What the document says of them.
+        """
+
+        def shown() -> Iterator[Row]:
+            return (finding_row(row, self.names, self.classes) for row in rows())
+
+        totals = self._count(shown())
+        found: dict[str, Any] = {"title": self.title, "findings": totals.to_dict()}
+        findings, coco_file = self._beside("_findings.csv"), self._beside("_coco.json")
+        table.write(findings, shown(), self.width_limits)
+        coco.write(coco_file, shown, self.classes, self.title or "regions found by crackcam")
+        found |= {"findings_table": str(findings), "geojson": self._write_places(shown, totals), "coco": str(coco_file)}
+        if self.report:
+            found["report"] = self.report({**document, **found, "verdicts": self._known_verdicts()}, shown())
+        return found
+
+    def _known_verdicts(self) -> list[dict[str, Any]]:
+        """All verdicts as their file has them, images named as in this run: a review goes on where it ended."""
+        if not self.verdicts:
+            return []
+        by_file = self.verdicts.by_file.items()
+        meant = {id(each): self.names.name(path) for path, found in by_file for each in found}
+        return [each.to_dict(meant.get(id(each))) for each in self.verdicts.source.verdicts]
+
+    def _beside(self, end: str) -> Path:
+        return self.run.table.with_name(f"{self.run.table.stem}{end}")
+
+    def _count(self, rows: Iterator[Row]) -> Totals:
+        totals = Totals()
+        for row in rows:
+            if "error" not in row:
+                totals.add(row)
+        if self.verdicts:
+            total = len(self.verdicts.source.verdicts)
+            lost = total - totals.accepted - totals.rejected
+            if lost > 0:
+                logger.warning(
+                    "%s of %s in %s match no region of these images, by name and overlap of boxes",
+                    f"{lost:,}",
+                    counted(total, "verdict"),
+                    self.verdicts.source.path,
+                )
+        return totals
+
+    def _write_places(self, rows: Rows, totals: Totals) -> str | None:
+        """The GeoJSON file; None where no place is known: an earlier file is removed then, it is of other images."""
+        path = self._beside(".geojson")
+        if not totals.places:
+            logger.info("no image has a place in its EXIF data: no %s", path.name)
+            path.unlink(missing_ok=True)
+            return None
+        if totals.places < totals.images:
+            missing = counted(totals.images - totals.places, "image")
+            logger.info("%s without a place in the EXIF data: not in %s", missing, path.name)
+        geojson.write(path, rows())
+        return str(path)
+
+
+def finding_row(row: Row, names: HandoverNames, classes: Collection[str]) -> Row:
+    """A row as it is handed over.
+
+    Args:
+        row: of a journal; its regions may have a ``verdict``.
+        names: of the images.
+        classes: that have regions.
+
+    Returns:
+        The row with ``image``, its name; with the ``regions`` that were not rejected, each with a ``verdict`` or None;
+        and with ``rejected``, the number of the others.
+    """
+    found = [{"verdict": None, **region} for region in row.get("regions", ()) if row.get("target") in classes]
+    kept = [region for region in found if region["verdict"] != REJECT]
+    return {**row, "image": names.name(Path(row["file"])), "regions": kept, "rejected": len(found) - len(kept)}

@@ -1,0 +1,45 @@
+"""``xai.py --style mask``: what of the findings is handed over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from crackcam.batch.handover import Handover, finding_row
+from crackcam.batch.streaming import Row, Rows, Run
+from crackcam.batch.tasks import ExplainTask
+from crackcam.config import ExplainRun
+from crackcam.data.names import HandoverNames
+from crackcam.models.loaded import LoadedModel
+from crackcam.render.handover import table
+
+
+def write_table(asked: ExplainRun, network: LoadedModel, rows: list[dict], path: Path) -> str:
+    """Write the regions of a few images by one method; returns the path.
+
+    Args:
+        asked: the settings.
+        network: the model.
+        rows: of the JSON file, one for each image.
+        path: the file.
+    """
+    names = HandoverNames.of(Path(row["file"]) for row in rows)
+    found = ({**row, **next(iter(row["maps"].values()))} for row in rows)
+    table.write(path, (finding_row(row, names, network.card.present) for row in found), asked.sizes.limits)
+    return str(path)
+
+
+def handover(asked: ExplainRun, task: ExplainTask, run: Run) -> Callable[[dict, Rows], dict]:
+    """What writes the findings of a whole folder, see :meth:`crackcam.batch.handover.Handover.write`."""
+    output = asked.output
+
+    def write_report(document: dict, rows: Iterator[Row]) -> str:
+        from crackcam.render.report.findings import write_findings
+
+        assert output.report is not None
+        write_findings(output.report, document, rows)
+        return str(output.report)
+
+    present = task.explainer.network.card.present
+    report = write_report if output.report else None
+    return Handover(run, present, asked.sizes.limits, output.title, task.verdicts, report).write

@@ -1,0 +1,64 @@
+"""GeoJSON of the images with findings (RFC 7946): one point an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from crackcam.files import write_json_stream
+
+Row = dict[str, Any]
+
+
+def has_place(row: Row) -> bool:
+    """Whether it is known where an image was taken."""
+    capture = row.get("capture") or {}
+    return capture.get("latitude") is not None and capture.get("longitude") is not None
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
+    """Write the images with regions whose place is known.
+
+    Args:
+        path: the file.
+        rows: of the images, see :mod:`crackcam.batch.handover`.
+    """
+    write_json_stream(path, {"type": "FeatureCollection"}, {"features": _features(rows)})
+
+
+def _features(rows: Iterable[Row]) -> Iterator[dict]:
+    for row in rows:
+        if row["regions"] and has_place(row):
+            yield _feature(row)
+
+
+def _feature(row: Row) -> dict:
+    capture = row["capture"]
+    place = [capture["longitude"], capture["latitude"], capture["altitude"]]
+    properties = {
+        "image": row["image"],
+        "time": capture["time"],
+        "regions": len(row["regions"]),
+        "p95_width_px": widest(row),
+        "p95_width_mm": widest(row, "mm"),
+        "length_px": round(sum(length_of(region) for region in row["regions"]), 2),
+    }
+    geometry = {"type": "Point", "coordinates": [value for value in place if value is not None]}
+    return {"type": "Feature", "geometry": geometry, "properties": properties}
+
+
+def widest(row: Row, unit: str = "crack") -> float | None:
+    """Largest 95th percentile of the widths of an image's regions; None where none could be measured.
+
+    Args:
+        row: of the image.
+        unit: "crack" for pixels, "mm" for millimetres.
+    """
+    widths = [region[unit]["p95"] for region in row["regions"] if region.get(unit)]
+    return max((width for width in widths if width is not None), default=None)
+
+
+def length_of(region: Row) -> float:
+    """Length in pixels of the crack in a region; of the marking where no crack was measured."""
+    return (region.get("crack") or region)["length"]

@@ -1,0 +1,108 @@
+"""The table of findings: one row a region."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from crackcam.files import write_atomically, write_cells
+from crackcam.sizes import NARROWEST, class_names
+
+Row = dict[str, Any]
+
+COLUMNS = (
+    "image",
+    "class",
+    "probability",
+    "region",
+    "time",
+    "latitude",
+    "longitude",
+    "altitude",
+    "x",
+    "y",
+    "width",
+    "height",
+    "area",
+    "length_px",
+    "mean_width_px",
+    "p95_width_px",
+    "max_width_px",
+    "max_width_x",
+    "max_width_y",
+    "length_mm",
+    "mean_width_mm",
+    "p95_width_mm",
+    "max_width_mm",
+    "mm_per_pixel",
+    "width_note",
+    "width_class",
+    "orientation",
+    "peak",
+    "verdict",
+)
+WIDTHS = ("mean", "p95", "maximum")  # of a region; the last is max in the names of columns
+
+
+def write(path: Path, rows: Iterable[Row], limits: Sequence[float] = ()) -> None:
+    """Write every region of the images as CSV; unknown values are empty cells.
+
+    Args:
+        path: the file.
+        rows: of the images, see :mod:`crackcam.batch.handover`.
+        limits: of the classes of widths, in millimetres.
+    """
+    write_atomically(path, lambda temporary: write_cells(temporary, _cells(rows, limits)))
+
+
+def _cells(rows: Iterable[Row], limits: Sequence[float]) -> Iterator[list]:
+    yield list(COLUMNS)
+    names = class_names(limits) if limits else []
+    for row in rows:
+        for region in row["regions"]:
+            found = _values(row, region, names)
+            yield [found.get(name) for name in COLUMNS]
+
+
+def _values(row: Row, region: Row, names: Sequence[str]) -> Row:
+    """The values of one region by column; None is an empty cell."""
+    x, y, width, height = region["box"]
+    width_class = region.get("width_class")
+    return {
+        **row.get("capture", {}),
+        "image": row["image"],
+        "class": row["target"],
+        "probability": row["probabilities"].get(row["target"]),
+        "region": region["number"],
+        "x": x,
+        "y": y,
+        "width": width,
+        "height": height,
+        "area": region["area"],
+        **_sizes(region),
+        "mm_per_pixel": row.get("mm_per_pixel"),
+        "width_class": None if width_class is None else names[width_class],
+        "peak": region["peak"],
+        "verdict": region.get("verdict"),
+    }
+
+
+def _sizes(region: Row) -> Row:
+    """Sizes of the crack in a region; of the marking the length alone, where no crack was measured."""
+    crack, millimetres = region.get("crack"), region.get("mm") or {}
+    if not crack:
+        return {"length_px": region["length"]}
+    place = crack["place"] or (None, None)
+    found = {"length_px": crack["length"], "length_mm": millimetres.get("length"), "orientation": crack["orientation"]}
+    for name in WIDTHS:
+        column = f"{'max' if name == 'maximum' else name}_width"
+        found |= {f"{column}_px": crack[name], f"{column}_mm": millimetres.get(name)}
+    return {**found, "max_width_x": place[0], "max_width_y": place[1], "width_note": width_note(crack)}
+
+
+def width_note(crack: Row) -> str | None:
+    """Why a region has no mean width; None: it has one."""
+    if crack["mean"] is not None:
+        return None
+    return f"below {NARROWEST:g} px" if crack["measured"] else "not measurable"
