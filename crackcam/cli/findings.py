@@ -12,6 +12,7 @@ from crackcam.config import ExplainRun
 from crackcam.data.names import HandoverNames
 from crackcam.models.loaded import LoadedModel
 from crackcam.render.handover import table
+from crackcam.render.report.findings import write_findings
 
 
 def write_table(asked: ExplainRun, network: LoadedModel, rows: list[dict], path: Path) -> str:
@@ -34,8 +35,6 @@ def handover(asked: ExplainRun, task: ExplainTask, run: Run) -> Callable[[dict, 
     output = asked.output
 
     def write_report(document: dict, rows: Iterator[Row]) -> str:
-        from crackcam.render.report.findings import write_findings
-
         assert output.report is not None
         write_findings(output.report, document, rows)
         return str(output.report)

@@ -34,15 +34,20 @@ class Verdict:
         image: name of the image, as in the table of findings.
         box: (x, y, width, height) in pixels of the image.
         verdict: :data:`ACCEPT` or :data:`REJECT`.
+        region: its number in that run, as text; only for people.
     """
 
     image: str
     box: Box
     verdict: str
+    region: str = ""
 
     def to_dict(self, image: str | None = None) -> dict[str, str | int]:
         """As a line of the file has it, for an image of that name."""
-        return dict(zip(COLUMNS, (image or self.image, *self.box, self.verdict), strict=True))
+        x, y, width, height = self.box
+        name = image or self.image
+        box: dict[str, str | int] = {"x": x, "y": y, "width": width, "height": height}
+        return {"image": name, "region": self.region, **box, "verdict": self.verdict}
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class VerdictFile:
 
     @property
     def digest(self) -> str:
-        text = "\n".join(map(str, self.verdicts))
+        text = "\n".join(str((each.image, each.box, each.verdict)) for each in self.verdicts)
         return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
     def of_files(self, paths: Sequence[Path]) -> FileVerdicts:
@@ -137,7 +142,7 @@ def _verdict(path: Path, line: int, row: Mapping[str, str | None]) -> Verdict | 
     x, y, width, height = (_pixels(path, line, name, cell(name)) for name in COLUMNS[1:5])
     if not (width and height):
         raise UserError(f"{path}, line {line}: a box of {width} x {height} pixels")
-    return Verdict(cell("image"), (x, y, width, height), WORDS[decided])
+    return Verdict(cell("image"), (x, y, width, height), WORDS[decided], cell("region"))
 
 
 def _pixels(path: Path, line: int, name: str, text: str) -> int:

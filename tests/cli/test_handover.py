@@ -3,13 +3,14 @@
 import json
 import os
 import shutil
+import time
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from flights import finish, torchrun, written
+from flights import finish, lines_in, start, torchrun, written
 from PIL import Image
 from PIL.ExifTags import GPS, IFD, Base
 from pycocotools.coco import COCO
@@ -340,6 +341,22 @@ def test_two_processes_give_the_files_of_one(site, threshold):
     for document in (whole, found):
         document[f"{NAME}.json"] = {key: value for key, value in document[f"{NAME}.json"].items() if key != "run"}
     assert found == whole
+
+
+@pytest.mark.slow
+def test_a_killed_run_gives_the_same_files(site, threshold):
+    assert xai.main([*CALL, *threshold]) == 0
+    whole = written()
+    shutil.rmtree("outputs")
+    process = start("xai.py", *CALL, *threshold, SLOW="1")
+    while process.exitcode is None and lines_in(Path(f"{NAME}.csv.part/0.jsonl")) < 2:
+        time.sleep(0.001)
+    process.kill()
+    process.join()
+    assert process.exitcode == -9
+    assert not Path(f"{NAME}_findings.csv").exists()
+    assert xai.main([*CALL, *threshold, "--resume"]) == 0
+    assert written() == whole
 
 
 def test_what_was_written_is_no_image(site, threshold):

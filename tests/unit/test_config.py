@@ -196,9 +196,7 @@ ANATOMY = (
 REFINED = "--anatomy and --verify are about heatmaps as the method makes them: leave --refine out"
 VERIFIED = "--verify compares plain heatmaps: leave --aug-smooth, --eigen-smooth, --scales, --fuse out"
 CUT = "--threshold is for the heatmaps of one --method, with --style mask or --masks"
-STREAMED = (
-    "--all draws image after image, by one --method: leave --masks, --metrics, --verify, --anatomy and --report out"
-)
+STREAMED = "--all draws image after image, by one --method: leave --masks, --metrics, --verify and --anatomy out"
 RUN_CONFLICTS = [
     *((["--anatomy", *flags], ANATOMY) for flags in (
         ["--method", "layercam"], ["--method", "gradcam,layercam"], ["--masks", "m"], ["--metrics"], ["--scales", "2"],
@@ -207,7 +205,10 @@ RUN_CONFLICTS = [
     *(([flag, "--refine", "lines"], REFINED) for flag in ("--anatomy", "--verify")),
     *((["--verify", *flags], VERIFIED) for flags in (["--aug-smooth"], ["--eigen-smooth"], ["--scales", "1,2"], ["--fuse", "mean"])),
     *((["--threshold", "0.1", *flags], CUT) for flags in ([], ["--style", "mask", "--method", "gradcam,cam"], ["--style", "edges"])),
-    *((["--all", *flags], STREAMED) for flags in (["--masks", "m"], ["--metrics"], ["--verify"], ["--anatomy"], ["--report"], ["--method", "all"])),
+    *((["--all", *flags], STREAMED) for flags in (["--masks", "m"], ["--metrics"], ["--verify"], ["--anatomy"], ["--method", "all"])),
+    (["--all", "--report"], "--report with --all is about regions: add --style mask, or leave --report out"),
+    (["--style", "mask", "--title", "Wall"], "--title is for the findings of --all --style mask"),
+    (["--all", "--verdicts", "a.csv"], "--verdicts is for the findings of --all --style mask"),
 ]  # fmt: skip
 RUN_FITS = [
     ["--anatomy"], ["--anatomy", "--method", "gradcam", "--stride", "8"], ["--verify", "--stride", "8"],

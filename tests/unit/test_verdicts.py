@@ -118,6 +118,13 @@ def test_regions_are_matched_by_overlap_and_not_by_number():
     assert judge(boxes, []) == [None] * 4
 
 
+def test_a_verdict_as_a_line_of_the_next_file(tmp_path):
+    (found,) = read_verdicts(verdict_file(tmp_path, HEAD + "a.jpg,7,1,2,3,4,reject\n")).verdicts
+    line = {"image": "north/a.jpg", "region": "7", "x": 1, "y": 2, "width": 3, "height": 4, "verdict": "reject"}
+    assert found.to_dict("north/a.jpg") == line
+    assert ",".join(line) + "\n" == HEAD
+
+
 def test_a_digest_tells_decisions_apart(tmp_path):
     one = VerdictFile(Path("a.csv"), [Verdict("a.jpg", (0, 0, 10, 10), "reject")])
     same = VerdictFile(Path("b.csv"), [Verdict("a.jpg", (0, 0, 10, 10), "reject")])

@@ -92,7 +92,7 @@ def _sizes(region: Row) -> Row:
     """Sizes of the crack in a region; of the marking the length alone, where no crack was measured."""
     crack, millimetres = region.get("crack"), region.get("mm") or {}
     if not crack:
-        return {"length_px": region["length"]}
+        return {"length_px": region["length"], "width_note": "not measured"}
     place = crack["place"] or (None, None)
     found = {"length_px": crack["length"], "length_mm": millimetres.get("length"), "orientation": crack["orientation"]}
     for name in WIDTHS:
