@@ -111,10 +111,13 @@ def regions(rows):
 
 def test_findings_are_read_by_other_programs(site, threshold, capsys):
     flags = [*threshold, "--output", f"{NAME}.jsonl", "--mm-per-pixel", "0.25", "--width-limits", "0.5,1"]
-    assert xai.main([*CALL, *flags, "--title", "Wall 3, north pier"]) == 0
+    assert xai.main([*CALL, *flags, "--title", "Wall 3, north pier", "--report"]) == 0
     out, err = capsys.readouterr()
     beside = [f"{NAME}{end}" for end in (".jsonl", "", "_masks", "_findings.csv", ".geojson", "_coco.json")]
-    assert out.splitlines()[1] == f"wrote {', '.join(beside)}"
+    assert out.splitlines()[1] == f"wrote {', '.join([*beside, 'outputs/report.html'])}"
+    page = Path("outputs/report.html").read_text()
+    assert "<title>Wall 3, north pier" in page
+    assert ("north/a.jpg" in page, "site/" in page, "secret" in page) == (True, False, False)
     assert "3 images without a place in the EXIF data: not in xai_images_eigencam.geojson" in err
     rows = lines()
     readable = [row for row in rows if "error" not in row]
@@ -252,7 +255,7 @@ def test_verdicts_come_back(site, threshold, capsys):
     table.loc[len(table)] = {**rejected, "x": 0, "y": 0, "width": 2, "height": 2, "verdict": "reject"}
     table.to_csv("checked.csv", index=False, sep=";", encoding="utf-8-sig")  # as a spreadsheet may write it
     capsys.readouterr()
-    assert xai.main([*CALL, *flags, "--verdicts", "checked.csv"]) == 0
+    assert xai.main([*CALL, *flags, "--verdicts", "checked.csv", "--report"]) == 0
     assert "warning: 2 of 4 verdicts in checked.csv match no region of these images" in capsys.readouterr().err
     after = lines()
     redrawn = [Path(row["overlay"]).read_bytes() for row in after if row.get("regions")]
@@ -266,6 +269,8 @@ def test_verdicts_come_back(site, threshold, capsys):
     assert (shown["image"].iloc[-1], shown["region"].iloc[-1]) == (accepted["image"], accepted["region"])
     assert not ((shown["image"] == rejected["image"]) & (shown["region"] == rejected["region"])).any()
     assert len(COCO(f"{NAME}_coco.json").anns) == len(verdicts) - 1
+    page = Path("outputs/report.html").read_text()  # its file of verdicts will hold those of this round too
+    assert "north/other.jpg" in page
     document = json.loads(Path(f"{NAME}.json").read_text())["findings"]
     assert (document["accepted"], document["rejected"], document["regions"]) == (1, 1, len(verdicts) - 1)
     row = next(row for row in after if row["regions"])

@@ -1,10 +1,11 @@
-"""Names of files in results that leave the machine."""
+"""Names of files in results that leave the machine; long lists as JSON."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from crackcam.files import common_folder, name_below
+from crackcam.files import common_folder, name_below, write_json_stream
 
 
 @pytest.mark.parametrize(
@@ -29,3 +30,14 @@ def test_without_a_common_folder_the_own_name_is_left():
     assert common_folder([]) is None
     assert name_below(None, Path("a/b.jpg")) == "b.jpg"
     assert name_below(Path("/other"), "a/b.jpg") == "b.jpg"
+
+
+@pytest.mark.parametrize("items", [[], [{"a": 1}], [{"a": "\udce9"}, {"b": None}]])
+def test_json_with_long_lists(tmp_path, items):
+    path = tmp_path / "lists.json"
+    write_json_stream(path, {"type": "x"}, {"first": iter(items), "second": iter([])})
+    assert json.loads(path.read_text()) == {"type": "x", "first": items, "second": []}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json_stream(path, {}, {"first": [{"a": float("nan")}]})
+    assert json.loads(path.read_text())["type"] == "x"  # the earlier file is left
+    assert [each.name for each in tmp_path.iterdir()] == ["lists.json"]

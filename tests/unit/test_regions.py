@@ -257,3 +257,18 @@ def test_the_crack_in_each_region_has_sizes():
     assert row["width_class"] == 1
     unsized = regions.measure(heatmap, 0.5, image).regions[0]
     assert (unsized.scale, unsized.width_class, unsized.to_dict()["mm"]) == (None, None, None)
+
+
+def test_regions_are_left_out_by_their_numbers():
+    heatmap = np.zeros((100, 100), np.float32)
+    heatmap[10:14, 10:90] = heatmap[30:34, 10:90] = heatmap[50:54, 10:60] = 1  # two are of one size
+    heatmap[80:82, 80:82] = 1  # a speck
+    measured = regions.measure(heatmap, 0.5)
+    rest = measured.without({1, 3})
+    assert [region.number for region in rest.regions] == [2]
+    assert rest.boxes == [(10, 30, 80, 4)]
+    assert np.array_equal(np.argwhere(rest.mask), np.argwhere(heatmap > 0)[320 : 2 * 320])
+    assert (rest.fraction, rest.length) == (0.032, measured.regions[1].length)
+    assert measured.without(()) is measured
+    nothing = measured.without({1, 2, 3})
+    assert (nothing.mask.any(), nothing.regions, nothing.length, nothing.width) == (False, [], 0, 0)
