@@ -278,8 +278,8 @@ def test_metres_of_the_map():
 def test_a_map_without_a_fix_and_with_one_place():
     assert site_map.draw_map([photograph(), photograph((0.0, 0.0))]) is None
     drawn = site_map.draw_map([photograph((-33.0, 151.0))] * 3)
-    assert {(dot.x, dot.y) for dot in drawn.dots} == {(500.0, 310.0)}
-    assert drawn.bar_text == "10 m"
+    assert {(dot.x, dot.y) for dot in drawn.dots} == {(500.0, 150.0)}
+    assert drawn.bar_text == "2 m"
 
 
 def test_colors_of_the_map_follow_the_classes():

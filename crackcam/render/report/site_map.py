@@ -21,7 +21,7 @@ EARTH = 6_371_000.0  # metres
 WIDTH = 1000.0  # of the drawing, in units of its view box
 HEIGHTS = 300.0, 620.0  # at least and at most
 MARGIN = 60.0
-SMALLEST = 20.0  # metres that a map shows at least: positions of cameras are no more exact
+SMALLEST = 10.0  # metres that a map is wide at least: positions of cameras are seldom more exact
 STEPS = 3  # colors of widths without limits of classes
 COLORS = 5  # of widths; of more classes, the narrow ones share a color
 
@@ -74,9 +74,10 @@ def draw_map(photographs: Sequence[Photograph], limits: Sequence[float] = (), me
         return None
     metres = to_metres([photograph.position for _, photograph in placed if photograph.position])
     middle = (metres.min(axis=0) + metres.max(axis=0)) / 2
-    extent = np.maximum(np.ptp(metres, axis=0), SMALLEST)
-    scale = min((WIDTH - 2 * MARGIN) / extent[0], (HEIGHTS[1] - 2 * MARGIN) / extent[1])
-    height = max(HEIGHTS[0], extent[1] * scale + 2 * MARGIN)
+    wide, high = np.ptp(metres, axis=0)
+    room = np.array((WIDTH, HEIGHTS[1])) - 2 * MARGIN
+    scale = room[0] / max(wide, SMALLEST, high * room[0] / room[1])
+    height = max(HEIGHTS[0], high * scale + 2 * MARGIN)
     drawn = (metres - middle) * scale * (1, -1) + (WIDTH / 2, height / 2)
     level, names = _levels([photograph for _, photograph in placed], limits, metric)
     dots = [
