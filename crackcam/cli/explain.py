@@ -209,6 +209,8 @@ def _title(compared: Comparison, target: int | None) -> str:
 
 def _score_faithfulness(compared: Comparison, batch_size: int) -> list[ScoredMethod[faithfulness.FaithfulnessScores]]:
     logger.info("scoring the heatmaps and the model-free baselines against the model: a hundred forward passes each")
+    if any(prediction.tiles > 1 for prediction in compared.predictions):
+        logger.info("--metrics changes parts of the network's own input: large images are resized for it")
     functions = {method: each.as_function() for method, each in compared.explainers.items()}
     explained = next(iter(compared.explainers.values())).explained
     return faithfulness.compare_faithfulness(explained, functions, compared.pixels, compared.targets, batch_size)

@@ -144,6 +144,13 @@ def content_window(pixels: torch.Tensor) -> Window:
     return rows, columns
 
 
+def reflect_into_padding(pixels: torch.Tensor) -> torch.Tensor:
+    """A square image (3, S, S) uint8 whose grey padding is replaced by its reflection."""
+    rows, columns = content_window(pixels)
+    beyond = [(side.start, length - side.stop) for side, length in zip((rows, columns), pixels.shape[1:], strict=True)]
+    return torch.from_numpy(np.pad(pixels[:, rows, columns].numpy(), [(0, 0), *beyond], mode="reflect"))
+
+
 def without_padding(pixels: torch.Tensor) -> torch.Tensor:
     """The part of a square image (3, S, S) uint8 that is no grey padding, (3, H, W); of a grey image all."""
     return pixels[:, *content_window(pixels)]

@@ -3,8 +3,8 @@
 An image that the network would see reduced more than :data:`LARGE` times loses its thin cracks. Where the map of a
 multiscale head says how much each place supports a class, and one class is the absence of the others, such an image is
 read in tiles instead: their maps, blended where they overlap, are the *evidence* of the whole image
-(:func:`read_evidence`), and the decision is pooled from it as from the map of a small image (:func:`tiled_logits`).
-Predicted class and heatmap therefore come from the same numbers.
+(:func:`read_evidence`), and the decision is pooled from it as from the map of a small image
+(:func:`tiled_probabilities`). Predicted class and heatmap therefore come from the same numbers.
 
 The tiles begin and end at multiples of :data:`COARSEST`, the output stride of the coarsest stage, so that every tile
 sees the image on the same grid, and the blended map equals that of the image in one piece but for what the network sees
@@ -35,7 +35,7 @@ LARGE = 2.0  # times that a side would be reduced; of more, cracks of 2 pixels a
 TILE = 2.0  # longest side of a tile as a multiple of the network's size
 OVERLAP = 3 / 8  # of two neighbouring tiles, at least, as a multiple of the network's size
 MARGIN = 1 / 4  # of an overlap, at the edge of a tile, that does not count
-SELDOM_NEEDED = 30.0  # seconds before the tiles of one image are counted off a terminal
+FIRST_MESSAGE = 30.0  # seconds; off a terminal, tiles are counted of images that take longer
 TILE_PIXELS = 896**2  # of the tiles that a CPU computes at a time: one of a network of 448 px
 
 # Top, left, height and width of a window inside an image -> (height, width, 3) uint8 RGB.
@@ -260,7 +260,7 @@ def evidence_strips(
     classes, side = len(network.card.classes), rows.tile // FINEST
     unfinished = torch.zeros(classes, side, columns.length // FINEST)
     following = [start // FINEST for start in [*rows.starts[1:], rows.length]]
-    with Progress("reading tiles", layout.tiles, "tile", first=SELDOM_NEEDED) as progress:
+    with Progress("reading tiles", layout.tiles, "tile", first=FIRST_MESSAGE) as progress:
         for row, (start, end) in enumerate(zip((at // FINEST for at in rows.starts), following, strict=True)):
             down = rows.weights(row, FINEST)[:, None]
             for column, found in enumerate(_row_of_tiles(network, reader, layout, row, batch_size)):

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
 
-from crackcam.data.pixels import PixelSplit, content_window
+from crackcam.data.pixels import PixelSplit, content_window, reflect_into_padding
 from crackcam.models.loaded import LoadedModel
 from crackcam.models.multiscale import FINEST, SHARPNESS, Multiscale
 from crackcam.models.tiles import calibrated_for_area, reads_tiles
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 FRAMES = (4, 9, 16, 25, 36, 64)  # areas of the mosaics as multiples of the network's square
 MOSAICS = 200  # of each area, from each group of images
-MOST = 500  # images of a group that are used
+MOST = 300  # images of a group that are used
 PRIOR = np.array([1.0, 0.1])  # standard deviations of offset and log temperature, each for an area e times as large
 
 
@@ -58,7 +58,9 @@ class PooledImages:
 
 
 def pool_images(network: LoadedModel, split: PixelSplit, batch_size: int) -> PooledImages:
-    """Pool the evidence of each image, without its padding.
+    """Pool the evidence of each image, without its padding, which is filled with its reflection.
+
+    Among grey, a photograph has more evidence than among others of its kind: of concrete, 2 to 4 more in the logit.
 
     Args:
         network: with a multiscale head.
@@ -71,8 +73,9 @@ def pool_images(network: LoadedModel, split: PixelSplit, batch_size: int) -> Poo
     parts = used.split(batch_size)
     for part in Progress("calibrating for area", len(parts), "batch").over(parts):
         pixels = split.pixels[part]
+        filled = torch.stack([reflect_into_padding(image) for image in pixels])
         with torch.inference_mode(), network.runtime.autocast():
-            evidence = network.model.evidence(network.to_inputs(pixels)).double().cpu()
+            evidence = network.model.evidence(network.to_inputs(filled)).double().cpu()
         for image, of_image in zip(pixels, evidence, strict=True):
             rows, columns = content_window(image)
             frames.append((rows.stop - rows.start) * (columns.stop - columns.start) / image[0].numel())
