@@ -24,6 +24,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
@@ -33,14 +34,14 @@ sys.path.insert(0, str(ROOT))
 import crackcam
 from crackcam import TrainConfig
 from crackcam.data.images import read_image
-from crackcam.data.pixels import load_splits
+from crackcam.data.pixels import PixelSplit, load_splits
 from crackcam.data.splits import plan_splits
 from crackcam.data.synthetic.datasets import synthetic_split
 from crackcam.evaluation.mask_scores import average_precision, score_masks
 from crackcam.files import write_atomically
 from crackcam.models import checkpoint
 from crackcam.models.tensors import KEY
-from crackcam.training.area import calibrate_area
+from crackcam.training.area import MOST, calibrate_area
 from crackcam.training.calibration import expected_calibration_error
 
 CROP = 260  # pixels; side of the crops of surfaces, and so of training
@@ -89,6 +90,8 @@ def calibrate_for_area(data: Path, weights: Path) -> dict[str, float]:
     network = crackcam.load(weights, precision="auto")
     plan = plan_splits(data, TrainConfig.val_fraction, TrainConfig.seed, None)
     val = load_splits(plan, network.preprocessing, 2, ("val",))["val"]
+    used = torch.linspace(0, len(val) - 1, min(MOST, len(val))).round().long()
+    val = PixelSplit(val.pixels[used], val.labels[used], [val.paths[number] for number in used])
     groups = [val, synthetic_split(val, TrainConfig.seed, network.preprocessing.size)]
     network.card.area = calibrate_area(network, groups, 16)
     tensors = load_file(weights)

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 FRAMES = (4, 9, 16, 25, 36, 64)  # areas of the mosaics as multiples of the network's square
 MOSAICS = 200  # of each area, from each group of images
-MOST = 300  # images of a group that are used
+MOST = 240  # images of a group that are used
 PRIOR = np.array([1.0, 0.1])  # standard deviations of offset and log temperature, each for an area e times as large
 
 
