@@ -68,7 +68,7 @@ def test_key_figures_and_order(rows, tmp_path):
     assert re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td><td>(.*?)</td>', classes) == [
         ("below 1 mm", "1", "100 mm"),
         ("1 to 2 mm", "1", "30.5 mm"),
-        ("2 mm and more", "2", "50.5 mm"),
+        ("from 2 mm", "2", "50.5 mm"),
         ("not classified", "0", "-"),
     ]
     assert "broken.jpg</th><td>truncated" in html
@@ -78,8 +78,8 @@ def test_a_line_of_each_region(rows, tmp_path):
     html = written(tmp_path, rows, **{"width-limits": [1, 2]}).read_text()
     assert lines(html) == [
         ["1", "30.5 mm 61.0 px", "0.75 mm 1.5 px", "1.50 mm 3.0 px", "1.88 mm 3.8 px", "30°", "1 to 2 mm"],
-        ["2", "20.0 mm 40.0 px", "2.00 mm 4.0 px", "4.00 mm 8.0 px", "5.00 mm 10.0 px", "30°", "2 mm and more"],
-        ["1", "30.5 mm 61.0 px", "1.00 mm 2.0 px", "2.00 mm 4.0 px", "2.50 mm 5.0 px", "30°", "2 mm and more"],
+        ["2", "20.0 mm 40.0 px", "2.00 mm 4.0 px", "4.00 mm 8.0 px", "5.00 mm 10.0 px", "30°", "from 2 mm"],
+        ["1", "30.5 mm 61.0 px", "1.00 mm 2.0 px", "2.00 mm 4.0 px", "2.50 mm 5.0 px", "30°", "from 2 mm"],
         ["1", "100 mm 200 px", "below 1.00 mm 2 px", "30°", "below 1 mm"],
     ]
     place = "1 May 2026, 10:11 · 33.860100° S, 151.210000° E, 85 m above sea level · 160 x 120 px · 1 px = 0.5 mm"
@@ -293,7 +293,7 @@ def test_colors_of_the_map_follow_the_classes():
         (0, "width not known"),
         (1, "below 0.20 mm"),
         (2, "0.20 mm to 0.30 mm"),
-        (3, "0.30 mm and more"),
+        (3, "from 0.30 mm"),
     ]
     assert [dot.level for dot in drawn.dots] == sorted(dot.level for dot in drawn.dots)
 

@@ -25,8 +25,8 @@ from crackcam.render.report.finding_cards import (
 )
 from crackcam.render.report.findings_content import class_table, facts, key_figures, title, unreadable_table
 from crackcam.render.report.flight import REJECTED, Flight, Photograph, Row
-from crackcam.render.report.quantities import class_names
 from crackcam.render.report.site_map import SiteMap, draw_map
+from crackcam.sizes import class_names
 from crackcam.text import counted
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def _shared(document: dict, flight: Flight, now: datetime) -> dict[str, Any]:
         "date": f"{now.day} {now:%B %Y}",
         "run": run_id(flight),
         "before": [each for each in document.get("verdicts") or [] if each["verdict"] == REJECTED],
-        "classes": class_names(limits),
+        "classes": class_names(limits) if limits else [],
         "unit": "mm" if flight.metric else "px",
         "total": len(flight.all),
         "sides": (PHOTO_SIDE, DETAIL_SIDE),

@@ -11,12 +11,11 @@ from crackcam.models.checkpoint import BUNDLED
 from crackcam.render.figures.layout import model_label
 from crackcam.render.report.flight import Flight, Photograph
 from crackcam.render.report.quantities import (
-    class_names,
     metric_text,
     times_text,
 )
 from crackcam.render.report.tables import Table
-from crackcam.sizes import length_text
+from crackcam.sizes import class_names, length_text
 from crackcam.text import counted, percent
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from itertools import pairwise
 from typing import NamedTuple
 
 from crackcam.sizes import NARROWEST, length_text
@@ -57,23 +56,6 @@ def width_size(region: dict, name: str, mm_per_pixel: float | None) -> Size:
         return Size(f"below {metric_text(NARROWEST * mm_per_pixel)}", limit)
     mm = (region.get("mm") or {}).get(name)
     return length_size(crack[name], mm)
-
-
-def class_names(limits: Sequence[float]) -> list[str]:
-    """The names of width classes.
-
-    Args:
-        limits: in millimetres, ascending; a width that equals a limit is in the class above.
-
-    Examples:
-        >>> from crackcam.render.report.quantities import class_names
-        >>> class_names([0.2, 0.3])
-        ['below 0.2 mm', '0.2 to 0.3 mm', '0.3 mm and more']
-    """
-    if not limits:
-        return []
-    between = [f"{low:g} to {high:g} mm" for low, high in pairwise(limits)]
-    return [f"below {limits[0]:g} mm", *between, f"{limits[-1]:g} mm and more"]
 
 
 def time_text(time: str | None) -> str:

@@ -139,7 +139,7 @@ def _levels(
         return level, [*names, (1, "findings")]
     names.append((1, f"below {text(edges[0])}"))
     names += [(i, f"{text(low)} to {text(high)}") for i, (low, high) in enumerate(pairwise(edges), 2)]
-    return level, [*names, (len(edges) + 1, f"{text(edges[-1])} and more")]
+    return level, [*names, (len(edges) + 1, f"from {text(edges[-1])}")]
 
 
 def _thirds(widths: Sequence[float]) -> list[float]:
