@@ -60,7 +60,8 @@ class Case(NamedTuple):
 
 
 TRAIN = "train.py --sample --pretrained none --image-size 64 --epochs 2 --batch-size 32 --workers 0 --json"
-LINEAR, MULTISCALE, BUNDLED = "--weights {linear}", "--weights {multiscale}", "--weights {bundled}"
+LINEAR, BUNDLED = "--weights {linear}", "--weights {bundled}"
+MULTISCALE = "--weights {multiscale} --resize"  # images are more than twice the size of that network
 METHODS = "gradcam,layercam,eigencam,gradcam++,fullgrad,hirescam"
 CASES = {
     "predictions": Case((f"inference.py --all {LINEAR}",)),
@@ -84,7 +85,11 @@ CASES = {
         (TRAIN, "inference.py --all", "xai.py --num 2 --method gradcam --save-maps maps"), slow=True, same_cpu=True
     ),
     "training_multiscale": Case(
-        (f"{TRAIN} --head multiscale", "inference.py --all", "xai.py --num 2 --style mask --save-maps maps"),
+        (
+            f"{TRAIN} --head multiscale",
+            "inference.py --all --resize",
+            "xai.py --num 2 --style mask --save-maps maps --resize",
+        ),
         slow=True,
         same_cpu=True,
     ),
