@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from browsers import browser, opened  # noqa: F401  # fixtures
 
 # torch and the library are imported where they are used: the process that only hands tests to others does without.
 

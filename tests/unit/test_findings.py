@@ -142,7 +142,7 @@ def test_rejected_regions_are_shown_and_not_counted(tmp_path):
     only = [region(1, BOX, crack(61.0, 20.0), verdict="reject")]
     html = written(tmp_path, [row(tmp_path, "no.jpg", only), row(tmp_path, "a.jpg", found)]).read_text()
     assert names(html) == ["a.jpg", "no.jpg"]
-    assert tiles(html)["regions"] == ("1", "2 more rejected")
+    assert tiles(html)["regions"] == ("1", "2 more rejected in review")
     assert tiles(html)["with findings"] == ("1", "50.0 %")
     assert tiles(html)["widest crack"] == ("3.0 px", "95th percentile, region 2 of a.jpg")
     assert tiles(html)["total length"][0] == "40 px"
@@ -332,3 +332,14 @@ def test_places():
 )
 def test_commands_without_folders(command, shown):
     assert findings_content.without_folders(command) == shown
+
+
+def test_what_a_width_limit_needs_and_what_an_earlier_review_rejected(tmp_path):
+    """A limit of 0.3 mm means nothing where 2 px are 0.92 mm; and a rejection leaves a trace."""
+    found = [row(tmp_path, "a.jpg", [region(1, BOX, crack(61.0, 20.0))])]
+    found[0]["mm_per_pixel"] = 0.46
+    document = {"width-limits": [0.3, 1.0], "distance": 2.0, "sensor-width": 13.2, "findings": {"rejected": 3}}
+    html = written(tmp_path, found, **document).read_text()
+    assert "0.92 mm (2 px); not fine enough for the limit of 0.3 mm: fly closer" in html
+    assert "0.46 mm per pixel (camera 2 m from the surface, sensor 13.2 mm wide)" in html
+    assert tiles(html)["regions"] == ("1", "3 more rejected in review")

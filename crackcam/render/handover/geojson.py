@@ -36,13 +36,15 @@ def _features(rows: Iterable[Row]) -> Iterator[dict]:
 def _feature(row: Row) -> dict:
     capture = row["capture"]
     place = [capture["longitude"], capture["latitude"], capture["altitude"]]
+    length, scale = sum(length_of(region) for region in row["regions"]), row.get("mm_per_pixel")
     properties = {
         "image": row["image"],
         "time": capture["time"],
         "regions": len(row["regions"]),
         "p95_width_px": widest(row),
         "p95_width_mm": widest(row, "mm"),
-        "length_px": round(sum(length_of(region) for region in row["regions"]), 2),
+        "length_px": round(length, 2),
+        "length_mm": round(length * scale, 1) if scale else None,
     }
     geometry = {"type": "Point", "coordinates": [value for value in place if value is not None]}
     return {"type": "Feature", "geometry": geometry, "properties": properties}

@@ -130,7 +130,7 @@ def _overview(document: dict, flight: Flight, links: dict[str, str]) -> dict[str
     limits = document.get("width-limits") or []
     drawn = draw_map(flight.all, limits, flight.metric)
     return {
-        "key_figures": key_figures(flight),
+        "key_figures": key_figures(document, flight),
         "facts": facts(document, flight),
         "classified": class_table(flight, limits),
         "map": drawn,

@@ -15,7 +15,7 @@ from crackcam.render.report.quantities import (
     times_text,
 )
 from crackcam.render.report.tables import Table
-from crackcam.sizes import class_names, length_text
+from crackcam.sizes import NARROWEST, class_names, length_text
 from crackcam.text import counted, percent
 
 
@@ -27,16 +27,19 @@ def title(document: dict, flight: Flight) -> str:
     return f"Findings: {folder.name}" if folder and folder.name else "Findings"
 
 
-def key_figures(flight: Flight) -> list[tuple[str, str, str]]:
+def key_figures(document: dict, flight: Flight) -> list[tuple[str, str, str]]:
     """The few numbers to see first: name, value, remark."""
     photographs, regions = flight.all, sum(photograph.accepted for photograph in flight.findings)
-    rejected = sum(photograph.rejected for photograph in flight.findings)
+    # Those of an earlier review are not among the rows.
+    rejected = sum(photograph.rejected for photograph in flight.findings) + document.get("findings", {}).get(
+        "rejected", 0
+    )
     found = sum(photograph.accepted > 0 for photograph in flight.findings)
     lost = f"{len(flight.unreadable):,} more not readable" if flight.unreadable else "all readable"
     counts = [
         f"{flight.narrow:,} too narrow to measure" if flight.narrow else "",
         f"{flight.unmeasured:,} without a measured width" if flight.unmeasured else "",
-        f"{rejected:,} more rejected" if rejected else "",
+        f"{rejected:,} more rejected in review" if rejected else "",
     ]
     figures = [
         ("photographs", f"{len(photographs):,}", lost),
@@ -73,7 +76,8 @@ def facts(document: dict, flight: Flight) -> list[tuple[str, str]]:
     times = [time for photograph in flight.all if (time := photograph.capture.get("time"))]
     found = [
         ("taken", times_text(times)),
-        ("scale", _scale(flight)),
+        ("scale", _scale(document, flight)),
+        ("narrowest width", _narrowest(flight, document.get("width-limits") or [])),
         ("model", ", ".join(filter(None, [model, digest]))),
         ("method", document.get("method") or ""),
         ("threshold", _range(flight.thresholds)),
@@ -84,12 +88,25 @@ def facts(document: dict, flight: Flight) -> list[tuple[str, str]]:
     return [(name, value) for name, value in found if value]
 
 
-def _scale(flight: Flight) -> str:
+def _scale(document: dict, flight: Flight) -> str:
     known = [scale for scale in flight.scales if scale is not None]
     if not known:
         return "not known: sizes are in pixels of the photographs"
     rest = ", of some photographs not known" if None in flight.scales else ""
-    return f"{_range(known)} mm per pixel{rest}"
+    distance, sensor = document.get("distance"), document.get("sensor-width")
+    camera = f" (camera {distance:g} m from the surface, sensor {sensor:g} mm wide)" if distance and sensor else ""
+    return f"{_range(known)} mm per pixel{rest}{camera}"
+
+
+def _narrowest(flight: Flight, limits: Sequence[float]) -> str:
+    """The narrowest crack that can be measured everywhere, and the limits of classes that are below it."""
+    known = [scale for scale in flight.scales if scale is not None]
+    if not known:
+        return ""
+    narrowest = NARROWEST * max(known)
+    below = [f"{limit:g}" for limit in limits if limit < narrowest]
+    note = f"; not fine enough for the limit of {' and '.join(below)} mm: fly closer" if below else ""
+    return f"{metric_text(narrowest)} ({NARROWEST:g} px){note}"
 
 
 def _range(values: Iterable[float]) -> str:
