@@ -49,7 +49,7 @@ def test_default_call_writes_a_grid_and_its_manifest(place, run):
     assert found["checkpoint"]["file"] == "weights/model.safetensors"
     assert len(found["checkpoint"]["sha256"]) == 64
     for row in found["pictures"]:
-        assert list(row) == ["file", "true", "predicted", "probabilities"]
+        assert list(row) == ["file", "true", "predicted", "probabilities", "tiles"]
         assert row["true"] == "Positive"
         assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
         assert row["predicted"] == max(row["probabilities"], key=row["probabilities"].get)
