@@ -37,7 +37,7 @@ sys.path.insert(0, str(ROOT))
 
 import crackcam
 from crackcam.data.images import read_image
-from crackcam.models.tiles import FINEST, Layout, calibrated_for_area, read_evidence, tiles_at_once
+from crackcam.models.tiles import Layout, calibrated_for_area, read_evidence, tiles_at_once
 
 HEIGHT, WIDTH = 3000, 4000
 FADE = 24  # pixels over which neighbours fade into each other
@@ -204,7 +204,7 @@ def cost(network: crackcam.Classifier, rounds: int) -> None:
         bare.append(time.perf_counter() - start)
     print(
         f"{layout.tiles} tiles of {layout.columns.tile} x {layout.rows.tile} px, "
-        f"{area * layout.tiles / image[..., 0].size:.2f} times the pixels, map {WIDTH // FINEST} x {HEIGHT // FINEST}"
+        f"{area * layout.tiles / image[..., 0].size:.2f} times the pixels"
     )
     print(
         f"prediction and heatmap {np.median(whole):.2f} s, bare forward passes {np.median(bare):.2f} s, "

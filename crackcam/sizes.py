@@ -77,11 +77,25 @@ class CrackWidth:
 
 
 def length_text(pixels: float, scale: Scale | None = None) -> str:
-    """'4.2 px', '412 px'; with a scale '1.68 mm', '165 mm'."""
+    """'4.2 px', '412 px'; with a scale as :func:`metric_text`."""
     if scale is None:
         return f"{pixels:,.0f} px" if pixels >= 100 else f"{pixels:.1f} px"
-    value = scale.millimetres(pixels)
-    return f"{value:,.0f} mm" if value >= 100 else f"{value:.1f} mm" if value >= 10 else f"{value:.2f} mm"
+    return metric_text(scale.millimetres(pixels))
+
+
+def metric_text(mm: float) -> str:
+    """Millimetres with the digits that they deserve: '0.84 mm', '12.3 mm', '812 mm', '1.24 m'.
+
+    Examples:
+        >>> from crackcam.sizes import metric_text
+        >>> metric_text(0.842), metric_text(12.34), metric_text(1243)
+        ('0.84 mm', '12.3 mm', '1.24 m')
+    """
+    if mm < 9.995:
+        return f"{mm:.2f} mm"
+    if mm < 999.5:
+        return f"{mm:.1f} mm" if mm < 99.95 else f"{mm:.0f} mm"
+    return f"{mm / 1000:.2f} m" if mm < 99_995 else f"{mm / 1000:,.0f} m"
 
 
 @dataclass(frozen=True)

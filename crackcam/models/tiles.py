@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from crackcam.models.loaded import LoadedModel, stack
-from crackcam.models.multiscale import COARSEST, FINEST, Multiscale
+from crackcam.models.multiscale import COARSEST, Multiscale
 from crackcam.preprocessing import GREY
 from crackcam.progress import Progress
 
@@ -192,12 +193,14 @@ class Evidence:
     """The evidence of a whole image, assembled from its tiles.
 
     Attributes:
-        map: (classes, h, w) float32 on the CPU, signed, at an output stride of :data:`FINEST` pixels.
-        height, width: of the image; the map ends up to 3 pixels behind it.
+        map: (classes, h, w) float32 on the CPU, signed.
+        stride: of the map, in pixels; it may end a little behind the image.
+        height, width: of the image.
         tiles: their number.
     """
 
     map: torch.Tensor
+    stride: int
     height: int
     width: int
     tiles: int
@@ -205,13 +208,13 @@ class Evidence:
     def probability(self, network: LoadedModel, target: int) -> torch.Tensor:
         """The map of a class as a probability, over exactly the image: (h, w) float32; 0 where it is masked out."""
         mask = _multiscale(network.model).class_mask[target].item()
-        return fit(self.map[target].sigmoid() * mask, self.height, self.width)
+        return fit(self.map[target].sigmoid() * mask, self.height, self.width, self.stride)
 
 
-def fit(heatmap: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """A map (h, w) at a stride of :data:`FINEST` that ends a little behind an image, resampled to end where it does."""
+def fit(heatmap: torch.Tensor, height: int, width: int, stride: int) -> torch.Tensor:
+    """A map (h, w) that ends a little behind an image, resampled to end where it does."""
     rows, columns = heatmap.shape
-    down, across = height / (FINEST * rows), width / (FINEST * columns)
+    down, across = height / (stride * rows), width / (stride * columns)
     if down == across == 1:
         return heatmap
     theta = torch.tensor([[[across, 0, across - 1], [0, down, down - 1]]])
@@ -232,9 +235,9 @@ def read_evidence(network: LoadedModel, image: np.ndarray, batch_size: int = 32)
         return image[top : top + height, left : left + width]
 
     height, width = image.shape[:2]
-    strips = list(evidence_strips(network, reader, height, width, batch_size))
     layout = Layout.of(height, width, network.preprocessing.size)
-    return Evidence(torch.cat(strips, dim=1), height, width, layout.tiles)
+    strips = list(_strips(network, reader, layout, batch_size))
+    return Evidence(torch.cat([strip for strip, _ in strips], dim=1), strips[0][1], height, width, layout.tiles)
 
 
 def evidence_strips(
@@ -249,27 +252,47 @@ def evidence_strips(
         batch_size: as in :func:`read_evidence`.
 
     Yields:
-        (classes, rows, columns) float32 on the CPU, at an output stride of :data:`FINEST`; as many rows as a row of
+        (classes, rows, columns) float32 on the CPU, at the output stride of the network's map; as many rows as a row of
         tiles completes. Below each other they are the map of the image.
     """
     layout = Layout.of(height, width, network.preprocessing.size)
-    rows, columns = layout.rows, layout.columns
-    left = layout.left // FINEST
-    wide = slice(left, left + math.ceil(width / FINEST))
-    top, stop = layout.top // FINEST, layout.top // FINEST + math.ceil(height / FINEST)
-    classes, side = len(network.card.classes), rows.tile // FINEST
-    unfinished = torch.zeros(classes, side, columns.length // FINEST)
-    following = [start // FINEST for start in [*rows.starts[1:], rows.length]]
+    yield from (strip for strip, _ in _strips(network, reader, layout, batch_size))
+
+
+def _strips(
+    network: LoadedModel, reader: WindowReader, layout: Layout, batch_size: int
+) -> Iterator[tuple[torch.Tensor, int]]:
+    """As :func:`evidence_strips`, each with the output stride of the map."""
+    rows = layout.rows
+    begun: torch.Tensor | None = None  # the lower end of the row before, where the next one overlaps with it
     with Progress("reading tiles", layout.tiles, "tile", first=FIRST_MESSAGE) as progress:
-        for row, (start, end) in enumerate(zip((at // FINEST for at in rows.starts), following, strict=True)):
-            down = rows.weights(row, FINEST)[:, None]
-            for column, found in enumerate(_row_of_tiles(network, reader, layout, row, batch_size)):
-                first = columns.starts[column] // FINEST
-                across = columns.weights(column, FINEST)
-                unfinished[:, :, first : first + len(across)] += found * down * across
+        for row, (first, following) in enumerate(pairwise([*rows.starts, rows.length])):
+            found = []
+            for tile in _row_of_tiles(network, reader, layout, row, batch_size):
+                found.append(tile)
                 progress.update()
-            yield unfinished[:, max(0, top - start) : min(stop, end) - start, wide].clone()
-            unfinished = F.pad(unfinished[:, end - start :], (0, 0, 0, end - start))
+            stride = rows.tile // found[0].shape[1]
+            blended = _blend(layout, row, found, stride)
+            if begun is not None:
+                blended[:, : begun.shape[1]] += begun
+            top, bottom = layout.top - first, layout.top + layout.height - first  # of the image, in this row
+            complete = min(bottom, following - first)
+            left = layout.left // stride
+            yield (
+                blended[:, max(0, top) // stride : -(-complete // stride), left : left - (-layout.width // stride)],
+                stride,
+            )
+            begun = blended[:, (following - first) // stride :]
+
+
+def _blend(layout: Layout, row: int, found: Sequence[torch.Tensor], stride: int) -> torch.Tensor:
+    """The maps of a row of tiles, weighted and added up over all columns: (classes, h, w)."""
+    down = layout.rows.weights(row, stride)[:, None]
+    total = torch.zeros(*found[0].shape[:2], layout.columns.length // stride)
+    for column, tile in enumerate(found):
+        first = layout.columns.starts[column] // stride
+        total[:, :, first : first + tile.shape[2]] += tile * down * layout.columns.weights(column, stride)
+    return total
 
 
 def _row_of_tiles(
@@ -291,14 +314,15 @@ def tiles_at_once(network: LoadedModel, area: int, batch_size: int) -> int:
 
 
 def _evidence_of(network: LoadedModel, tiles: torch.Tensor) -> torch.Tensor:
-    """Evidence (N, classes, H / 4, W / 4) float32 on the CPU of tiles (N, 3, H, W) uint8.
+    """Evidence (N, classes, H / stride, W / stride) float32 on the CPU of tiles (N, 3, H, W) uint8.
 
     Where a GPU has not enough memory, half of them are tried, and half of that.
     """
-    sides = [side // FINEST for side in tiles.shape[2:]]
     try:
         with torch.inference_mode(), network.runtime.autocast():
             found = _multiscale(network.inference_model).evidence(network.to_inputs(tiles)).float()
+            stride = 2 ** round(math.log2(tiles.shape[2] / found.shape[2]))
+            sides = [side // stride for side in tiles.shape[2:]]
             if list(found.shape[2:]) != sides:  # of backbones whose layers round otherwise
                 found = F.interpolate(found, sides, mode="bilinear", align_corners=False)
         return found.cpu()

@@ -22,8 +22,9 @@ import torch.nn.functional as F
 from scipy.optimize import minimize
 
 from crackcam.data.pixels import PixelSplit, content_window, reflect_into_padding
+from crackcam.models.checkpoint import AREA
 from crackcam.models.loaded import LoadedModel
-from crackcam.models.multiscale import FINEST, SHARPNESS, Multiscale
+from crackcam.models.multiscale import SHARPNESS, Multiscale
 from crackcam.models.tiles import calibrated_for_area, reads_tiles
 from crackcam.progress import Progress
 
@@ -67,7 +68,6 @@ def pool_images(network: LoadedModel, split: PixelSplit, batch_size: int) -> Poo
         split: the images; at most :data:`MOST`, evenly spaced, are used.
         batch_size: images at a time.
     """
-    assert isinstance(network.model, Multiscale)
     used = torch.linspace(0, len(split) - 1, min(MOST, len(split))).round().long()
     weights, means, frames = [], [], []
     parts = used.split(batch_size)
@@ -75,11 +75,14 @@ def pool_images(network: LoadedModel, split: PixelSplit, batch_size: int) -> Poo
         pixels = split.pixels[part]
         filled = torch.stack([reflect_into_padding(image) for image in pixels])
         with torch.inference_mode(), network.runtime.autocast():
-            evidence = network.model.evidence(network.to_inputs(filled)).double().cpu()
+            model = network.inference_model
+            assert isinstance(model, Multiscale)
+            evidence = model.evidence(network.to_inputs(filled)).double().cpu()
+        stride = filled.shape[2] // evidence.shape[2]
         for image, of_image in zip(pixels, evidence, strict=True):
             rows, columns = content_window(image)
             frames.append((rows.stop - rows.start) * (columns.stop - columns.start) / image[0].numel())
-            down, across = (slice(-(-side.start // FINEST), max(1, side.stop // FINEST)) for side in (rows, columns))
+            down, across = (slice(-(-side.start // stride), max(1, side.stop // stride)) for side in (rows, columns))
             places = of_image[:, down, across].flatten(1)
             weights.append((SHARPNESS * places).logsumexp(dim=1))
             means.append(((SHARPNESS * places).softmax(dim=1) * places).sum(dim=1))
@@ -169,9 +172,9 @@ def fit_area(
     """
 
     def loss(parameters: np.ndarray) -> float:
-        area = dict(zip(("offset", "log_temperature"), parameters.tolist(), strict=True))
+        area = dict(zip(AREA, parameters.tolist(), strict=True))
         likelihood = F.cross_entropy(calibrated_for_area(logits.double(), frames, class_mask, area), labels).item()
         return images * likelihood + float(((parameters / PRIOR) ** 2).sum()) / 2
 
     found = minimize(loss, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-4})
-    return dict(zip(("offset", "log_temperature"), map(float, found.x), strict=True))
+    return dict(zip(AREA, map(float, found.x), strict=True))

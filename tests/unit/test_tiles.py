@@ -109,9 +109,9 @@ def test_strips_of_a_reader_are_the_map_of_the_array():
 
 def test_a_map_that_ends_behind_the_image_is_moved_to_end_with_it():
     ramp = (torch.arange(25) + 0.5).repeat(10, 1)  # place 0 to 25, of 4 px each
-    fitted = tiles.fit(ramp, 40, 98)
+    fitted = tiles.fit(ramp, 40, 98, 4)
     torch.testing.assert_close(fitted[0, 1:-1], ramp[0, 1:-1] * 98 / 100)
-    assert tiles.fit(ramp, 40, 100) is ramp
+    assert tiles.fit(ramp, 40, 100, 4) is ramp
 
 
 def test_the_heatmap_lies_on_the_crack_in_any_size():

@@ -10,12 +10,9 @@ from crackcam.files import common_folder
 from crackcam.models.checkpoint import BUNDLED
 from crackcam.render.figures.layout import model_label
 from crackcam.render.report.flight import Flight, Photograph
-from crackcam.render.report.quantities import (
-    metric_text,
-    times_text,
-)
+from crackcam.render.report.quantities import times_text
 from crackcam.render.report.tables import Table
-from crackcam.sizes import NARROWEST, class_names, length_text
+from crackcam.sizes import NARROWEST, class_names, length_text, metric_text
 from crackcam.text import counted, percent
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from crackcam.sizes import NARROWEST, length_text
+from crackcam.sizes import NARROWEST, length_text, metric_text
 
 UNKNOWN = "not measured"
 
@@ -16,21 +16,6 @@ class Size(NamedTuple):
 
     text: str
     pixels: str = ""
-
-
-def metric_text(mm: float) -> str:
-    """Millimetres with the digits that they deserve: '0.84 mm', '12.3 mm', '812 mm', '1.24 m'.
-
-    Examples:
-        >>> from crackcam.render.report.quantities import metric_text
-        >>> metric_text(0.842), metric_text(12.34), metric_text(1243)
-        ('0.84 mm', '12.3 mm', '1.24 m')
-    """
-    if mm < 9.995:
-        return f"{mm:.2f} mm"
-    if mm < 999.5:
-        return f"{mm:.1f} mm" if mm < 99.95 else f"{mm:.0f} mm"
-    return f"{mm / 1000:.2f} m" if mm < 99_995 else f"{mm / 1000:,.0f} m"
 
 
 def length_size(pixels: float, mm: float | None) -> Size:

@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crackcam.render.report.flight import Photograph
-from crackcam.render.report.quantities import metric_text
-from crackcam.sizes import length_text
+from crackcam.sizes import length_text, metric_text
 
 EARTH = 6_371_000.0  # metres
 WIDTH = 1000.0  # of the drawing, in units of its view box
