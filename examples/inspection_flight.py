@@ -9,6 +9,7 @@ says which show a crack, and how wide it was drawn.
 
 import argparse
 import csv
+import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import numpy as np
 from PIL import Image
 from PIL.ExifTags import GPS, IFD, Base
 from PIL.TiffImagePlugin import IFDRational
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from crackcam.data.synthetic.camera import illumination, simulate_camera
 from crackcam.data.synthetic.cracks import CrackLimits, fractal_crack
@@ -100,6 +103,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     write_flight(args.folder, args.count, args.seed)
+    print(
+        f"python xai.py --image {args.folder} --all --style mask --report "
+        f"--distance {DISTANCE_M:g} --sensor-width {SENSOR_WIDTH_MM:g}"
+    )
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def read_verdicts(path: Path) -> VerdictFile:
     Cells are separated by commas, semicolons or tabs. Lines with an empty verdict are left out.
 
     Raises:
-        UserError: it cannot be read, lacks a column, or has a value that is none; with the number of the line.
+        UserError: the file cannot be read, a column is missing, or a value is invalid; the message names the line.
     """
     try:
         text = path.read_text("utf-8-sig", "surrogateescape")

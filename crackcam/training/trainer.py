@@ -283,10 +283,10 @@ class Trainer:
         card.metrics = {**best.as_metrics(), "temperature": temperature, **duplicates, name: found.metrics}
         exported = None
         if distributed.is_main():
-            count = len(self.val) // (2 if self.mix else 1)  # the synthetic ones, without padding
-            pixels, labels = self.val.pixels[:count], self.val.labels[:count]
-            card.thresholds = evidence_thresholds(self.loaded, pixels, labels, config.batch_size)
-            card.area = calibrate_area(self.loaded, self.val_groups(), config.batch_size, config.seed)
+            groups = self.val_groups()
+            first = groups[0]  # the synthetic images where there are any: they have no padding
+            card.thresholds = evidence_thresholds(self.loaded, first.pixels, first.labels, config.batch_size)
+            card.area = calibrate_area(self.loaded, groups, config.batch_size, config.seed)
             self.write_checkpoint(config.half)
             if config.export:
                 exported = config.output.with_suffix(".onnx")

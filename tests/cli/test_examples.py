@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
@@ -15,6 +16,8 @@ from PIL import Image
 import inference
 import train
 import xai
+from crackcam.config import SizesConfig
+from crackcam.data.capture import read_capture
 
 FLAGS = "--epochs 1 --image-size 64 --pretrained none --workers 0 --batch-size 8"
 # Stands for python: writes down the calls of scripts, and answers each with a file; all else is python.
@@ -127,3 +130,24 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code)
     assert any("image/png" in output.get("data", {}) for cell in code for output in cell.outputs)
+
+
+@pytest.mark.slow
+def test_a_generated_flight_is_one_of_a_camera(tmp_path):
+    """From a checkout, where nothing is installed: the photographs have places, times and a scale; the truth lies beside."""
+    command = [sys.executable, str(ROOT / "examples/inspection_flight.py"), "flight", "--count", "2"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(
+        "python xai.py --image flight --all --style mask --report --distance 2 --sensor-width "
+    )
+    first, second = (read_capture(tmp_path / f"flight/DJI_000{number}.JPG") for number in (1, 2))
+    assert (first.latitude, first.altitude, first.focal_length_mm) == (pytest.approx(46.9481), 540, 24)
+    east = (second.longitude - first.longitude) * 111_320 * np.cos(np.radians(first.latitude))
+    assert east == pytest.approx(0.9, abs=0.01)
+    assert (second.time - first.time).total_seconds() == 7
+    scale = second.scale(SizesConfig(distance=2, sensor_width=13.2))
+    assert scale.mm_per_pixel == pytest.approx(2000 * 13.2 / (24 * 2400))
+    lines = (tmp_path / "flight_truth.csv").read_text().splitlines()
+    assert lines[:2] == ["image,crack,width_px", "DJI_0001.JPG,False,"]
+    assert lines[2].startswith("DJI_0002.JPG,True,")

@@ -34,7 +34,7 @@ def document(name="xai_Positive_gradcam"):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_writes_its_grid(place, run, method):
-    number = 2 if method in QUICK else 1
+    number = 4 if method in QUICK else 1
     # FEM needs more places than the 2 x 2 of the last layer: none of four exceeds their mean by two deviations.
     default = ["layer4"] if METHODS[method].uses_layers else []
     layer = ["layer2"] if method == "fem" else ["layer2", "layer3", "layer4"] if method == "refinecam" else default

@@ -16,7 +16,7 @@ BOX = (10, 20, 60, 16)
 
 @pytest.fixture
 def rows(tmp_path):
-    """Three photographs with findings, one without, and a file that is none; 0.5 mm per pixel."""
+    """Three photographs with findings, one without, and an unreadable file; 0.5 mm per pixel."""
     return [
         row(tmp_path, "sound.jpg", mm_per_pixel=0.5, capture=("2026-05-01T10:30:00", -33.86, 151.21, None)),
         row(tmp_path, "fine.jpg", [region(1, BOX, crack(200.0), 0.5, 0)], mm_per_pixel=0.5),
@@ -134,19 +134,13 @@ def test_text_is_escaped(tmp_path):
     assert not re.search(r"\son\w+=|\sstyle=|https?://", html)
 
 
-def test_rejected_regions_are_shown_and_not_counted(tmp_path):
-    found = [
-        region(1, BOX, crack(61.0, 9.0), verdict="reject"),
-        region(2, (100, 70, 30, 30), crack(40.0, 3.0), verdict="accept"),
-    ]
-    only = [region(1, BOX, crack(61.0, 20.0), verdict="reject")]
-    html = written(tmp_path, [row(tmp_path, "no.jpg", only), row(tmp_path, "a.jpg", found)]).read_text()
-    assert names(html) == ["a.jpg", "no.jpg"]
-    assert tiles(html)["regions"] == ("1", "2 more rejected in review")
+def test_an_earlier_verdict_is_chosen_already(tmp_path):
+    found = [region(1, BOX, crack(61.0, 9.0)), region(3, (100, 70, 30, 30), crack(40.0, 3.0), verdict="accept")]
+    html = written(tmp_path, [row(tmp_path, "no.jpg"), row(tmp_path, "a.jpg", found)]).read_text()
+    assert names(html) == ["a.jpg"]
+    assert tiles(html)["regions"] == ("2", "")
     assert tiles(html)["with findings"] == ("1", "50.0 %")
-    assert tiles(html)["widest crack"] == ("3.0 px", "95th percentile, region 2 of a.jpg")
-    assert tiles(html)["total length"][0] == "40 px"
-    assert re.findall(r'name="verdict-1-(\d)" value="(\w*)" checked', html) == [("1", "reject"), ("2", "accept")]
+    assert re.findall(r'name="verdict-1-(\d)" value="(\w*)" checked', html) == [("1", ""), ("3", "accept")]
 
 
 def test_no_findings_and_no_photographs(tmp_path):
@@ -255,9 +249,9 @@ def test_many_regions_are_outlined_and_the_first_ones_listed(tmp_path):
 # -- the map
 
 
-def photograph(position=None, width=(None, None), accepted=1):
+def photograph(position=None, width=(None, None), regions=1):
     capture = dict(zip(("latitude", "longitude"), position or (None, None), strict=True))
-    return flight.Photograph("a", "a", "", capture, accepted, accepted, width, None, (None, 0.0), 0)
+    return flight.Photograph("a", "a", "", capture, regions, width, None, (None, 0.0), 0)
 
 
 def test_metres_of_the_map():
@@ -276,7 +270,7 @@ def test_metres_of_the_map():
 
 
 def test_a_map_without_a_fix_and_with_one_place():
-    assert site_map.draw_map([photograph(), photograph((0.0, 0.0))]) is None
+    assert site_map.draw_map([photograph(), photograph()]) is None
     drawn = site_map.draw_map([photograph((-33.0, 151.0))] * 3)
     assert {(dot.x, dot.y) for dot in drawn.dots} == {(500.0, 150.0)}
     assert drawn.bar_text == "2 m"
@@ -285,7 +279,7 @@ def test_a_map_without_a_fix_and_with_one_place():
 def test_colors_of_the_map_follow_the_classes():
     place = (47.0, 8.0)
     found = [photograph(place, (mm, mm * 10)) for mm in (0.1, 0.3, 0.35, 0.2)]
-    found += [photograph(place, accepted=0), photograph(place)]
+    found += [photograph(place, regions=0), photograph(place)]
     drawn = site_map.draw_map(found, [0.2, 0.3], metric=True)
     assert {dot.photograph: dot.level for dot in drawn.dots} == {0: 1, 1: 3, 2: 3, 3: 2, 4: -1, 5: 0}
     assert drawn.legend == [

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from crackcam.data.verdicts import REJECT
 from crackcam.files import write_atomically
 from crackcam.render.report.finding_cards import (
     DETAIL_SIDE,
@@ -24,12 +25,14 @@ from crackcam.render.report.finding_cards import (
     other_cards,
 )
 from crackcam.render.report.findings_content import class_table, facts, key_figures, title, unreadable_table
-from crackcam.render.report.flight import REJECTED, Flight, Photograph, Row
+from crackcam.render.report.flight import Flight, Photograph, Row
 from crackcam.render.report.site_map import SiteMap, draw_map
 from crackcam.sizes import class_names
 from crackcam.text import counted
 
 logger = logging.getLogger(__name__)
+
+Link = tuple[str, str]  # name of a page, "" for the first one, and an anchor in it
 
 PAGE, OTHERS_PAGE = 200, 1000  # photographs of a page: with findings, and without
 
@@ -51,7 +54,7 @@ def write_findings(path: Path, document: dict, rows: Iterable[Row]) -> None:
         document: of the run. ``title``, ``width-limits`` in mm and ``verdicts`` of an earlier run are used where given;
             verdicts are dictionaries with the columns of the file that the page's button makes, and go into it again.
         rows: of the photographs, as ``xai.py --all --style mask`` makes them; read once. Rows with an ``error`` are
-            listed as unreadable. Regions with the ``verdict`` "reject" are shown, and not counted.
+            listed as unreadable. Rejected regions are not among theirs, see :mod:`crackcam.batch.handover`.
 
     Raises:
         UserError: a photograph that has to be read again cannot be read any more.
@@ -84,19 +87,16 @@ def divide(flight: Flight) -> list[Part]:
     return parts + [Part([], len(findings) + 1, others[i : i + OTHERS_PAGE]) for i in rest]
 
 
-def _links(parts: list[Part], names: list[str]) -> dict[str, str]:
+def _links(parts: list[Part], names: list[str]) -> dict[str, Link]:
     """Where the card of each photograph is, by name; of photographs without findings too."""
-    from urllib.parse import quote
-
     found = {}
     other = 0
-    for number, part in enumerate(parts):
-        page = "" if number == 0 else quote(names[number])
-        for i, photograph in enumerate(part.findings):
-            found[photograph.name] = f"{page}#image-{part.first + i}"
+    for page, part in zip(["", *names[1:]], parts, strict=True):
+        for number, photograph in enumerate(part.findings, part.first):
+            found[photograph.name] = page, f"image-{number}"
         for photograph in part.others:
             other += 1
-            found[photograph.name] = f"{page}#other-{other}"
+            found[photograph.name] = page, f"other-{other}"
     return found
 
 
@@ -110,7 +110,7 @@ def _shared(document: dict, flight: Flight, now: datetime) -> dict[str, Any]:
         "title": title(document, flight),
         "date": f"{now.day} {now:%B %Y}",
         "run": run_id(flight),
-        "before": [each for each in document.get("verdicts") or [] if each["verdict"] == REJECTED],
+        "before": [each for each in document.get("verdicts") or [] if each["verdict"] == REJECT],
         "classes": class_names(limits) if limits else [],
         "unit": "mm" if flight.metric else "px",
         "total": len(flight.all),
@@ -125,7 +125,7 @@ def run_id(flight: Flight) -> str:
     return hashlib.blake2b("\n".join(names).encode("utf-8", "backslashreplace"), digest_size=8).hexdigest()
 
 
-def _overview(document: dict, flight: Flight, links: dict[str, str]) -> dict[str, Any]:
+def _overview(document: dict, flight: Flight, links: dict[str, Link]) -> dict[str, Any]:
     """What the first page begins with."""
     limits = document.get("width-limits") or []
     drawn = draw_map(flight.all, limits, flight.metric)
@@ -138,7 +138,7 @@ def _overview(document: dict, flight: Flight, links: dict[str, str]) -> dict[str
     }
 
 
-def _places(flight: Flight, drawn: SiteMap, links: dict[str, str]) -> list[tuple[Photograph, str]]:
+def _places(flight: Flight, drawn: SiteMap, links: dict[str, Link]) -> list[tuple[Photograph, Link]]:
     """Of each dot of a map: its photograph, and where its card is."""
     photographs = flight.all
     return [(photographs[dot.photograph], links[photographs[dot.photograph].name]) for dot in drawn.dots]

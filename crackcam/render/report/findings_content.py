@@ -26,12 +26,8 @@ def title(document: dict, flight: Flight) -> str:
 
 def key_figures(document: dict, flight: Flight) -> list[tuple[str, str, str]]:
     """The few numbers to see first: name, value, remark."""
-    photographs, regions = flight.all, sum(photograph.accepted for photograph in flight.findings)
-    # Those of an earlier review are not among the rows.
-    rejected = sum(photograph.rejected for photograph in flight.findings) + document.get("findings", {}).get(
-        "rejected", 0
-    )
-    found = sum(photograph.accepted > 0 for photograph in flight.findings)
+    photographs, regions = flight.all, sum(photograph.regions for photograph in flight.findings)
+    found, rejected = len(flight.findings), document.get("findings", {}).get("rejected", 0)
     lost = f"{len(flight.unreadable):,} more not readable" if flight.unreadable else "all readable"
     counts = [
         f"{flight.narrow:,} too narrow to measure" if flight.narrow else "",
@@ -156,7 +152,7 @@ def unreadable_table(flight: Flight) -> Table | None:
 
 def summary(photograph: Photograph) -> str:
     """'3 regions, widest 0.84 mm': a photograph in a few words."""
-    (mm, pixels), number = photograph.width, photograph.accepted
+    (mm, pixels), number = photograph.width, photograph.regions
     widest = metric_text(mm) if mm is not None else length_text(pixels) if pixels is not None else ""
     found = counted(number, "region") if number else "no findings"
     return ", ".join(filter(None, [found, widest and f"widest {widest}"]))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-REJECTED = "reject"
+from crackcam.render.handover.geojson import length_of
 
 Row = dict[str, Any]
 
@@ -22,9 +22,7 @@ class Photograph:
         file: as the run read it.
         overlay: file of its overlay.
         capture: time, latitude, longitude, altitude; None where EXIF does not know.
-        regions: all, rejected ones too.
-        accepted: regions that nobody has rejected.
-        rejected: regions that a person has rejected.
+        regions: their number.
         width: 95th percentile of the widest region's width: in mm, and in pixels; None where it is not known.
         widest: number of that region; None without a width.
         length: of all regions together: in mm, None where not known; and in pixels.
@@ -36,15 +34,10 @@ class Photograph:
     overlay: str
     capture: dict[str, Any]
     regions: int
-    accepted: int
     width: tuple[float | None, float | None]
     widest: int | None
     length: tuple[float | None, float]
     place: int
-
-    @property
-    def rejected(self) -> int:
-        return self.regions - self.accepted
 
     @property
     def severity(self) -> tuple[float, float, float]:
@@ -53,11 +46,9 @@ class Photograph:
 
     @property
     def position(self) -> tuple[float, float] | None:
-        """Latitude and longitude; (0, 0) is what cameras write without a fix."""
+        """Latitude and longitude."""
         latitude, longitude = self.capture.get("latitude"), self.capture.get("longitude")
-        if latitude is None or longitude is None or (latitude, longitude) == (0, 0):
-            return None
-        return latitude, longitude
+        return None if latitude is None or longitude is None else (latitude, longitude)
 
 
 @dataclass
@@ -108,7 +99,7 @@ class Flight:
         if row.get("threshold") is not None:
             self.thresholds.add(row["threshold"])
         self.scales.add(row.get("mm_per_pixel"))
-        for region in accepted(row["regions"]):
+        for region in row["regions"]:
             measured, p95 = _measured(region), _width(region)[1]
             self.unmeasured += not measured
             self.narrow += measured and p95 is None
@@ -137,34 +128,23 @@ class Flight:
         return bool(self.findings) and all(photograph.length[0] is not None for photograph in self.findings)
 
 
-def accepted(regions: list[dict]) -> list[dict]:
-    """The regions that nobody has rejected."""
-    return [region for region in regions if region.get("verdict") != REJECTED]
-
-
 def summarize(row: Row, place: int) -> Photograph:
     """A photograph without its outlines; ``place`` is that of its row."""
-    kept = accepted(row["regions"])
-    widest = max(kept, key=lambda region: tuple(value or 0.0 for value in _width(region)), default=None)
+    regions = row["regions"]
+    widest = max(regions, key=lambda region: tuple(value or 0.0 for value in _width(region)), default=None)
     width = _width(widest) if widest else (None, None)
-    scale, pixels = row.get("mm_per_pixel"), sum(map(region_length, kept))
+    scale, pixels = row.get("mm_per_pixel"), sum(map(length_of, regions))
     return Photograph(
         name=row["image"],
         file=row["file"],
         overlay=row["overlay"],
         capture=row.get("capture") or {},
-        regions=len(row["regions"]),
-        accepted=len(kept),
+        regions=len(regions),
         width=width,
         widest=widest["number"] if widest and width != (None, None) else None,
         length=(None if scale is None else scale * pixels, pixels),
         place=place,
     )
-
-
-def region_length(region: dict) -> float:
-    """In pixels: of the crack where it was looked for, else of the marking."""
-    return (region.get("crack") or region)["length"]
 
 
 def _measured(region: dict) -> bool:

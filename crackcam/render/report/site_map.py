@@ -129,7 +129,7 @@ def _levels(
 
     def level(photograph: Photograph) -> int:
         width = photograph.width[not metric]
-        if not photograph.accepted:
+        if not photograph.regions:
             return -1
         return 0 if width is None else 1 + int(np.searchsorted(edges, width, side="right"))
 
