@@ -28,12 +28,23 @@ FINENESS = 0.6  # pixels of the shown photograph that an outline may be off
 LABEL = 0.034  # diameter of a number, in widths of the photograph
 
 
+Place = tuple[float, float]
+
+
 class Outline(NamedTuple):
-    """A region over the photograph: its number, its outlines as an SVG path, and where its number stands, 0..1."""
+    """A region over the photograph.
+
+    Attributes:
+        number: of the region.
+        path: its outlines, as an SVG path.
+        label: where its number stands, in fractions of width and height; None: it has none.
+        leads_to: the corner of the region nearest to it, to which a line leads, likewise.
+    """
 
     number: int
     path: str
-    label: tuple[float, float] | None
+    label: Place | None
+    leads_to: Place | None
 
 
 class RegionLine(NamedTuple):
@@ -123,11 +134,17 @@ def make_card(photograph: Photograph, row: Row, pixels: np.ndarray, metric: bool
     small = thumbnail(pixels, PHOTO_SIDE)
     size = small.shape[1::-1]
     regions = row["regions"]
-    labels = place_labels(regions[:LISTED], pixels.shape[1::-1])
-    spare = len(regions) - len(labels)
+    full = pixels.shape[1::-1]
+    labels: list[Place | None] = [*place_labels(regions[:LISTED], full)]
+    labels += [None] * (len(regions) - len(labels))
     outlines = [
-        Outline(region["number"], outline_path(region["polygons"], size[0] / pixels.shape[1]), label)
-        for region, label in zip(regions, [*labels, *[None] * spare], strict=True)
+        Outline(
+            region["number"],
+            outline_path(region["polygons"], size[0] / full[0]),
+            label,
+            label and nearest_corner(region, label, full),
+        )
+        for region, label in zip(regions, labels, strict=True)
     ]
     lines = [
         _line(region, row.get("mm_per_pixel"), metric, _detail(pixels, region) if i < DETAILS else "")
@@ -183,7 +200,7 @@ def outline_path(polygons: list[list[float]], scale: float) -> str:
     return "".join(found)
 
 
-def place_labels(regions: list[dict], size: tuple[int, int]) -> list[tuple[float, float]]:
+def place_labels(regions: list[dict], size: tuple[int, int]) -> list[Place]:
     """Where the numbers of regions stand: beside an end of each, inside the image, off earlier numbers.
 
     Args:
@@ -205,9 +222,27 @@ def place_labels(regions: list[dict], size: tuple[int, int]) -> list[tuple[float
     return [(round(x / size[0], 4), round(y / size[1], 4)) for x, y in taken]
 
 
+def nearest_corner(region: dict, label: Place, size: tuple[int, int]) -> Place:
+    """The corner of a region's outlines that is nearest to its label; both in fractions of width and height.
+
+    Examples:
+        >>> from crackcam.render.report.finding_cards import nearest_corner
+        >>> nearest_corner({"polygons": [[10, 10, 10, 20, 60, 20, 60, 10]]}, (0.7, 0.3), (100, 100))
+        (0.6, 0.2)
+    """
+    corners = _corners(region)
+    x, y = corners[np.square(corners - np.multiply(label, size)).sum(axis=1).argmin()] / size
+    return round(float(x), 4), round(float(y), 4)
+
+
+def _corners(region: dict) -> np.ndarray:
+    """Of all outlines of a region, (n, 2) in pixels."""
+    return np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in region["polygons"]])
+
+
 def _ends(region: dict, off: float) -> list[tuple[float, float]]:
     """Places around a region: ``off`` pixels beyond its leftmost, topmost, rightmost and lowest corners."""
-    corners = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in region["polygons"]])
+    corners = _corners(region)
     left, top = corners[corners.argmin(axis=0)]
     right, bottom = corners[corners.argmax(axis=0)]
     far = 3 * off  # where those are taken
