@@ -200,7 +200,7 @@ def cost(network: crackcam.Classifier, rounds: int) -> None:
         start = time.perf_counter()
         with torch.inference_mode():
             for _ in range(layout.tiles // at_once):
-                network.model(network.to_inputs(tiles))
+                network.inference_model(network.to_inputs(tiles))
         bare.append(time.perf_counter() - start)
     print(
         f"{layout.tiles} tiles of {layout.columns.tile} x {layout.rows.tile} px, "

@@ -24,7 +24,6 @@ from crackcam.data.verdicts import read_verdicts
 from crackcam.errors import UserError
 from crackcam.evaluation import faithfulness, mask_scores, verification
 from crackcam.evaluation.regions import regions_table
-from crackcam.evaluation.scores import ScoredMethod
 from crackcam.explain.anatomy import gradcam_steps
 from crackcam.explain.detectors import Detector, method_settings, of_class
 from crackcam.explain.explainer import PREDICTED, Comparison, Explainer, compare
@@ -182,6 +181,9 @@ def _explain_some(
         faithful = _score_faithfulness(compared, asked.runtime.batch_size)
         document["metrics"] = [row.as_row() for row in faithful]
         document["metrics_table"] = write_csv(table_beside(path, "metrics"), document["metrics"])
+        files = [row["file"] for row in sheet.rows]
+        by_image = [row for method in faithful for row in method.image_rows(files)]
+        document["metrics_images_table"] = write_csv(table_beside(path, "metrics_images"), by_image)
         tables.append(faithfulness.faithfulness_table(faithful))
     if analysis.verify:
         comparisons = _verify(compared)
@@ -207,7 +209,7 @@ def _title(compared: Comparison, target: int | None) -> str:
     return captions.describe({method: each.layer_names for method, each in explainers.items()}, name)
 
 
-def _score_faithfulness(compared: Comparison, batch_size: int) -> list[ScoredMethod[faithfulness.FaithfulnessScores]]:
+def _score_faithfulness(compared: Comparison, batch_size: int) -> list[faithfulness.ScoredHeatmaps]:
     logger.info("scoring the heatmaps and the model-free baselines against the model: a hundred forward passes each")
     if any(prediction.tiles > 1 for prediction in compared.predictions):
         logger.info("--metrics changes parts of the network's own input: large images are resized for it")

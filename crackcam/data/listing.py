@@ -80,6 +80,7 @@ BESIDE = (
     ".json",
     "_found.csv",
     "_metrics.csv",
+    "_metrics_images.csv",
     "_coco.json",
     "_findings.csv",
     "_verdicts.csv",

@@ -12,14 +12,18 @@
     instability         relative change of the heatmap under small noise on the image; lower is better. Yeh et al.,
                         NeurIPS 2019 (arXiv:1901.09392), with the mean in place of the maximum
 
+A heatmap that is the same everywhere would be perfect by the last two: they are unknown (nan) for it, and so is the
+correlation with such a heatmap.
+
 :mod:`crackcam.evaluation.baselines` puts them into perspective.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 
 import cv2
 import numpy as np
@@ -41,7 +45,7 @@ Explain = Callable[[nn.Module, torch.Tensor, list[int]], torch.Tensor]
 
 @dataclass(frozen=True)
 class FaithfulnessScores(Scores):
-    """Heatmaps against the model that they explain: means over the images. See the module for each."""
+    """A heatmap against the model that it explains, or the mean of several. See the module for each."""
 
     deletion: float
     insertion: float
@@ -52,9 +56,52 @@ class FaithfulnessScores(Scores):
     instability: float
 
 
+NAMES = [field.name for field in fields(FaithfulnessScores)]
+
+
+@dataclass(frozen=True)
+class ScoredHeatmaps(ScoredMethod[FaithfulnessScores]):
+    """The scores of one method, or of a baseline: means over images.
+
+    Attributes:
+        images: the scores of each image.
+    """
+
+    images: tuple[FaithfulnessScores, ...]
+
+    @classmethod
+    def of(cls, method: str, baseline: bool, images: Sequence[FaithfulnessScores]) -> ScoredHeatmaps:
+        """From the scores of each image; unknown ones are left out of the means."""
+        known = _known(images)
+        means = [float(values.mean()) if len(values) else math.nan for values in known]
+        return cls(method, baseline, FaithfulnessScores(*means), tuple(images))
+
+    @property
+    def standard_errors(self) -> list[float]:
+        """Of the means, in the order of :data:`NAMES`; nan where fewer than two images are known."""
+        known = _known(self.images)
+        return [float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan for values in known]
+
+    def as_row(self) -> dict:
+        """As in JSON and CSV: the means, and their standard errors as ``<name>_standard_error``."""
+        errors = FaithfulnessScores(*self.standard_errors).as_row()
+        return {**super().as_row(), **{f"{name}_standard_error": error for name, error in errors.items()}}
+
+    def image_rows(self, files: Sequence[str | None]) -> list[dict]:
+        """The scores of each image, as in CSV."""
+        described = {"method": self.method, "baseline": self.baseline}
+        return [{**described, "file": file, **scores.as_row()} for file, scores in zip(files, self.images, strict=True)]
+
+
+def _known(images: Sequence[FaithfulnessScores]) -> list[np.ndarray]:
+    """The values of each score that are not nan."""
+    columns = np.array([astuple(scores) for scores in images]).T
+    return [column[~np.isnan(column)] for column in columns]
+
+
 def score_faithfulness(
     model: nn.Module, inputs: torch.Tensor, targets: list[int], explain: Explain, batch_size: int = 32, seed: int = 0
-) -> FaithfulnessScores:
+) -> list[FaithfulnessScores]:
     """Score heatmaps against the model that they explain.
 
     Args:
@@ -64,6 +111,9 @@ def score_faithfulness(
         explain: makes the heatmaps. It is called three times.
         batch_size: images at a time.
         seed: of noise and random weights.
+
+    Returns:
+        The scores of each image.
     """
     from pytorch_grad_cam.metrics.cam_mult_image import DropInConfidence, IncreaseInConfidence
     from pytorch_grad_cam.metrics.road import ROADCombined
@@ -77,21 +127,21 @@ def score_faithfulness(
     noisy = normalize(explain(model, inputs + noise, targets))
     random = normalize(explain(with_random_weights(model, seed), inputs, targets)).cpu().numpy()
     change = (noisy - heatmaps).flatten(1).norm(dim=1) / heatmaps.flatten(1).norm(dim=1).clamp(min=1e-12)
-    # a constant heatmap tells nothing about another one
-    correlations = [np.nan_to_num(rank_correlation(a, b)) for a, b in zip(arrays, random, strict=True)]
+    constant = heatmaps.flatten(1).amax(1) == heatmaps.flatten(1).amin(1)
     deletion, insertion = (
         perturbation_curve(model, inputs, heatmaps, targets, insert, batch_size).mean(axis=1)
         for insert in (False, True)
     )
-    return FaithfulnessScores(
-        deletion=float(np.mean(deletion)),
-        insertion=float(np.mean(insertion)),
-        road=float(np.mean(ROADCombined()(inputs, arrays, softmax, model))),
-        drop=float(np.mean(DropInConfidence()(inputs, arrays, softmax, model))),
-        increase=float(np.mean(IncreaseInConfidence()(inputs, arrays, softmax, model))),
-        randomised=float(np.mean(correlations)),
-        instability=float(change.mean()),
+    scores = (
+        deletion,
+        insertion,
+        ROADCombined()(inputs, arrays, softmax, model),
+        DropInConfidence()(inputs, arrays, softmax, model),
+        IncreaseInConfidence()(inputs, arrays, softmax, model),
+        [rank_correlation(a, b) for a, b in zip(arrays, random, strict=True)],
+        change.masked_fill(constant, math.nan).tolist(),
     )
+    return [FaithfulnessScores(*map(float, image)) for image in zip(*scores, strict=True)]
 
 
 def compare_faithfulness(
@@ -100,7 +150,7 @@ def compare_faithfulness(
     pixels: torch.Tensor,
     targets: list[int],
     batch_size: int = 32,
-) -> list[ScoredMethod[FaithfulnessScores]]:
+) -> list[ScoredHeatmaps]:
     """Score methods and all baselines against the same model.
 
     Args:
@@ -117,7 +167,7 @@ def compare_faithfulness(
     baselines = {name: _model_free(baseline, network.preprocessing) for name, baseline in BASELINES.items()}
     all_of_them = [(group is baselines, *item) for group in (explains, baselines) for item in group.items()]
     rows = [
-        ScoredMethod(name, baseline, score_faithfulness(network.model, inputs, targets, explain, batch_size))
+        ScoredHeatmaps.of(name, baseline, score_faithfulness(network.model, inputs, targets, explain, batch_size))
         for baseline, name, explain in Progress("scoring", len(all_of_them), "method").over(all_of_them)
     ]
     return sorted(rows, key=lambda row: (row.baseline, -row.scores.insertion))
@@ -133,15 +183,21 @@ def _model_free(baseline: Baseline, preprocessing: Preprocessing) -> Explain:
     return explain
 
 
-def faithfulness_table(rows: Sequence[ScoredMethod[FaithfulnessScores]]) -> str:
-    """The comparison, for a terminal; arrows point to the better values."""
+def faithfulness_table(rows: Sequence[ScoredHeatmaps]) -> str:
+    """The comparison, for a terminal, with standard errors; arrows point to the better values."""
     names = ("deletion v", "insertion ^", "ROAD ^", "drop v", "increase ^", "randomised 0", "instability v")
-    header = f"{'':<20}" + "".join(f"{name:>15}" for name in names)
+    header = f"{'':<20}" + "".join(f"{name:>16}" for name in names)
 
-    def line(row: ScoredMethod[FaithfulnessScores]) -> str:
-        return f"{row.method:<20}" + "".join(f"{score_text(score):>15}" for score in astuple(row.scores))
+    def line(row: ScoredHeatmaps) -> str:
+        scores = zip(astuple(row.scores), row.standard_errors, strict=True)
+        return f"{row.method:<20}" + "".join(f"{_with_error(*score):>16}" for score in scores)
 
     return score_table(header, rows, line)
+
+
+def _with_error(score: float, error: float) -> str:
+    """'0.123 ±0.010', without the error where it is unknown."""
+    return score_text(score) if math.isnan(error) else f"{score_text(score)} ±{error:.3f}"
 
 
 def perturbation_curve(

@@ -23,6 +23,7 @@ class Scores:
 
 
 S = TypeVar("S", bound=Scores)
+M = TypeVar("M", bound="ScoredMethod")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class ScoredMethod(Generic[S]):
         return {"method": self.method, "baseline": self.baseline, **self.scores.as_row()}
 
 
-def score_table(header: str, rows: Sequence[ScoredMethod[S]], line: Callable[[ScoredMethod[S]], str]) -> str:
+def score_table(header: str, rows: Sequence[M], line: Callable[[M], str]) -> str:
     """A table for a terminal: the methods, then the baselines."""
     methods, baselines = ([line(row) for row in rows if row.baseline is kind] for kind in (False, True))
     return "\n".join([header, *methods, "-- model-free baselines", *baselines])

@@ -97,7 +97,7 @@ def test_masks_that_do_not_fit(place, capsys):
 
 
 def test_heatmaps_are_scored_against_the_model(place, capsys):
-    flags = ["--metrics", "--num", "1", "--masks", "data/masks", "--refine", "lines"]
+    flags = ["--metrics", "--num", "2", "--masks", "data/masks", "--refine", "lines"]
     assert xai.main(["--method", "gradcam", *flags]) == 0
     out = capsys.readouterr().out
     masked, faithful = out.split("wrote ")[0].split("deletion v")
@@ -105,7 +105,8 @@ def test_heatmaps_are_scored_against_the_model(place, capsys):
     lines = [line.split()[0] for line in faithful.splitlines()[1:]]
     assert lines[:2] == ["gradcam", "--"]
     assert len(lines) == 2 + len(baselines.BASELINES)
-    assert out.endswith("outputs/xai_Positive_scores.csv, outputs/xai_Positive_scores_metrics.csv\n")
+    tables = ["scores.csv", "scores_metrics.csv", "scores_metrics_images.csv"]
+    assert out.endswith(f"{', '.join(f'outputs/xai_Positive_{name}' for name in tables)}\n")
     document = scores()
     with Path(document["metrics_table"]).open(newline="") as file:
         table = list(csv.DictReader(file))
@@ -115,8 +116,15 @@ def test_heatmaps_are_scored_against_the_model(place, capsys):
     assert rows["centre"]["randomised"] == pytest.approx(1)  # looks at no model
     assert rows["centre"]["instability"] == 0  # nor at the image
     assert abs(rows["gradcam"]["randomised"]) < 0.999
+    with Path(document["metrics_images_table"]).open(newline="") as file:
+        images = list(csv.DictReader(file))
+    assert len(images) == 2 * len(table)
+    assert {row["file"] for row in images} == {row["file"] for row in document["pictures"]}
     for row in table:
-        assert 0 <= float(row["deletion"]) <= 1
+        each = [float(image["deletion"]) for image in images if image["method"] == row["method"]]
+        assert 0 <= min(each) <= max(each) <= 1
+        assert float(row["deletion"]) == pytest.approx(np.mean(each))
+        assert float(row["deletion_standard_error"]) == pytest.approx(abs(each[0] - each[1]) / 2)
         assert 0 <= float(row["insertion"]) <= 1
 
 
