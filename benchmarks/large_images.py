@@ -37,7 +37,8 @@ sys.path.insert(0, str(ROOT))
 
 import crackcam
 from crackcam.data.images import read_image
-from crackcam.models.tiles import Layout, calibrated_for_area, read_evidence, tiles_at_once
+from crackcam.models.tile_layout import Layout
+from crackcam.models.tiles import calibrated_for_area, read_evidence, tiles_at_once
 
 HEIGHT, WIDTH = 3000, 4000
 FADE = 24  # pixels over which neighbours fade into each other

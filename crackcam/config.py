@@ -238,8 +238,11 @@ class SizesConfig(Settings):
             raise UserError("--mm-per-pixel is the scale: leave --distance and --sensor-width out")
         if (self.distance is None) != (self.sensor_width is None):
             raise UserError("a scale needs --distance and --sensor-width, and the focal length from EXIF")
-        if self.width_limits and self.mm_per_pixel is None and self.distance is None:
-            raise UserError("--width-limits are in mm: add --mm-per-pixel, or --distance and --sensor-width")
+
+    @property
+    def lacks_scale(self) -> bool:
+        """Whether there are limits in millimetres and no scale; orthomosaics bring their own."""
+        return bool(self.width_limits) and self.mm_per_pixel is None and self.distance is None
 
     @property
     def limits(self) -> tuple[float, ...]:
@@ -266,7 +269,7 @@ class OutputConfig(Settings):
     """What is written where."""
 
     all: bool = setting(False, SWITCH, "every image (of --type, else of all classes): a table of predictions")
-    resume: bool = setting(False, SWITCH, "with --all: continue an interrupted run")
+    resume: bool = setting(False, SWITCH, "with --all, or of an orthomosaic: continue an interrupted run")
     output: Path | None = setting(
         None, PATH, "the .png; with --all the .csv or .jsonl (default: in outputs/)", metavar="FILE"
     )
@@ -276,8 +279,6 @@ class OutputConfig(Settings):
     json: bool = setting(False, SWITCH, "print the result as JSON")
 
     def check(self) -> None:
-        if self.resume and not self.all:
-            raise UserError("--resume continues a run of --all: add it")
         suffixes = (".csv", ".jsonl") if self.all else (".png",)
         if self.output and self.output.suffix.lower() not in suffixes:
             raise UserError(f"--output {self.output} must end in {' or '.join(suffixes)}")

@@ -45,7 +45,7 @@ def process(
     Raises:
         UserError: nothing can be read; or see :func:`crackcam.batch.streaming.stream`.
     """
-    streaming.stream(run, task.prepare, task.work, resume, task.folders)
+    streaming.stream(run, task.prepare, task.work, resume, task.folders, task.read)
     if rank():
         return None
     document = {**document, **_write_table(run, task), "table": str(run.table), "run": run.identity}

@@ -129,6 +129,7 @@ def stream(
     work: Callable[[list[Item]], list[Callable[[], Row]]],
     resume: bool,
     folders: Sequence[Path] = (),
+    read: Callable[[Path], Any] = images.read_image,
 ) -> None:
     """Fill the journals; returns when those of all processes are complete.
 
@@ -139,6 +140,7 @@ def stream(
             finishing threads.
         resume: continue an interrupted run.
         folders: where ``work`` writes files; partial files that a kill left there are removed.
+        read: what ``prepare`` gets of a file; runs in decoding threads.
 
     Raises:
         UserError: another run is writing here; the interrupted run had other settings; or processes differ in them.
@@ -162,7 +164,7 @@ def stream(
         if kept:
             logger.info("resuming after %s", counted(kept, "image"))
         remaining = [own[done][more:], *own[done + 1 :]] if more else own[done:]
-        _Stream(run, journal, remaining, work).fill(prepare)
+        _Stream(run, journal, remaining, work).fill(prepare, read)
     barrier()
 
 
@@ -188,7 +190,12 @@ def read_document(path: Path) -> dict:
 
 def check_same(before: dict, run: Run) -> None:
     """Raises UserError, naming what differs, where a run was started with other settings."""
-    now = json.loads(json.dumps(run.identity))
+    check_identity(before, run.identity, run.part)
+
+
+def check_identity(before: dict, identity: dict, part: Path) -> None:
+    """Raises UserError, naming what differs between two identities of the run in a folder."""
+    now = json.loads(json.dumps(identity))
     changed = [
         f"{name} was {before.get(name)}, is {value}"
         if max(len(str(value)), len(str(before.get(name)))) < SHOWN_VALUE
@@ -198,7 +205,7 @@ def check_same(before: dict, run: Run) -> None:
     ]
     if changed:
         raise UserError(
-            f"--resume cannot continue {run.part}: {', '.join(changed)}; repeat the settings that it was started with, "
+            f"--resume cannot continue {part}: {', '.join(changed)}; repeat the settings that it was started with, "
             "or leave --resume out"
         )
 
@@ -264,12 +271,12 @@ class _Stream:
         self.bar = _progress(run, sum(map(len, batches)))
         self.threads = max(2, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
-    def fill(self, prepare: Callable) -> None:
+    def fill(self, prepare: Callable, read: Callable[[Path], Any]) -> None:
         """Process all batches."""
         import torch
 
         paths = (self.run.files[place][1] for batch in self.batches for place in batch)
-        reading = images.read_images(paths, prepare, self.threads, ahead=2 * self.run.batch_size)
+        reading = images.read_images(paths, prepare, self.threads, 2 * self.run.batch_size, read=read)
         # A thread that finishes images works on small tensors: threads of its own would only slow the model down.
         self.pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
         with self.bar, contextlib.closing(cast(Generator, reading)), self.pool:

@@ -14,19 +14,24 @@ import numpy as np
 import torch
 from PIL import Image
 
+from crackcam.batch.orthomosaics import Survey, predict_orthomosaic
 from crackcam.batch.streaming import Alone, Item, Row
 from crackcam.config import ExplainConfig, SizesConfig
 from crackcam.data.capture import Capture, read_capture
+from crackcam.data.images import read_image
 from crackcam.data.listing import MASK_IMAGES
+from crackcam.data.scene import ImageError
 from crackcam.data.verdicts import REJECT, FileVerdicts
+from crackcam.data.windows import Windowed, read_or_leave
 from crackcam.errors import UserError
 from crackcam.evaluation.regions import CRACK_COLUMNS, Measurement
 from crackcam.explain.explainer import Explainer
 from crackcam.explain.explanation import Explanation
 from crackcam.explain.thresholds import known_threshold
 from crackcam.files import file_hash, write_atomically
+from crackcam.methods import EVIDENCE
 from crackcam.models.loaded import LoadedModel, stack
-from crackcam.models.tiles import is_large, predict_images, tile_count
+from crackcam.models.tiles import is_large, predict_images, reads_tiles, tile_count
 from crackcam.render.overlays import SHOWN_SIDE, Style, choose_style, thumbnail
 from crackcam.settings import flag_of
 from crackcam.types import Prediction
@@ -57,8 +62,11 @@ class Task(Protocol):
     @property
     def settings(self) -> dict[str, Any]: ...
 
-    def prepare(self, image: np.ndarray) -> Any:
-        """What :meth:`work` needs of (H, W, 3) uint8; runs in decoding threads. See :class:`.streaming.Alone`."""
+    def read(self, path: Path) -> np.ndarray | Windowed:
+        """A file; runs in decoding threads."""
+
+    def prepare(self, image: np.ndarray | Windowed) -> Any:
+        """What :meth:`work` needs of it; runs in decoding threads. See :class:`.streaming.Alone`."""
 
     def work(self, items: list[Item]) -> list[Callable[[], Row]]:
         """For each image of a batch a function that makes its row, which runs in finishing threads."""
@@ -94,16 +102,28 @@ class PredictTask:
     def settings(self) -> dict[str, Any]:
         return model_settings(self.network)
 
-    def prepare(self, image: np.ndarray) -> np.ndarray | Alone:
+    def read(self, path: Path) -> np.ndarray | Windowed:
+        return read_or_leave(path) if reads_tiles(self.network) else read_image(path)
+
+    def prepare(self, image: np.ndarray | Windowed) -> np.ndarray | Alone:
+        if isinstance(image, Windowed):
+            return Alone(image)
         large = is_large(self.network, *image.shape[:2])
         return Alone(image) if large else self.network.preprocessing.apply(image)
 
     def work(self, items: list[Item]) -> list[Callable[[], Row]]:
+        if isinstance(items[0].prepared, Windowed):
+            return [_with_errors(partial(self._windowed, items[0].path))]
         if is_large(self.network, *items[0].prepared.shape[:2]):
             found = predict_images(self.network, [item.prepared for item in items], self.batch_size)
             return [partial(self._row, *of_one) for of_one in zip(*found, strict=True)]
         pixels = stack([item.prepared for item in items])
         return [partial(self._row, row, 1) for row in self.network.probabilities(pixels)]
+
+    def _windowed(self, path: Path) -> Row:
+        prediction = predict_orthomosaic(self.network, path, self.batch_size)
+        values = torch.tensor([prediction.probabilities[name] for name in self.network.card.classes])
+        return self._row(values, prediction.tiles)
 
     def _row(self, row: torch.Tensor, tiles: int) -> Row:
         values = row.tolist()
@@ -210,7 +230,14 @@ class ExplainTask:
         """Whether the image is needed at its own size, not only at that of its overlay."""
         return bool(self.config.refine or self.save_maps or not self.config.single_scale or self.measures)
 
-    def prepare(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | Alone:
+    def read(self, path: Path) -> np.ndarray | Windowed:
+        plain = self.explainer.method == EVIDENCE and self.explainer.combination.plain and not self.config.refine
+        by_windows = self.measures and plain and reads_tiles(self.explainer.network)
+        return read_or_leave(path, needed=True) if by_windows else read_image(path)
+
+    def prepare(self, image: np.ndarray | Windowed) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | Alone:
+        if isinstance(image, Windowed):
+            return Alone(image)
         whole = self.explainer.whole
         explained = whole.apply(image) if whole else None
         fitted = self.explainer.network.preprocessing.apply(image)
@@ -219,11 +246,23 @@ class ExplainTask:
         return fitted, image if self._needs_original else thumbnail(image, OVERLAY_SIDE), explained
 
     def work(self, items: list[Item]) -> list[Callable[[], Row]]:
+        if isinstance(items[0].prepared, Windowed):
+            return [_with_errors(partial(self._surveyed, items[0]))]
         pixels = stack([item.prepared[0] for item in items])
         images = [item.prepared[1] for item in items]
         explained = stack([item.prepared[2] for item in items]) if self.explainer.whole else None
         found = self.explainer.predict_and_explain(pixels, images, self.target, explained)
         return [partial(self._row, *of_one) for of_one in zip(items, *found, strict=True)]
+
+    def _surveyed(self, item: Item) -> Row:
+        """The row of an orthomosaic; what an interrupted run has computed of it is used."""
+        batch_size = self.explainer.combination.batch_size
+        made_by = model_settings(self.explainer.network)
+        survey = Survey(self.explainer, self.target, self.sizes, batch_size, made_by, self.verdicts)
+        folder, name = self.overlays / f"{item.place // SHARD:05d}", f"{item.place:07d}_{item.path.stem[:STEM]}"
+        prediction, row = survey.work(item.path, folder / f"{name}.jpg", folder / f"{name}.part", resume=True)
+        best = {label: round(value, DECIMALS) for label, value in prediction.top(self.top_k).items()}
+        return {"predicted": prediction.label, "probabilities": best, "tiles": prediction.tiles, **row}
 
     def _row(self, item: Item, probabilities: torch.Tensor, target: int, heatmap: torch.Tensor) -> Row:
         network = self.explainer.network
@@ -293,6 +332,15 @@ class ExplainTask:
 def _write_image(path: Path, pixels: np.ndarray, **options: Any) -> None:
     kind = "JPEG" if path.suffix == ".jpg" else "PNG"
     write_atomically(path, lambda temporary: Image.fromarray(pixels).save(temporary, kind, **options))
+
+
+def _with_errors(make: Callable[[], Row]) -> Callable[[], Row]:
+    """Make a row now, in the thread that the model is for; of a file that turns out to be damaged, of the reason."""
+    try:
+        row = make()
+    except ImageError as error:
+        row = {"error": str(error)}
+    return lambda: row
 
 
 def model_settings(network: LoadedModel) -> dict[str, Any]:

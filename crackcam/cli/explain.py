@@ -14,6 +14,7 @@ from crackcam.classifier import Loader
 from crackcam.cli import findings
 from crackcam.cli.console import print_json, say
 from crackcam.cli.documents import manifest, prepare_output, table_beside
+from crackcam.cli.orthomosaics import check_files, survey, surveyed
 from crackcam.cli.predict import as_asked, check_processes, print_summary
 from crackcam.cli.sheet import Sheet
 from crackcam.config import OUTPUTS, ExplainRun
@@ -56,6 +57,7 @@ def run(asked: ExplainRun) -> int:
 
 def _run(asked: ExplainRun) -> int:
     check_processes(asked)
+    check_files(asked)
     choose_style(asked.explain.style, asked.explain.colormap)  # before anything is loaded
     if is_detector(asked.model.arch):
         return _explain_boxes(asked)
@@ -70,6 +72,8 @@ def _run(asked: ExplainRun) -> int:
     explainers = Explainer.of(network, explain, asked.runtime.batch_size)
     selection = select(asked.images, network.card, every_class=asked.output.all)
     target = _target(asked, explainers[0], selection)
+    if mosaics := surveyed(asked, network, selection):
+        return survey(asked, explainers[0], selection, target, mosaics)
     path = asked.output.output or _default_path(asked, selection)
     prepare_output(asked.output.resume, path, asked.output.report)
     if asked.output.all:

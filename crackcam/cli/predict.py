@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from crackcam import distributed
 from crackcam.batch.folders import completed, process
+from crackcam.batch.orthomosaics import predict_orthomosaic
 from crackcam.batch.streaming import Rows, Run
 from crackcam.batch.tasks import PredictTask
 from crackcam.classifier import Loader
 from crackcam.cli.console import print_json, say
 from crackcam.cli.documents import manifest, prepare_output
+from crackcam.cli.orthomosaics import check_files
 from crackcam.config import OUTPUTS, ExplainRun, PredictRun
+from crackcam.data.images import DecodedImage, read_image
+from crackcam.data.scene import ImageError
 from crackcam.data.selection import Selection, read_selection, select
+from crackcam.data.windows import Windowed, open_orthomosaic, read_or_leave
 from crackcam.errors import UserError
 from crackcam.explain.detectors import Detector
 from crackcam.files import write_json
 from crackcam.models.loaded import LoadedModel
 from crackcam.models.registry import is_detector
-from crackcam.models.tiles import predict_images
+from crackcam.models.tiles import predict_images, reads_tiles
 from crackcam.render import coco, figures, report
 from crackcam.render.figures import Tile, detection_tile, model_label
 from crackcam.render.overlays import thumbnail
@@ -32,6 +40,7 @@ SUMMARY = ("type", "split", "pictures", "unreadable", "accuracy", "table")  # of
 FINDINGS = ("title", "findings", "mask_images", "findings_table", "geojson", "coco", "report")  # where there are some
 WRITTEN = ("overlays", "mask_images", "findings_table", "geojson", "coco", "report", "save-maps")  # names of files
 LISTED_BOXES = 5
+REDUCED_SIDE = 1024  # pixels of an orthomosaic in figures and reports
 
 
 def run(asked: PredictRun) -> int:
@@ -41,6 +50,7 @@ def run(asked: PredictRun) -> int:
         UserError: usage or input error.
     """
     check_processes(asked)
+    check_files(asked)
     if is_detector(asked.model.arch):
         return _draw_boxes(asked)
     network = as_asked(Loader(asked.model, asked.runtime, asked.images.seed).load(), asked)
@@ -73,16 +83,13 @@ def check_processes(asked: PredictRun | ExplainRun) -> None:
 
 
 def _draw_grid(asked: PredictRun, network: LoadedModel, selection: Selection, path: Path) -> int:
-    images, true, top_k = read_selection(asked.images, selection), selection.true, asked.predict.top_k
-    arrays = [image.pixels for image in images]
-    found = predict_images(network, arrays, asked.runtime.batch_size)
-    predictions = [
-        Prediction.of(network.card.classes, row.tolist(), image.path, true, tiles)
-        for image, row, tiles in zip(images, *found, strict=True)
-    ]
+    true, top_k = selection.true, asked.predict.top_k
+    read = read_or_leave if reads_tiles(network) else read_image
+    images = read_selection(asked.images, selection, read)
+    predictions, arrays = _predict(asked, network, images, true)
     tiles = [
-        Tile(thumbnail(image.pixels), image.path.name, prediction.top(top_k), true)
-        for image, prediction in zip(images, predictions, strict=True)
+        Tile(thumbnail(array), image.path.name, prediction.top(top_k), true)
+        for image, array, prediction in zip(images, arrays, predictions, strict=True)
     ]
     correct = sum(not prediction.wrong for prediction in predictions)
     of_all = f"{correct} of {counted(len(tiles), 'image')} correct"
@@ -104,6 +111,33 @@ def _draw_grid(asked: PredictRun, network: LoadedModel, selection: Selection, pa
     say(of_all if true else counted(len(tiles), "image"))
     say(", ".join(filter(None, [f"wrote {path}", f"{path.with_suffix('.json')}", document.get("report")])))
     return 0
+
+
+def _predict(
+    asked: PredictRun, network: LoadedModel, images: list[DecodedImage], true: str | None
+) -> tuple[list[Prediction], list[np.ndarray]]:
+    """The prediction of each image; and the image, (H, W, 3) uint8, of an orthomosaic reduced.
+
+    Raises:
+        UserError: an orthomosaic cannot be read.
+    """
+    arrays = [image.pixels for image in images if not isinstance(image.pixels, Windowed)]
+    found = zip(*predict_images(network, arrays, asked.runtime.batch_size), strict=True)
+    predictions, shown = [], []
+    for image in images:
+        if not isinstance(image.pixels, Windowed):
+            probabilities, tiles = next(found)
+            predictions.append(Prediction.of(network.card.classes, probabilities.tolist(), image.path, true, tiles))
+            shown.append(image.pixels)
+            continue
+        try:
+            prediction = predict_orthomosaic(network, image.path, asked.runtime.batch_size)
+            with open_orthomosaic(image.path) as mosaic:
+                shown.append(mosaic.reduced(REDUCED_SIDE))
+        except ImageError as error:
+            raise UserError(f"{image.path} cannot be read: {error}") from None
+        predictions.append(replace(prediction, true=true))
+    return predictions, shown
 
 
 # -- all images ------------------------------------------------------------------------------------------------------

@@ -156,6 +156,7 @@ def read_images(
     threads: int = 4,
     ahead: int | None = None,
     ahead_bytes: int = AHEAD_BYTES,
+    read: Callable[[Path], Any] = read_image,
 ) -> Iterator[DecodedImage | UnreadableImage]:
     """Decode many images in threads, in order.
 
@@ -166,13 +167,14 @@ def read_images(
         ahead: images that are decoded before they are used; default 8 per thread.
         ahead_bytes: what these may hold in memory: while they hold more, threads wait. Those that are being decoded,
             one in each thread, come on top.
+        read: gives the pixels of a file.
     """
     limit, held = ahead or 8 * threads, _HeldBytes(ahead_bytes)
 
-    def read(place: int, path: Path) -> tuple[DecodedImage | UnreadableImage, int]:
+    def prepare_one(place: int, path: Path) -> tuple[DecodedImage | UnreadableImage, int]:
         held.wait(place)
         try:
-            prepared = prepare(read_image(path))
+            prepared = prepare(read(path))
         except ImageError as error:
             return UnreadableImage(path, str(error)), 0
         return DecodedImage(path, prepared), held.add(bytes_of(prepared))
@@ -187,7 +189,7 @@ def read_images(
     with ThreadPoolExecutor(threads) as pool:
         try:
             for place, path in enumerate(paths):
-                pending.append(pool.submit(read, place, path))
+                pending.append(pool.submit(prepare_one, place, path))
                 if len(pending) > limit:
                     yield next_one()
             while pending:
@@ -268,8 +270,16 @@ def log_unreadable(items: Sequence[UnreadableImage], where: str = "") -> None:
         logger.warning("%s could not be read", " ".join(filter(None, [counted(len(items), "file"), where])))
 
 
-def sample_images(paths: list[Path], count: int, seed: int) -> tuple[list[DecodedImage], list[UnreadableImage]]:
+def sample_images(
+    paths: list[Path], count: int, seed: int, read: Callable[[Path], Any] = read_image
+) -> tuple[list[DecodedImage], list[UnreadableImage]]:
     """Up to ``count`` readable images, drawn without replacement; the same for the same seed.
+
+    Args:
+        paths: the files.
+        count: how many.
+        seed: chooses them.
+        read: see :func:`read_images`.
 
     Returns:
         The images, and the unreadable files among those that were drawn.
@@ -278,7 +288,7 @@ def sample_images(paths: list[Path], count: int, seed: int) -> tuple[list[Decode
     unreadable: list[UnreadableImage] = []
     order = iter(random.Random(seed).sample(paths, len(paths)))
     while drawn := list(islice(order, count - len(images))):
-        partition_images(read_images(drawn), images, unreadable)
+        partition_images(read_images(drawn, read=read), images, unreadable)
     return images, unreadable
 
 

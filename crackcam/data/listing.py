@@ -85,8 +85,9 @@ BESIDE = (
     "_findings.csv",
     "_verdicts.csv",
     ".geojson",
+    "_crs.geojson",
 )  # of one result, after its stem
-SHARD, IN_SHARD = re.compile(r"\d{5}"), re.compile(r"\d{7}_.*\.(jpg|npy|png)", re.DOTALL)  # of --all
+SHARD, IN_SHARD = re.compile(r"\d{5}"), re.compile(r"\d{7}_.*\.(jpg|npy|png|geojson)", re.DOTALL)  # of --all
 MASK_IMAGES = "_masks"  # end of the folder of masks of --all
 
 
@@ -101,7 +102,8 @@ def without_outputs(paths: list[Path]) -> list[Path]:
         if any(path.name == stem + end for stem in stems[path.parent] for end in BESIDE):
             return True
         if SHARD.fullmatch(path.parent.name) and IN_SHARD.fullmatch(path.name):
-            return path.suffix == ".npy" or path.parent.parent.name.removesuffix(MASK_IMAGES) in stems[beside_shards]
+            of_run = path.parent.parent.name.removesuffix(MASK_IMAGES) in stems[beside_shards]
+            return path.suffix in (".npy", ".geojson") or of_run
         if path.parent.suffix == ".part":
             return (path.parent / "run.json").exists()
         return path.suffix.lower() == ".html" and GENERATOR in _head(path)
@@ -118,7 +120,7 @@ def _result_stems(folder: Path) -> set[str]:
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.suffix == ".json" and DOCUMENT.match(_head(path)):
             stems.add(path.stem)
-        elif path.name.endswith((".csv.part", ".jsonl.part")) and (path / "run.json").exists():
+        elif path.name.endswith((".csv.part", ".jsonl.part", ".png.part")) and (path / "run.json").exists():
             stems.add(Path(path.stem).stem)
     return stems
 

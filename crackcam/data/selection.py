@@ -6,9 +6,10 @@ import difflib
 import logging
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from crackcam.config import ImagesConfig
 from crackcam.data.images import (
@@ -16,12 +17,14 @@ from crackcam.data.images import (
     UnreadableImage,
     log_unreadable,
     partition_images,
+    read_image,
     read_images,
     sample_images,
 )
 from crackcam.data.layout import nested_hint
 from crackcam.data.sources import find_files, has_loose_images, is_glob, warn_of_tiny
 from crackcam.data.splits import ClassFiles, choose_split
+from crackcam.data.windows import Windowed
 from crackcam.errors import UserError
 from crackcam.files import exists
 from crackcam.text import counted, match_name, normalized
@@ -127,8 +130,15 @@ def _all_classes(known: ClassFiles, split: str, where: str) -> Selection:
     return Selection("all", split, known)
 
 
-def read_selection(config: ImagesConfig, selection: Selection) -> list[DecodedImage]:
+def read_selection(
+    config: ImagesConfig, selection: Selection, read: Callable[[Path], Any] = read_image
+) -> list[DecodedImage]:
     """Decode what a figure shows: up to ``num`` of a folder by ``seed``, or all images that were named one by one.
+
+    Args:
+        config: the settings.
+        selection: the files.
+        read: see :func:`crackcam.data.images.read_images`.
 
     Raises:
         UserError: none can be read.
@@ -138,14 +148,15 @@ def read_selection(config: ImagesConfig, selection: Selection) -> list[DecodedIm
     unreadable: list[UnreadableImage] = []
     one_by_one = config.image and not any(path.is_dir() for path in config.image)
     if one_by_one:
-        partition_images(read_images(files), images, unreadable)
+        partition_images(read_images(files, read=read), images, unreadable)
     else:
-        images, unreadable = sample_images(files, config.num, config.seed)
+        images, unreadable = sample_images(files, config.num, config.seed, read)
         if len(files) > config.num:
             text = "%d of %s, drawn by --seed %d: --num N draws more, --all takes every one"
             logger.info(text, config.num, counted(len(files), "file"), config.seed)
     for image in images:
-        warn_of_tiny(*image)
+        if not isinstance(image.pixels, Windowed):
+            warn_of_tiny(*image)
     if len(files) == 1 and unreadable:
         raise UserError(f"{unreadable[0].path} cannot be read as an image: {unreadable[0].reason}")
     log_unreadable(unreadable)

@@ -17,6 +17,7 @@ from crackcam.methods import EVIDENCE, NAMED, OWN
 from crackcam.models import tiles
 from crackcam.models.checks import accepts_size
 from crackcam.models.loaded import LoadedModel, stack
+from crackcam.models.tile_layout import TILE, Axis
 from crackcam.preprocessing import Preprocessing, pad_to
 from crackcam.progress import Progress
 from pytorch_grad_cam.utils.maps import resize
@@ -65,7 +66,7 @@ class Combination:
                 f"{method} stretches every heatmap to [0, 1], so that tiles do not match: no --scales {OWN}"
             )
         preprocessing, size = network.preprocessing, network.preprocessing.size
-        multiples = [tiles.TILE if isinstance(scale, str) else scale for scale in self.scales]
+        multiples = [TILE if isinstance(scale, str) else scale for scale in self.scales]
         for side in {preprocessing.at_scale(scale).size for scale in multiples} - {size}:
             if not accepts_size(network.model, side):
                 raise UserError(f"{network.card.arch} accepts images of {size} px only: leave --scales out")
@@ -205,7 +206,7 @@ def tiled_heatmaps(
 
 def _tiled_heatmap(network: LoadedModel, combination: Combination, image: np.ndarray, target: int) -> torch.Tensor:
     size, padded = network.preprocessing.size, bool(network.preprocessing.max_scale)
-    rows, columns = (tiles.Axis(max(size, side), round(tiles.TILE * size), size) for side in image.shape[:2])
+    rows, columns = (Axis(max(size, side), round(TILE * size), size) for side in image.shape[:2])
     large = _enlarged(image, rows.length, columns.length, padded)
     total = torch.zeros(rows.length, columns.length)
     batch_size = tiles.tiles_at_once(network, rows.tile * columns.tile, combination.batch_size)

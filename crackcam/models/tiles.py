@@ -6,19 +6,16 @@ read in tiles instead: their maps, blended where they overlap, are the *evidence
 (:func:`read_evidence`), and the decision is pooled from it as from the map of a small image
 (:func:`tiled_probabilities`). Predicted class and heatmap therefore come from the same numbers.
 
-The tiles begin and end at multiples of :data:`COARSEST`, the output stride of the coarsest stage, so that every tile
-sees the image on the same grid, and the blended map equals that of the image in one piece but for what the network sees
-of the edges of a tile.
+Where the tiles lie: :class:`crackcam.models.tile_layout.Layout`.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from itertools import pairwise
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -27,140 +24,17 @@ from torch import nn
 
 from crackcam.models.loaded import LoadedModel, stack
 from crackcam.models.multiscale import COARSEST, Multiscale
+from crackcam.models.tile_layout import Layout, WindowReader
 from crackcam.preprocessing import GREY
 from crackcam.progress import Progress
 
 logger = logging.getLogger(__name__)
 
 LARGE = 2.0  # times that a side would be reduced; of more, cracks of 2 pixels are lost
-TILE = 2.0  # longest side of a tile as a multiple of the network's size
-OVERLAP = 3 / 8  # of two neighbouring tiles, at least, as a multiple of the network's size
-MARGIN = 1 / 4  # of an overlap, at the edge of a tile, that does not count
+EMPTY = -20.0  # evidence of tiles that show nothing
+PROBE = 4 * COARSEST  # pixels: side of the square that shows the output stride
 FIRST_MESSAGE = 30.0  # seconds; off a terminal, tiles are counted of images that take longer
 TILE_PIXELS = 896**2  # of the tiles that a CPU computes at a time: one of a network of 448 px
-
-# Top, left, height and width of a window inside an image -> (height, width, 3) uint8 RGB.
-WindowReader = Callable[[int, int, int, int], np.ndarray]
-
-
-# -- geometry --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Axis:
-    """The tiles along one side of an image: equally long, evenly spread, as few as the limits allow.
-
-    Attributes:
-        length: of the side, a multiple of ``grid``.
-        longest: tile that is allowed.
-        overlap: of neighbours, at least.
-        grid: starts and lengths of tiles are multiples of it.
-
-    Examples:
-        >>> from crackcam.models.tiles import Axis
-        >>> axis = Axis(length=3008, longest=896, overlap=128, grid=32)
-        >>> axis.tile, axis.starts
-        (864, [0, 704, 1408, 2144])
-    """
-
-    length: int
-    longest: int
-    overlap: int
-    grid: int = 1
-
-    @cached_property
-    def _count(self) -> int:
-        if self.length <= self.longest:
-            return 1
-        return math.ceil((self.length - self.overlap) / (self.longest // self.grid * self.grid - self.overlap))
-
-    @cached_property
-    def tile(self) -> int:
-        """Length of a tile."""
-        whole = self.length + (self._count - 1) * self.overlap
-        return math.ceil(whole / (self._count * self.grid)) * self.grid
-
-    @cached_property
-    def starts(self) -> list[int]:
-        """First pixel of each tile."""
-        free = (self.length - self.tile) // self.grid
-        return [free * number // max(1, self._count - 1) * self.grid for number in range(self._count)]
-
-    def weights(self, number: int, stride: int = 1) -> torch.Tensor:
-        """How much a tile counts at each of its places, (tile / stride,) float32; over all tiles they sum to 1.
-
-        Where it overlaps with a neighbour, its outer quarter does not count, where the network sees an edge that is not
-        in the image; from there one tile fades into the other.
-        """
-        start = self.starts[number] // stride
-        return self._ramps(number, stride) / self._total(stride)[start : start + self.tile // stride]
-
-    def _ramps(self, number: int, stride: int) -> torch.Tensor:
-        """Rising behind the start of a tile, falling before its end; 1 at an edge of the image."""
-        place = (torch.arange(self.tile // stride) + 0.5) * stride
-        before, after = ([None, *self.starts][number], [*self.starts, None][number + 1])
-        start, ramps = self.starts[number], torch.ones(len(place))
-        if before is not None:
-            ramps = torch.minimum(ramps, self._rise(place, before + self.tile - start))
-        if after is not None:
-            ramps = torch.minimum(ramps, self._rise(self.tile - place, start + self.tile - after))
-        return ramps
-
-    @staticmethod
-    def _rise(place: torch.Tensor, overlap: int) -> torch.Tensor:
-        return ((place / overlap - MARGIN) / (1 - 2 * MARGIN)).clamp(0, 1)
-
-    def _total(self, stride: int) -> torch.Tensor:
-        total = torch.zeros(self.length // stride)
-        for number, start in enumerate(self.starts):
-            total[start // stride : (start + self.tile) // stride] += self._ramps(number, stride)
-        return total
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The tiles of an image, and its place among the grey that fills them up.
-
-    Attributes:
-        height, width: of the image.
-        rows, columns: the tiles.
-        top, left: where the image begins in them.
-    """
-
-    height: int
-    width: int
-    rows: Axis
-    columns: Axis
-    top: int
-    left: int
-
-    @classmethod
-    def of(cls, height: int, width: int, size: int) -> Layout:
-        """For an image of that size, and a network of that one."""
-        sides = [math.ceil(max(side, size) / COARSEST) * COARSEST for side in (height, width)]
-        longest, overlap = round(TILE * size), math.ceil(OVERLAP * size / COARSEST) * COARSEST
-        rows, columns = (Axis(side, longest, overlap, COARSEST) for side in sides)
-        top, left = ((side - own) // 2 // COARSEST * COARSEST for side, own in zip(sides, (height, width), strict=True))
-        return cls(height, width, rows, columns, top, left)
-
-    @property
-    def tiles(self) -> int:
-        """Their number."""
-        return len(self.rows.starts) * len(self.columns.starts)
-
-    def read(self, reader: WindowReader, row: int, column: int) -> np.ndarray:
-        """The pixels of a tile, (H, W, 3) uint8: grey beyond the edges of the image, as in padding."""
-        first = (self.rows.starts[row] - self.top, self.columns.starts[column] - self.left)
-        sides, limits = (self.rows.tile, self.columns.tile), (self.height, self.width)
-        start = [max(0, begin) for begin in first]
-        stop = [min(limit, begin + side) for limit, begin, side in zip(limits, first, sides, strict=True)]
-        window = reader(start[0], start[1], stop[0] - start[0], stop[1] - start[1])
-        if window.shape[:2] == sides:
-            return window
-        tile = np.full((*sides, 3), GREY, np.uint8)
-        y, x = (at - begin for at, begin in zip(start, first, strict=True))
-        tile[y : y + window.shape[0], x : x + window.shape[1]] = window
-        return tile
 
 
 # -- which images ----------------------------------------------------------------------------------------------------
@@ -236,12 +110,13 @@ def read_evidence(network: LoadedModel, image: np.ndarray, batch_size: int = 32)
 
     height, width = image.shape[:2]
     layout = Layout.of(height, width, network.preprocessing.size)
-    strips = list(_strips(network, reader, layout, batch_size))
-    return Evidence(torch.cat([strip for strip, _ in strips], dim=1), strips[0][1], height, width, layout.tiles)
+    stride = map_stride(network)
+    strips = list(_strips(network, reader, layout, stride, batch_size))
+    return Evidence(torch.cat(strips, dim=1), stride, height, width, layout.tiles)
 
 
 def evidence_strips(
-    network: LoadedModel, reader: WindowReader, height: int, width: int, batch_size: int = 32
+    network: LoadedModel, reader: WindowReader, height: int, width: int, batch_size: int = 32, first: int = 0
 ) -> Iterator[torch.Tensor]:
     """Read an image that need not fit in memory in tiles, and give its evidence from top to bottom.
 
@@ -250,39 +125,51 @@ def evidence_strips(
         reader: reads a window of the image.
         height, width: of the image.
         batch_size: as in :func:`read_evidence`.
+        first: number of strips that are known: the ones behind them are given, bitwise as without it.
 
     Yields:
         (classes, rows, columns) float32 on the CPU, at the output stride of the network's map; as many rows as a row of
         tiles completes. Below each other they are the map of the image.
     """
     layout = Layout.of(height, width, network.preprocessing.size)
-    yield from (strip for strip, _ in _strips(network, reader, layout, batch_size))
+    yield from _strips(network, reader, layout, map_stride(network), batch_size, first)
+
+
+def map_stride(network: LoadedModel) -> int:
+    """The output stride of a network's evidence in pixels: that of a small square."""
+    square = torch.zeros(1, 3, PROBE, PROBE, dtype=torch.uint8)
+    with torch.inference_mode():
+        return _stride(PROBE, _multiscale(network.model).evidence(network.to_inputs(square)).shape[2])
+
+
+def _stride(pixels: int, places: int) -> int:
+    """Of a map with so many places along a side; some backbones have a place more or less than the quotient."""
+    return 2 ** round(math.log2(pixels / places))
 
 
 def _strips(
-    network: LoadedModel, reader: WindowReader, layout: Layout, batch_size: int
-) -> Iterator[tuple[torch.Tensor, int]]:
-    """As :func:`evidence_strips`, each with the output stride of the map."""
-    rows = layout.rows
+    network: LoadedModel, reader: WindowReader, layout: Layout, stride: int, batch_size: int, known: int = 0
+) -> Iterator[torch.Tensor]:
+    """As :func:`evidence_strips`, behind the known ones."""
+    rows, sizes = layout.rows, layout.strip_rows(stride)
+    following = [*rows.starts[1:], rows.length]
+    left, columns = layout.left // stride, math.ceil(layout.width / stride)
+    again = max(0, known - 1)  # the tiles before the first strip reach into it
+    done = again * len(layout.columns.starts)
     begun: torch.Tensor | None = None  # the lower end of the row before, where the next one overlaps with it
-    with Progress("reading tiles", layout.tiles, "tile", first=FIRST_MESSAGE) as progress:
-        for row, (first, following) in enumerate(pairwise([*rows.starts, rows.length])):
+    with Progress("reading tiles", layout.tiles, "tile", done=done, first=FIRST_MESSAGE) as progress:
+        for row in range(again, len(rows.starts)):
             found = []
-            for tile in _row_of_tiles(network, reader, layout, row, batch_size):
+            for tile in _row_of_tiles(network, reader, layout, row, stride, batch_size):
                 found.append(tile)
                 progress.update()
-            stride = rows.tile // found[0].shape[1]
             blended = _blend(layout, row, found, stride)
             if begun is not None:
                 blended[:, : begun.shape[1]] += begun
-            top, bottom = layout.top - first, layout.top + layout.height - first  # of the image, in this row
-            complete = min(bottom, following - first)
-            left = layout.left // stride
-            yield (
-                blended[:, max(0, top) // stride : -(-complete // stride), left : left - (-layout.width // stride)],
-                stride,
-            )
-            begun = blended[:, (following - first) // stride :]
+            if row >= known:
+                first = max(0, layout.top - rows.starts[row]) // stride
+                yield blended[:, first : first + sizes[row], left : left + columns]
+            begun = blended[:, (following[row] - rows.starts[row]) // stride :]
 
 
 def _blend(layout: Layout, row: int, found: Sequence[torch.Tensor], stride: int) -> torch.Tensor:
@@ -296,14 +183,19 @@ def _blend(layout: Layout, row: int, found: Sequence[torch.Tensor], stride: int)
 
 
 def _row_of_tiles(
-    network: LoadedModel, reader: WindowReader, layout: Layout, row: int, batch_size: int
+    network: LoadedModel, reader: WindowReader, layout: Layout, row: int, stride: int, batch_size: int
 ) -> Iterator[torch.Tensor]:
     """The evidence of each tile of a row, (classes, h, w) float32 on the CPU."""
     at_once = tiles_at_once(network, layout.rows.tile * layout.columns.tile, batch_size)
     numbers = range(len(layout.columns.starts))
+    shape = [side.tile // stride for side in (layout.rows, layout.columns)]
+    nothing = EMPTY * _multiscale(network.model).class_mask.cpu()[:, None, None].expand(-1, *shape)
     for first in numbers[::at_once]:
-        tiles = stack([layout.read(reader, row, column) for column in numbers[first : first + at_once]])
-        yield from _evidence_of(network, tiles)
+        tiles = [layout.read(reader, row, column) for column in numbers[first : first + at_once]]
+        shown = [bool((tile != GREY).any()) for tile in tiles]  # of orthomosaics, half of the tiles may be empty
+        found = [tile for tile, has_pixels in zip(tiles, shown, strict=True) if has_pixels]
+        evidence = iter(_evidence_of(network, stack(found)) if found else ())
+        yield from (next(evidence) if has_pixels else nothing for has_pixels in shown)
 
 
 def tiles_at_once(network: LoadedModel, area: int, batch_size: int) -> int:
@@ -321,7 +213,7 @@ def _evidence_of(network: LoadedModel, tiles: torch.Tensor) -> torch.Tensor:
     try:
         with torch.inference_mode(), network.runtime.autocast():
             found = _multiscale(network.inference_model).evidence(network.to_inputs(tiles)).float()
-            stride = 2 ** round(math.log2(tiles.shape[2] / found.shape[2]))
+            stride = _stride(tiles.shape[2], found.shape[2])
             sides = [side // stride for side in tiles.shape[2:]]
             if list(found.shape[2:]) != sides:  # of backbones whose layers round otherwise
                 found = F.interpolate(found, sides, mode="bilinear", align_corners=False)

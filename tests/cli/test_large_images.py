@@ -11,7 +11,7 @@ from small_models import dark_lines, wall
 import inference
 import xai
 from crackcam.classifier import Loader
-from crackcam.models.tiles import Layout
+from crackcam.models.tile_layout import Layout
 
 TILES = Layout.of(320, 320, 32).tiles
 

@@ -13,7 +13,6 @@ from crackcam.config import (
     AnalysisConfig,
     ExactRuntimeConfig,
     ExplainConfig,
-    ExplainOutputConfig,
     ExplainRun,
     ImagesConfig,
     ModelConfig,
@@ -180,12 +179,10 @@ def test_choices_from_python_and_from_the_script(group, each, capsys):
 GROUP_CONFLICTS = [
     (ImagesConfig, {"image": ["a.jpg"], "type": "Positive"}, "--image names images itself: leave --type and --split out"),
     (ImagesConfig, {"image": ["a.jpg"], "split": "val"}, "--image names images itself: leave --type and --split out"),
-    (OutputConfig, {"resume": True}, "--resume continues a run of --all: add it"),
     (OutputConfig, {"output": "a.jpg"}, "--output a.jpg must end in .png"),
     (OutputConfig, {"output": "a.csv"}, "--output a.csv must end in .png"),
     (OutputConfig, {"output": "a.png", "all": True}, "--output a.png must end in .csv or .jsonl"),
     (OutputConfig, {"report": "a.htm"}, "--report: 'a.htm' must end in .html"),
-    (ExplainOutputConfig, {"resume": True}, "--resume continues a run of --all: add it"),
     (TrainConfig, {"output": "model.pth"}, "--output model.pth must end in .safetensors"),
 ]  # fmt: skip
 

@@ -9,7 +9,8 @@ from small_models import bright_classifier, dark_lines, wall
 
 import crackcam
 from crackcam.models import tiles
-from crackcam.models.tiles import Axis, Layout, calibrated_for_area, read_evidence
+from crackcam.models.tile_layout import Axis, Layout
+from crackcam.models.tiles import calibrated_for_area, read_evidence
 
 # -- geometry --------------------------------------------------------------------------------------------------------
 
