@@ -122,7 +122,7 @@ class Survey:
             path: the orthomosaic.
             picture: the overview, .png or .jpg; the others are named like it.
             state: folder of what an interrupted run has done; it is removed at the end.
-            resume: continue there.
+            resume: continue there, if there is something.
 
         Returns:
             Its classes, and what else a row tells of it; ``geojson`` names the files of polygons.
@@ -164,8 +164,6 @@ class Survey:
             check_identity(read_document(record), identity, state)
             logger.info("resuming %s", path)
             return
-        if resume:
-            logger.info("nothing to resume at %s; starting from the beginning", state)
         if state.exists():
             shutil.rmtree(state)
         write_json(record, identity)

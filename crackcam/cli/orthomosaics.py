@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from crackcam.batch.orthomosaics import Survey
@@ -19,6 +20,8 @@ from crackcam.models.loaded import LoadedModel
 from crackcam.models.tiles import reads_tiles
 from crackcam.text import confidence_text, counted, percent
 from crackcam.types import Prediction
+
+logger = logging.getLogger(__name__)
 
 
 def check_files(asked: PredictRun | ExplainRun) -> None:
@@ -71,6 +74,8 @@ def survey(asked: ExplainRun, explainer: Explainer, selection: Selection, target
     documents = []
     for file, path in zip(files, paths, strict=True):
         state = path.with_name(f"{path.name}.part")
+        if asked.output.resume and not state.exists():
+            logger.info("nothing to resume at %s; starting from the beginning", state)
         try:
             prediction, found = how.work(file, path, state, asked.output.resume)
         except ImageError as error:

@@ -1,5 +1,6 @@
 """The scripts on orthomosaics: alone, among photographs, too large for Pillow, without rasterio, killed and resumed."""
 
+import csv
 import json
 import os
 import signal
@@ -74,6 +75,45 @@ def test_among_photographs(site, capsys):
     assert not list(Path("out").rglob("*.part"))
     assert xai.main(["--image", "site", *MASK]) == 2
     assert "name them in two runs, or add --all" in capsys.readouterr().err
+
+
+def test_rejected_regions_are_left_out_of_polygons_and_the_page(site, capsys, monkeypatch):
+    def read_whole(path, whole=windows.read_image):
+        assert path.suffix != ".tif"
+        return whole(path)
+
+    monkeypatch.setattr(windows, "read_image", read_whole)
+    call = ["--image", "site", "--all", *MASK, "--output", "out/t.jsonl", "--report", "out/r.html"]
+    assert xai.main(call) == 0
+    before = lines("out/t.jsonl")[0]
+    page, drawn = Path("out/r.html").read_text(), Image.open(before["overlay"]).tobytes()
+    assert page.count('data-verdict=""') == 3
+    assert "160 x 160 px" in page
+    large, small = (region["box"] for region in before["regions"])
+    Path("v.csv").write_text(
+        "image,x,y,width,height,verdict\n"
+        + "".join(
+            f"1_ortho.tif,{','.join(map(str, box))},{verdict}\n"
+            for box, verdict in ((large, "reject"), (small, "accept"))
+        )
+    )
+    assert xai.main([*call, "--verdicts", "v.csv"]) == 0
+    ortho, photo, _ = lines("out/t.jsonl")
+    assert [region["verdict"] for region in ortho["regions"]] == ["reject", "accept"]
+    for name in ortho["geojson"]:
+        (kept,) = json.loads(Path(name).read_text())["features"]
+        assert kept["properties"]["number"] == 2
+    assert Image.open(ortho["overlay"]).tobytes() != drawn
+    document = json.loads(Path("out/t.json").read_text())
+    assert [document["findings"][name] for name in ("regions", "accepted", "rejected")] == [2, 1, 1]
+    table = list(csv.DictReader(Path("out/t_findings.csv").open(encoding="utf-8-sig")))
+    assert [(line["image"], line["region"], line["verdict"]) for line in table] == [
+        ("1_ortho.tif", "2", "accept"),
+        ("2_photo.png", "1", ""),
+    ]
+    page = Path("out/r.html").read_text()
+    assert (page.count('data-verdict="accept">'), page.count('data-verdict="">')) == (1, 1)
+    assert "verdicts" not in capsys.readouterr().err
 
 
 def test_predictions_of_what_pillow_refuses(site, capsys, monkeypatch):

@@ -219,7 +219,7 @@ def test_a_detail_shows_the_widest_place(tmp_path):
     found = region(1, (900, 900, 1200, 640), crack(999.0, 6.0, place=[2000, 1500]))
     corner = region(2, (2380, 1780, 20, 20), crack(20.0, 6.0, place=[2399, 1799]))
     summary = flight.summarize({"image": "a", "file": "a", "overlay": "", "regions": [found, corner]}, 0)
-    card = finding_cards.make_card(summary, {"regions": [found, corner]}, pixels, metric=False)
+    card = finding_cards.make_card(summary, {"regions": [found, corner]}, finding_cards.Decoded(pixels), metric=False)
     detail, moved = (np.asarray(decoded(line.detail).convert("L")) for line in card.lines)
     assert detail.shape == moved.shape == (160, 160)
     dark = np.argwhere(detail < 100)

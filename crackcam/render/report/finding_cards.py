@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from crackcam.data import images as image_files
+from crackcam.data.scene import ImageError
+from crackcam.data.windows import Windowed, open_orthomosaic, read_or_leave
 from crackcam.errors import UserError
 from crackcam.render.overlays import thumbnail
 from crackcam.render.report.flight import Flight, Photograph, Row
@@ -93,15 +95,61 @@ class OtherCard(NamedTuple):
     size: tuple[int, int]
 
 
+class Original(Protocol):
+    """A photograph or an orthomosaic at full resolution."""
+
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+
+    def reduced(self, side: int) -> np.ndarray:
+        """All of it, at most ``side`` pixels long: (H, W, 3) uint8 RGB."""
+
+    def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """The pixels of a window, (height, width, 3) uint8 RGB."""
+
+
+class Decoded(NamedTuple):
+    """An :class:`Original` in memory: ``pixels`` are (H, W, 3) uint8."""
+
+    pixels: np.ndarray
+
+    @property
+    def height(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def width(self) -> int:
+        return self.pixels.shape[1]
+
+    def reduced(self, side: int) -> np.ndarray:
+        return thumbnail(self.pixels, side)
+
+    def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        return np.ascontiguousarray(self.pixels[top : top + height, left : left + width])
+
+
 def finding_cards(flight: Flight, photographs: list[Photograph]) -> Iterator[FindingCard]:
     """Cards of photographs with findings, one after the other: few are in memory at a time.
 
     Raises:
         UserError: a file cannot be read any more.
     """
-    shown = _read([photograph.file for photograph in photographs])
+    shown = _read([photograph.file for photograph in photographs], read_or_leave)
     for photograph, row, pixels in zip(photographs, flight.details(photographs), shown, strict=True):
-        yield make_card(photograph, row, pixels, flight.metric)
+        if isinstance(pixels, Windowed):
+            yield _card_of_orthomosaic(photograph, row, pixels.path, flight.metric)
+        else:
+            yield make_card(photograph, row, Decoded(pixels), flight.metric)
+
+
+def _card_of_orthomosaic(photograph: Photograph, row: Row, path: Path, metric: bool) -> FindingCard:
+    try:
+        with open_orthomosaic(path) as mosaic:
+            return make_card(photograph, row, mosaic, metric)
+    except ImageError as error:
+        raise _unreadable(path, str(error)) from None
 
 
 def other_cards(photographs: list[Photograph]) -> Iterator[OtherCard]:
@@ -115,26 +163,31 @@ def other_cards(photographs: list[Photograph]) -> Iterator[OtherCard]:
         yield OtherCard(photograph, webp(small, DETAIL_QUALITY), small.shape[1::-1])
 
 
-def _read(files: Iterable[str]) -> Iterator[np.ndarray]:
-    for item in image_files.read_images(map(Path, files), threads=2, ahead=2):
+def _read(files: Iterable[str], read: Callable[[Path], Any] | None = None) -> Iterator[Any]:
+    read = read or image_files.read_image
+    for item in image_files.read_images(map(Path, files), threads=2, ahead=2, read=read):
         if isinstance(item, image_files.UnreadableImage):
-            raise UserError(f"{item.path} was readable when the run started, and no longer is: {item.reason}")
+            raise _unreadable(item.path, item.reason)
         yield item.pixels
 
 
-def make_card(photograph: Photograph, row: Row, pixels: np.ndarray, metric: bool) -> FindingCard:
+def _unreadable(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} was readable when the run started, and no longer is: {reason}")
+
+
+def make_card(photograph: Photograph, row: Row, original: Original, metric: bool) -> FindingCard:
     """The card of a photograph.
 
     Args:
         photograph: its summary.
         row: its whole row.
-        pixels: (H, W, 3) uint8, as large as the row's regions were measured on.
+        original: as large as the row's regions were measured on.
         metric: whether filters compare mm; else pixels.
     """
-    small = thumbnail(pixels, PHOTO_SIDE)
+    small = original.reduced(PHOTO_SIDE)
     size = small.shape[1::-1]
     regions = row["regions"]
-    full = pixels.shape[1::-1]
+    full = original.width, original.height
     labels: list[Place | None] = [*place_labels(regions[:LISTED], full)]
     labels += [None] * (len(regions) - len(labels))
     outlines = [
@@ -147,10 +200,10 @@ def make_card(photograph: Photograph, row: Row, pixels: np.ndarray, metric: bool
         for region, label in zip(regions, labels, strict=True)
     ]
     lines = [
-        _line(region, row.get("mm_per_pixel"), metric, _detail(pixels, region) if i < DETAILS else "")
+        _line(region, row.get("mm_per_pixel"), metric, _detail(original, region) if i < DETAILS else "")
         for i, region in enumerate(regions[:LISTED])
     ]
-    return FindingCard(photograph, row, webp(small, PHOTO_QUALITY), size, pixels.shape[1::-1], outlines, lines)
+    return FindingCard(photograph, row, webp(small, PHOTO_QUALITY), size, full, outlines, lines)
 
 
 def _line(region: dict, mm_per_pixel: float | None, metric: bool, detail: str) -> RegionLine:
@@ -165,19 +218,20 @@ def _line(region: dict, mm_per_pixel: float | None, metric: bool, detail: str) -
     return RegionLine(region, length, mean, p95, maximum, width, narrow, detail)
 
 
-def _detail(pixels: np.ndarray, region: dict) -> str:
+def _detail(original: Original, region: dict) -> str:
     """The photograph around the widest place of a region, at full resolution where that fits."""
     crack, (left, top, wide, high) = region.get("crack") or {}, region["box"]
     x, y = crack.get("place") or (left + wide / 2, top + high / 2)
     side = max(DETAIL_SIDE, round(CLOSE * (crack.get("maximum") or 0)))
-    rows, columns = (_around(at, side, end) for at, end in zip((y, x), pixels.shape[:2], strict=True))
-    return webp(thumbnail(np.ascontiguousarray(pixels[rows, columns]), DETAIL_SIDE), DETAIL_QUALITY)
+    top, height = _around(y, side, original.height)
+    left, width = _around(x, side, original.width)
+    return webp(thumbnail(original.read(top, left, height, width), DETAIL_SIDE), DETAIL_QUALITY)
 
 
-def _around(middle: float, side: int, end: int) -> slice:
-    """``side`` pixels around the middle, moved into an image that ends at ``end``."""
+def _around(middle: float, side: int, end: int) -> tuple[int, int]:
+    """``side`` pixels around the middle, moved into an image that ends at ``end``: the first one, their number."""
     start = max(0, min(round(middle - side / 2), end - side))
-    return slice(start, min(end, start + side))
+    return start, min(end - start, side)
 
 
 def outline_path(polygons: list[list[float]], scale: float) -> str:
