@@ -18,14 +18,14 @@ from crackcam.errors import UserError
 from crackcam.explain.detectors import Detector, load_detector
 from crackcam.explain.explainer import Explainer
 from crackcam.explain.explanation import Explanation
-from crackcam.models import checkpoint, onnx
+from crackcam.models import checkpoint, engines, onnx
 from crackcam.models.checks import check_runs, to_device
 from crackcam.models.loaded import LoadedModel
 from crackcam.models.registry import check_arch, is_detector
 from crackcam.models.tensors import SUFFIXES
 from crackcam.models.tiles import predict_images, tile_count
 from crackcam.preprocessing import Preprocessing
-from crackcam.runtime import Runtime
+from crackcam.runtime import ENGINES, TORCH, Runtime
 from crackcam.settings import settings_of
 from crackcam.text import normalized
 from crackcam.types import ModelCard, Prediction
@@ -276,7 +276,22 @@ class Loader:
         else:
             classes = list(config.classes) if config.classes else None
             model, card = checkpoint.load(path, runtime.device, config.arch, classes)
-        return Classifier.of(model, card, runtime, path)
+        made = Classifier.of(model, card, runtime, path)
+        self._choose_engine(made)
+        return made
+
+    def _choose_engine(self, network: Classifier) -> None:
+        wanted = self.runtime.engine
+        engine = engines.resolve(wanted, network.runtime)
+        if engine == TORCH:
+            return
+        logger.info("exporting the network for %s: some seconds", ENGINES[engine].title)
+        try:
+            network.use_engine(engine)
+        except UserError as error:
+            if wanted != "auto":
+                raise
+            logger.info("computing in torch: %s", error)
 
     def _onnx(self, path: Path) -> Classifier:
         if self.config.arch or self.config.classes or self.config.pretrained == "none":
@@ -285,6 +300,8 @@ class Loader:
         return Classifier.of(found.model, found.card, found.runtime, path)
 
     def _detector(self) -> Detector:
+        if self.runtime.engine not in ("auto", TORCH):
+            raise UserError(f"--engine {self.runtime.engine} is for classifiers; {self.config.arch} is a detector")
         runtime = Runtime.of(self.runtime)
         if self.runtime.precision == "auto":
             runtime = replace(runtime, dtype=torch.float32, reason="half precision would blur the boxes")
@@ -307,6 +324,7 @@ def load(
     pretrained: str = "auto",
     device: str = "auto",
     precision: str = "fp32",
+    engine: str = "torch",
 ) -> Classifier | Detector:
     """Load a model.
 
@@ -318,6 +336,8 @@ def load(
         pretrained: "none": random weights for an architecture.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         precision: "fp32", "bf16", or "auto": bf16 where the processor has it natively.
+        engine: what computes predictions and evidence on a CPU: "torch", "onnx", "openvino", or "auto", see
+            :mod:`crackcam.models.engines`.
 
     Weights that are not cached are downloaded, unless the environment variable ``HF_HUB_OFFLINE`` is 1.
 
@@ -335,4 +355,4 @@ def load(
         is_file = path.suffix in SUFFIXES or path.exists()
         weights, arch = (path, arch) if is_file else (None, str(source))
     config = ModelConfig(weights=weights, arch=arch, pretrained=pretrained, classes=tuple(classes) if classes else None)
-    return Loader(config, ExactRuntimeConfig(device=device, precision=precision)).load()
+    return Loader(config, ExactRuntimeConfig(device=device, precision=precision, engine=engine)).load()

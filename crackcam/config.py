@@ -86,6 +86,11 @@ class RuntimeConfig(Settings):
         """Whether weights may be downloaded: not with ``offline``, nor with HF_HUB_OFFLINE, Hugging Face's variable."""
         return not (self.offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"})
 
+    @property
+    def engine(self) -> str:
+        """What computes: training can only in torch."""
+        return "torch"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExactRuntimeConfig(RuntimeConfig):
@@ -93,6 +98,12 @@ class ExactRuntimeConfig(RuntimeConfig):
 
     precision: str = setting(
         "fp32", choice("auto", "fp32", "bf16"), "auto: bf16 where the processor has it natively (default: fp32)"
+    )
+    engine: str = setting(
+        "torch",
+        choice("auto", "torch", "onnx", "openvino"),
+        "of predictions and evidence on CPUs; other methods stay in torch. onnx, openvino: faster after some seconds "
+        "for the export, equal but for rounding; auto: onnx, else openvino, where installed (default: torch)",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
@@ -12,6 +13,18 @@ from crackcam import distributed
 from crackcam.config import RuntimeConfig
 from crackcam.errors import UserError
 from crackcam.text import first_line
+
+TORCH, ONNX, OPENVINO = "torch", "onnx", "openvino"  # values of --engine
+
+
+class EngineName(NamedTuple):
+    """What an engine besides torch is called: by people, and by pip."""
+
+    title: str
+    package: str
+
+
+ENGINES = {ONNX: EngineName("ONNX Runtime", "onnxruntime"), OPENVINO: EngineName("OpenVINO", "openvino")}
 
 
 @dataclass(frozen=True)
@@ -22,11 +35,13 @@ class Runtime:
         device: where.
         dtype: float32, or what autocast computes in.
         reason: why this dtype, for people; empty where the settings name it.
+        engine: what predicts, and computes evidence, see :mod:`crackcam.models.engines`.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     reason: str = ""
+    engine: str = TORCH
 
     @classmethod
     def of(cls, config: RuntimeConfig) -> Runtime:
@@ -40,7 +55,13 @@ class Runtime:
         return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
     def __str__(self) -> str:
-        return f"{self.device}, {self.precision}" + (f" ({self.reason})" if self.reason else "")
+        engine = f", {ENGINES[self.engine].title}" if self.engine in ENGINES else ""
+        return f"{self.device}, {self.precision}{engine}" + (f" ({self.reason})" if self.reason else "")
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """What pip installs the engine by; nothing for torch."""
+        return (ENGINES[self.engine].package,) if self.engine in ENGINES else ()
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context to run a model in."""

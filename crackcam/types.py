@@ -44,9 +44,9 @@ Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 Polygon = tuple[float, ...]  # x, y, x, y, ... in pixels: the pixel (0, 0) reaches from (0, 0) to (1, 1)
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that compute a result."""
-    return {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")}
+def library_versions(*more: str) -> dict[str, str]:
+    """Versions of the libraries that compute a result, and of more that do."""
+    return {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow", *more)}
 
 
 @dataclass

@@ -348,6 +348,7 @@ def model_settings(network: LoadedModel) -> dict[str, Any]:
     return {
         "weights": file_hash(network.path) if network.path else _tensor_hash(network),
         "precision": network.runtime.precision,
+        "engine": network.runtime.engine,
         "device": network.runtime.device.type,
         "resize": not network.tiled,
     }

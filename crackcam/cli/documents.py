@@ -46,13 +46,14 @@ def manifest(network: LoadedModel, run: PredictRun | ExplainRun, selection: Sele
         "seed": run.images.seed,
         "device": str(network.runtime.device),
         "precision": network.runtime.precision,
+        "engine": network.runtime.engine,
         "checkpoint": {
             "file": str(path) if path else card.pretrained,
             "sha256": file_hash(path) if path else None,
             "arch": card.arch,
         },
         "classes": len(card.classes) if card.many_classes else card.classes,
-        "versions": library_versions(),
+        "versions": library_versions(*network.runtime.packages),
         "pictures": rows,
     }
 

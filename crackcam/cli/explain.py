@@ -302,7 +302,11 @@ def _explain_all(asked: ExplainRun, explainer: Explainer, selection: Selection, 
     run = Run(path, selection.listed, asked.runtime.batch_size, task.settings, task.verb)
     document = completed(run, output.resume, {"report": output.report and str(output.report), "title": output.title})
     if document is None:
-        own = {name: value for name, value in task.settings.items() if name not in ("weights", "device", "precision")}
+        own = {
+            name: value
+            for name, value in task.settings.items()
+            if name not in ("weights", "device", "precision", "engine")
+        }
         made = {
             **manifest(explainer.network, asked, selection, []),
             **own,

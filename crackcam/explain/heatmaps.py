@@ -161,10 +161,9 @@ def _multiscale(model: nn.Module) -> Multiscale:
 
 def _evidence(network: LoadedModel, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Of a batch: evidence (N, classes, h, w), and the logits that are pooled from it."""
-    model = _multiscale(network.inference_model)
+    evidence = torch.cat([network.evidence(part) for part in network.together(pixels)])
     with torch.inference_mode(), network.runtime.autocast():
-        evidence = torch.cat([model.evidence(network.to_inputs(part)) for part in network.together(pixels)])
-        return evidence, model.pool(evidence)
+        return evidence, _multiscale(network.model).pool(evidence)
 
 
 def _evidence_of(

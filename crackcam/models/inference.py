@@ -15,7 +15,7 @@ import logging
 import operator
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,9 +53,9 @@ def copy_sharing_tensors(model: nn.Module) -> nn.Module:
 
 @dataclass
 class InferenceCopies:
-    """The copy of a model with batch norm folded, for as long as the model stays what it is.
+    """The copy of a model that computes the same faster, for as long as the model stays what it is.
 
-    The model itself is returned where it cannot be folded, where its layers have hooks, and where it has changed since
+    The model itself is returned where no copy can be made, where its layers have hooks, and where it has changed since
     the last time: it may be in training, and is copied again once it stays as it is.
     """
 
@@ -63,33 +63,38 @@ class InferenceCopies:
     _copy: nn.Module | None = field(default=None, repr=False)
     _settled: bool = field(default=False, repr=False)  # whether a copy of the model in this state was tried
 
-    def of(self, model: nn.Module, side: int) -> nn.Module:
+    def of(self, model: nn.Module, side: int, make: Callable[[nn.Module, int], nn.Module | None]) -> nn.Module:
         """What computes the same as the model.
 
         Args:
             model: on a CPU.
             side: of its inputs in pixels.
+            make: :func:`folded`, or what makes copies that share no tensors with the model; always the same.
         """
-        if not _may_fold(model):
+        if not _may_copy(model) or (make is folded and not _may_fold(model)):
             return model
-        state = _State.of(model)
+        state = _State.of(model, _layers(model) if make is folded else model.modules())
         if self._state is not None and not self._state.same(state):
             self._state, self._copy, self._settled = state, None, False
             return model
         if not self._settled:
-            self._state, self._copy, self._settled = state, folded(model, side), True
+            self._copy = make(model, side)
+            self._state, self._settled = state, True
         return self._copy or model
 
 
-def _may_fold(model: nn.Module) -> bool:
-    modules = list(model.modules())
-    types = {type(module) for module in modules}
+def _may_copy(model: nn.Module) -> bool:
+    tensors = [*model.parameters(), *model.buffers()]
     return (
-        not types.isdisjoint(_norms())
-        and not types.isdisjoint(_convolutions())
-        and not any(_changes_calls(module) for module in modules)
-        and not any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers()))
+        bool(tensors)  # an ONNX file has none
+        and not any(_changes_calls(module) for module in model.modules())
+        and not any(tensor.is_inference() for tensor in tensors)
     )
+
+
+def _may_fold(model: nn.Module) -> bool:
+    types = {type(module) for module in model.modules()}
+    return not types.isdisjoint(_norms()) and not types.isdisjoint(_convolutions())
 
 
 def _changes_calls(module: nn.Module) -> bool:
@@ -106,7 +111,7 @@ class _State:
     Attributes:
         objects: the modules, their attributes and tensors; kept, so that no other object takes the place of one.
         numbers: versions and addresses of the tensors, lengths of lists and dictionaries.
-        sums: of the tensors of layers that can be folded, which writing to ``tensor.data`` changes unseen otherwise.
+        sums: of the tensors that a copy does not share, which writing to ``tensor.data`` changes unseen otherwise.
     """
 
     objects: list[Any]
@@ -114,14 +119,15 @@ class _State:
     sums: torch.Tensor
 
     @classmethod
-    def of(cls, model: nn.Module) -> _State:
+    def of(cls, model: nn.Module, copied: Iterable[nn.Module]) -> _State:
+        """Of a model, and those of its layers whose tensors a copy does not share."""
         objects = _attributes(model)
         tensors = [value for value in objects if isinstance(value, torch.Tensor)]
         numbers = [number for tensor in tensors for number in (tensor._version, tensor.data_ptr())]
         numbers += [len(value) for value in objects if isinstance(value, list | dict | set)]
-        folded = [tensor for layer in _layers(model) for tensor in _tensors(layer) if tensor.is_floating_point()]
+        own = [tensor for layer in copied for tensor in _tensors(layer) if tensor.is_floating_point()]
         with torch.inference_mode():
-            return cls(objects, numbers, torch.stack([tensor.sum() for tensor in folded]))
+            return cls(objects, numbers, torch.stack([tensor.sum().float() for tensor in own]))
 
     def same(self, other: _State) -> bool:
         same = _identical(self.objects, other.objects) and self.numbers == other.numbers

@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from crackcam.models.inference import InferenceCopies, images_at_a_time
+from crackcam.errors import UserError
+from crackcam.models import engines
+from crackcam.models.inference import InferenceCopies, folded, images_at_a_time
+from crackcam.models.multiscale import Multiscale
 from crackcam.preprocessing import Preprocessing
-from crackcam.runtime import Runtime
+from crackcam.runtime import TORCH, Runtime
 from crackcam.text import counted
 from crackcam.types import ModelCard
 
@@ -51,8 +55,8 @@ class LoadedModel:
         return str(self.path or self.card.pretrained)
 
     def with_model(self, model: nn.Module) -> LoadedModel:
-        """The same with another model: dilated, say."""
-        return LoadedModel(model, self.card, self.runtime, self.path, self.tiled)
+        """The same with another model, in torch: dilated, say."""
+        return LoadedModel(model, self.card, replace(self.runtime, engine=TORCH), self.path, self.tiled)
 
     def without_tiles(self) -> LoadedModel:
         """The same, resizing images whatever their size."""
@@ -78,9 +82,36 @@ class LoadedModel:
         """What predicts: the model, or a copy that computes the same faster, see :mod:`crackcam.models.inference`.
 
         To be asked for before each batch: the model may have changed.
+
+        Raises:
+            UserError: the engine cannot compute this model.
         """
-        on_cpu = self.runtime.device.type == "cpu"
-        return self._copies.of(self.model, self.preprocessing.size) if on_cpu else self.model
+        if self.runtime.device.type != "cpu":
+            return self.model
+        engine = self.runtime.engine
+        make = folded if engine == TORCH else partial(engines.convert, engine=engine)
+        return self._copies.of(self.model, self.preprocessing.size, make)
+
+    def use_engine(self, name: str) -> None:
+        """Predict with an engine from now on: "torch", "onnx" or "openvino".
+
+        Raises:
+            UserError: it cannot compute this model; then nothing changes.
+        """
+        before = self.runtime, self._copies
+        self.runtime, self._copies = replace(self.runtime, engine=name), InferenceCopies()
+        try:
+            _ = self.inference_model  # exported now
+        except UserError:
+            self.runtime, self._copies = before
+            raise
+
+    def evidence(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Of one batch, (N, 3, H, W) uint8, by a multiscale head: (N, classes, h, w) float32 on the device."""
+        model = self.inference_model
+        assert isinstance(model, Multiscale | engines.EngineModel)
+        with torch.inference_mode(), self.runtime.autocast():
+            return model.evidence(self.to_inputs(pixels)).float()
 
     def together(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """A batch (N, 3, H, W) uint8 in parts of as many images as are computed best at a time."""

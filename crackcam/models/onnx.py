@@ -4,21 +4,16 @@
     python inference.py --weights weights/model.onnx
 
 The file contains the model in fp32, for batches of any length of its input size, (N, 3, size, size) normalised ->
-logits (N, classes), and in its metadata under ``crackcam`` the model card: all that inference needs. It is compared
-with the model before it is written. Its layers are not accessible, so that heatmaps need the checkpoint.
+logits (N, classes), and in its metadata under ``crackcam`` the model card: all that inference needs. With a multiscale
+head it has a second output, the evidence (N, classes, h, w), see :mod:`crackcam.models.multiscale`. The file is
+compared with the model before it is written. Its layers are not accessible: ``xai.py`` needs the checkpoint.
 
 Exporting needs the packages onnx, onnxscript and onnxruntime; inference needs onnxruntime alone.
 """
 
 from __future__ import annotations
 
-import copy
-import importlib
-import io
-import logging
 import os
-import warnings
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +23,22 @@ from torch import nn
 from crackcam.config import RuntimeConfig
 from crackcam.errors import UserError
 from crackcam.files import write_atomically
+from crackcam.models import graphs
 from crackcam.models.checkpoint import KEY, parse_card, to_json
 from crackcam.models.checks import check_runs
+from crackcam.models.graphs import EVIDENCE, INPUT, LOGITS
 from crackcam.models.loaded import LoadedModel
-from crackcam.runtime import Runtime, choose_device
-from crackcam.text import first_line
+from crackcam.models.multiscale import Multiscale
+from crackcam.runtime import ONNX, TORCH, Runtime, choose_device
 from crackcam.types import ModelCard
 
-TOLERANCE = 1e-4  # of probabilities
+TOLERANCE = 1e-4  # of probabilities, and of evidence
 TO_WRITE, TO_RUN = ("onnx", "onnxscript", "onnxruntime"), ("onnxruntime",)
-INPUT, OUTPUT = "pictures", "logits"  # names in the files
 
 
 def require(packages: tuple[str, ...]) -> list[Any]:
     """Import packages; raises UserError, with the command that installs them, where one is missing."""
-    try:
-        return [importlib.import_module(name) for name in packages]
-    except ImportError as error:
-        raise UserError(
-            f"ONNX files need a package that is missing ({error.name}): pip install {' '.join(packages)}"
-        ) from None
+    return graphs.require(packages, "ONNX files need", " ".join(packages))
 
 
 class OnnxModel(nn.Module):
@@ -82,11 +73,15 @@ class OnnxModel(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits, on the device of the inputs."""
+        return self.output(x, LOGITS)
+
+    def output(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        """The output of that name, on the device of the inputs; raises UserError where the file does not run."""
         try:
-            (logits,) = self.session.run([OUTPUT], {INPUT: x.float().cpu().contiguous().numpy()})
+            (found,) = self.session.run([name], {INPUT: x.float().cpu().contiguous().numpy()})
         except Exception as error:  # its exceptions have no common base
             raise UserError(f"this ONNX file does not run ({error})") from None
-        return torch.from_numpy(logits).to(x.device)
+        return torch.from_numpy(found).to(x.device)
 
     def card(self, path: Path) -> ModelCard:
         """The model card; raises UserError where the file has none, or it is damaged."""
@@ -110,11 +105,13 @@ def load(path: Path, config: RuntimeConfig) -> LoadedModel:
         raise UserError(f"no ONNX file at {path}: make one with python train.py --export onnx")
     if config.precision == "bf16":
         raise UserError("an ONNX file computes in fp32, as it was exported; drop --precision bf16")
+    if config.engine not in ("auto", TORCH, ONNX):
+        raise UserError(f"an ONNX file computes with ONNX Runtime; drop --engine {config.engine}")
     device = choose_device(_auto_device() if config.device == "auto" else config.device)
     model = OnnxModel(path, device)
     card = model.card(path)
     check_runs(model, len(card.classes), card.preprocessing.size, str(path))
-    return LoadedModel(model, card, Runtime(device, torch.float32, "as exported, by onnxruntime"), path)
+    return LoadedModel(model, card, Runtime(device, torch.float32, "as exported", ONNX), path)
 
 
 def _auto_device() -> str:
@@ -140,39 +137,21 @@ def export(path: Path, network: LoadedModel, pixels: torch.Tensor) -> float:
     """
     onnx = require(TO_WRITE)[0]
     cpu = torch.device("cpu")
-    plain = copy.deepcopy(network.model).cpu().float().to(memory_format=torch.contiguous_format).eval()
+    plain = graphs.plain_copy(network.model)
     inputs = network.preprocessing.normalize(pixels, cpu).contiguous()
-    graph = _graph(plain, inputs[:1].repeat(2, 1, 1, 1))  # exported with one image, it would accept only one
+    graph = graphs.export_graph(plain, inputs[:1].repeat(2, 1, 1, 1), graphs.outputs_of(plain))
     content = _with_card(onnx, graph, network.card)
     with torch.inference_mode():
-        expected = plain(inputs).softmax(1)
-        found = OnnxModel(content, cpu)(inputs).softmax(1)
-    difference = (expected - found).abs().max().item()
-    if not difference < TOLERANCE:
-        raise ArithmeticError(f"exported to ONNX, the model's probabilities differ by {difference:g}")
+        exported = OnnxModel(content, cpu)
+        difference = (plain(inputs).softmax(1) - exported(inputs).softmax(1)).abs().max().item()
+        if not difference < TOLERANCE:
+            raise ArithmeticError(f"exported to ONNX, the model's probabilities differ by {difference:g}")
+        if isinstance(plain, Multiscale):
+            of_maps = (plain.evidence(inputs) - exported.output(inputs, EVIDENCE)).abs().max().item()
+            if not of_maps < TOLERANCE:
+                raise ArithmeticError(f"exported to ONNX, the model's evidence differs by {of_maps:g}")
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
     return difference
-
-
-def _graph(model: nn.Module, inputs: torch.Tensor) -> Any:
-    """The model as an ONNX graph, for batches of any length."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # stdout is for results
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                model,
-                (inputs,),
-                dynamo=True,
-                verbose=False,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: torch.export.Dim(INPUT, min=1)},),
-            )
-    except Exception as error:
-        raise UserError(f"this model cannot be exported to ONNX: {first_line(error)}") from None
-    assert program is not None
-    return program.model_proto
 
 
 def _with_card(onnx: Any, graph: Any, card: ModelCard) -> bytes:

@@ -211,8 +211,8 @@ def _evidence_of(network: LoadedModel, tiles: torch.Tensor) -> torch.Tensor:
     Where a GPU has not enough memory, half of them are tried, and half of that.
     """
     try:
-        with torch.inference_mode(), network.runtime.autocast():
-            found = _multiscale(network.inference_model).evidence(network.to_inputs(tiles)).float()
+        with torch.inference_mode():
+            found = network.evidence(tiles)
             stride = _stride(tiles.shape[2], found.shape[2])
             sides = [side // stride for side in tiles.shape[2:]]
             if list(found.shape[2:]) != sides:  # of backbones whose layers round otherwise

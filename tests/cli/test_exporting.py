@@ -55,7 +55,7 @@ def test_predictions_are_those_of_the_checkpoint(place, exported, capsys):
     assert inference.main([*arguments, "--weights", str(exported), "--output", "b.csv"]) == 0
     err = capsys.readouterr().err
     assert f"network: resnet18, Negative, Positive, 64 px, from {exported}" in err
-    assert "machine: cpu, fp32 (as exported, by onnxruntime)" in err
+    assert "machine: cpu, fp32, ONNX Runtime (as exported)" in err
     ours, theirs = table("a.csv"), table("b.csv")
     assert len(ours) == len(theirs) == 12
     for a, b in zip(ours, theirs, strict=True):

@@ -42,8 +42,8 @@ def test_default_call_writes_a_grid_and_its_manifest(place, run):
     assert out.splitlines()[-1] == "wrote outputs/inference_Positive.png, outputs/inference_Positive.json"
     found = document()
     assert list(found) == [
-        "schema", "command", "type", "split", "seed", "device", "precision", "checkpoint", "classes", "versions",
-        "pictures", "picture",
+        "schema", "command", "type", "split", "seed", "device", "precision", "engine", "checkpoint", "classes",
+        "versions", "pictures", "picture",
     ]  # fmt: skip
     assert (found["schema"], found["type"], found["split"], found["seed"]) == (1, "Positive", "test", 0)
     assert found["checkpoint"]["file"] == "weights/model.safetensors"

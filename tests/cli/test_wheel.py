@@ -89,7 +89,7 @@ def test_the_requirements_name_the_same_packages_as_the_wheel():
     listed = [line for line in lines if line and not line.startswith("grad-cam")]
     assert listed == project["dependencies"]
     development = (ROOT / "requirements-dev.txt").read_text()
-    for extra in ("onnx", "docs"):
+    for extra in ("onnx", "openvino", "docs"):
         for requirement in project["optional-dependencies"][extra]:
             assert requirement in development
 

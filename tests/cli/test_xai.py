@@ -68,8 +68,8 @@ def test_tutorial_call(place, run):
     assert {"outputs/xai_Negative_eigencam.png", "outputs/xai_Negative_eigencam.json"} <= place.files("outputs")
     assert "eigencam: independent of the class, at layer4" in err
     assert list(document("xai_Negative_eigencam")) == [
-        "schema", "command", "type", "split", "seed", "device", "precision", "checkpoint", "classes", "versions",
-        "pictures", "methods", "target", "stride", "scales", "fuse", "refine", "aug_smooth", "eigen_smooth", "picture",
+        "schema", "command", "type", "split", "seed", "device", "precision", "engine", "checkpoint", "classes",
+        "versions", "pictures", "methods", "target", "stride", "scales", "fuse", "refine", "aug_smooth", "eigen_smooth", "picture",
         "seconds",
     ]  # fmt: skip
 

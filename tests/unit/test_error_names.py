@@ -72,7 +72,7 @@ def test_what_is_not_a_flag_stays(text):
     assert UserError(text).with_flags == text
 
 
-def test_load_has_six_parameters():
+def test_load_has_seven_parameters():
     assert list(inspect.signature(crackcam.load).parameters) == [
-        "source", "arch", "classes", "pretrained", "device", "precision",
+        "source", "arch", "classes", "pretrained", "device", "precision", "engine",
     ]  # fmt: skip

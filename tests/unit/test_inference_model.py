@@ -289,7 +289,7 @@ def test_a_copy_is_made_once(small, monkeypatch):
 @pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
 def test_compiled_models_are_left_alone(small):
     scripted = torch.jit.script(small.model)
-    assert InferenceCopies().of(scripted, SIDE) is scripted
+    assert InferenceCopies().of(scripted, SIDE, folded) is scripted
 
 
 def test_a_cpu_computes_few_large_images_at_a_time():

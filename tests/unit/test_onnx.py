@@ -56,7 +56,7 @@ def test_a_file_predicts_what_the_model_does(network, exported):
         assert found.all_probabilities(noise(count), 32) == pytest.approx(expected, abs=1e-5)
     assert found.card == network.card
     assert found.path == exported
-    assert str(found.runtime) == "cpu, fp32 (as exported, by onnxruntime)"
+    assert str(found.runtime) == "cpu, fp32, ONNX Runtime (as exported)"
 
 
 def test_one_image_to_compare_on_is_enough(network, tmp_path):
@@ -81,10 +81,12 @@ def test_multiscale_heads(tmp_path):
     network = LoadedModel(model, ModelCard("resnet18", ["a", "b"], 64, head="multiscale", stages=model.stages))
     onnx.export(tmp_path / "m.onnx", network, noise(3))
     inputs = network.to_inputs(noise(3))
+    found = onnx.OnnxModel(tmp_path / "m.onnx", CPU)
     with torch.inference_mode():
-        expected = model(inputs)
-    found = onnx.OnnxModel(tmp_path / "m.onnx", CPU)(inputs)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found(inputs), model(inputs), rtol=1e-4, atol=1e-4)
+        evidence = found.output(inputs, "evidence")
+        torch.testing.assert_close(evidence, model.evidence(inputs), rtol=1e-4, atol=1e-4)
+    assert evidence.shape == (3, 2, 16, 16)
     assert not model.training
 
 
