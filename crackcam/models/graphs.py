@@ -91,10 +91,13 @@ def export_graph(model: nn.Module, inputs: torch.Tensor, names: tuple[str, ...])
                 verbose=False,
                 input_names=[INPUT],
                 output_names=list(names),
-                dynamic_shapes=(dynamic,) if dynamic else None,
+                dynamic_shapes=dynamic,
             )
     except Exception as error:
-        raise UserError(f"this model cannot be exported to ONNX: {first_line(error)}") from None
+        cause = (
+            error.__cause__ if isinstance(error.__cause__, Exception) else error
+        )  # error itself says what to try next
+        raise UserError(f"this model cannot be exported to ONNX: {first_line(cause)}") from None
     assert program is not None
     return program.model_proto
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import crackcam
 from crackcam.explain.heatmaps import _evidence
-from crackcam.models.inference import InferenceCopies, folded, images_at_a_time
+from crackcam.models.inference import InferenceCopies, _folded, folded, images_at_a_time
 from crackcam.models.loaded import LoadedModel
 from crackcam.types import ModelCard
 
@@ -281,7 +281,7 @@ def test_random_numbers_of_the_caller_stay_his():
 
 def test_a_copy_is_made_once(small, monkeypatch):
     made = []
-    monkeypatch.setattr("crackcam.models.inference.folded", lambda *args: made.append(args) or folded(*args))
+    monkeypatch.setattr("crackcam.models.inference._folded", lambda *args: made.append(args) or _folded(*args))
     assert small.inference_model is small.inference_model is small.without_crop().inference_model
     assert len(made) == 1
 
