@@ -207,9 +207,11 @@ def cost(network: crackcam.Classifier, rounds: int) -> None:
         f"{layout.tiles} tiles of {layout.columns.tile} x {layout.rows.tile} px, "
         f"{area * layout.tiles / image[..., 0].size:.2f} times the pixels"
     )
+    ratios = np.divide(whole, bare)
     print(
         f"prediction and heatmap {np.median(whole):.2f} s, bare forward passes {np.median(bare):.2f} s, "
-        f"ratio {np.median(np.divide(whole, bare)):.3f}; peak memory {(peak - before) / 1024:.0f} MB above start"
+        f"ratio {np.median(ratios):.3f} [{ratios.min():.3f}-{ratios.max():.3f}]; "
+        f"peak memory {(peak - before) / 1024:.0f} MB above start"
     )
 
 
@@ -221,7 +223,7 @@ def main() -> None:
     deciding.add_argument("--rows", type=Path, default=Path("large_images.jsonl"))
     costing = commands.add_parser("cost", help="time against bare forward passes, and memory")
     costing.add_argument("--weights", type=Path, default=None, help="default: the bundled network")
-    costing.add_argument("--rounds", type=int, default=3)
+    costing.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     network = crackcam.load(args.weights, precision="auto")
     if args.command == "decide":
