@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -148,8 +148,8 @@ def _examine(model: nn.Module, image_size: int) -> Layers:
 _Reading = tuple[str, Reshape | None]  # a layer, and how its output is brought to (N, C, H, W)
 
 
-def _look(model: nn.Module, images: torch.Tensor) -> dict[_Reading, _Seen]:
-    """Every reading of a layer's output as a grid, in the order of execution."""
+def _look(model: nn.Module, images: torch.Tensor, only: Collection[_Reading] | None = None) -> dict[_Reading, _Seen]:
+    """Every reading of a layer's output as a grid, in the order of execution; or those of ``only``."""
     seen: dict[_Reading, _Seen] = {}
     pooled: list[torch.Tensor] = []
     at_head: list[torch.Tensor] = []
@@ -162,6 +162,8 @@ def _look(model: nn.Module, images: torch.Tensor) -> dict[_Reading, _Seen]:
         usable = not pools and not at_head and not any(output is p for p in pooled)
         for grid in _readings(output):
             seen.pop((name, grid.reshape), None)  # a layer that runs again is where it ran last
+            if only is not None and (name, grid.reshape) not in only:
+                continue  # responses take longer than the layers
             response = responses(grid.reshape(output) if grid.reshape else output)
             seen[name, grid.reshape] = _Seen(grid, response, usable)
 
@@ -175,7 +177,7 @@ def _verdicts_of_draws(model: nn.Module, image_size: int, doubtful: list[_Readin
     sizes = {max(image_size, TYPICAL_SIZE), image_size}
     for size in sorted(sizes, reverse=True):
         try:
-            runs = [_look(model, probe_images(size, seed)) for seed in range(DRAWS)]
+            runs = [_look(model, probe_images(size, seed), doubtful) for seed in range(DRAWS)]
         except UserError:  # not this size
             continue
         return {
