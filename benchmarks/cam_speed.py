@@ -41,7 +41,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from crackcam.config import POSITIVE_INT
+from crackcam.limits import POSITIVE_INT
 from crackcam.methods import METHODS
 
 # This process imports no torch: a child's peak of memory starts from its parent's.

@@ -29,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from crackcam.cli import console
-from crackcam.config import POSITIVE_INT
+from crackcam.limits import POSITIVE_INT
 
 SIDE, DISTINCT = 224, 1000  # more images are links to these
 START = {

@@ -1,18 +1,34 @@
 """All settings of crackcam: the one list of names, defaults, limits, help texts and conflicts.
 
 Each class is a group of settings that belong together. The command line of a script is built from the groups in
-:class:`PredictRun`, :class:`ExplainRun` and :class:`TrainConfig`; :mod:`crackcam.settings` describes how.
+:mod:`crackcam.cli.commands`; :mod:`crackcam.settings` describes how.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from crackcam.errors import UserError
-from crackcam.methods import BEST, NAMED, OWN, REFINEMENTS, STYLES, parse_methods
+from crackcam.limits import (
+    DISTANCE,
+    FRACTION,
+    HELD_OUT_FRACTION,
+    IMAGE_SIZE,
+    LIMITS,
+    METHODS,
+    NOT_NEGATIVE,
+    POSITIVE_FLOAT,
+    POSITIVE_INT,
+    SCALE_MM,
+    SCALES,
+    SEED,
+    SENSOR,
+    WHOLE_NUMBER,
+    WORKERS,
+)
+from crackcam.methods import BEST, NAMED, REFINEMENTS, STYLES
 from crackcam.settings import (
     HTML_PATH,
     NAMES,
@@ -21,51 +37,14 @@ from crackcam.settings import (
     PATTERN,
     SWITCH,
     TEXT,
-    Kind,
     Settings,
     choice,
     number,
     setting,
 )
-from crackcam.sizes import DISTANCES_M, SCALES_MM, SENSORS_MM, check_limits
-from crackcam.text import split_list
 
 DATA, WEIGHTS, OUTPUTS = Path("data"), Path("weights/model.safetensors"), Path("outputs")
 REPORT = OUTPUTS / "report.html"
-LARGEST_SIZE = 2048  # pixels; at this input size a first layer of 64 channels takes a gigabyte for one image
-
-POSITIVE_INT = number(int, 1, 10**9, "a whole number above 0")
-WHOLE_NUMBER = number(int, 0, 10**5, "a whole number from 0 to 100,000")
-SEED = number(int, 0, 2**32 - 1, "a whole number from 0 to 4,294,967,295")
-WORKERS = number(int, 0, 256, "a whole number from 0 to 256")
-IMAGE_SIZE = number(int, 8, LARGEST_SIZE, f"a whole number from 8 to {LARGEST_SIZE}")
-POSITIVE_FLOAT = number(float, 1e-12, 1e12, "a number above 0")
-NOT_NEGATIVE = number(float, 0, 1e12, "a number from 0 up")
-FRACTION = number(float, 0, 1, "a number from 0 to 1")
-HELD_OUT_FRACTION = number(float, 0.01, 0.9, "a fraction from 0.01 to 0.9")
-SCALE = number(float, 0.25, 8, "own, or a number from 0.25 to 8")
-SCALE_MM = number(float, *SCALES_MM, "a number of millimetres from {:g} to {:g}".format(*SCALES_MM))
-DISTANCE = number(float, *DISTANCES_M, "a number of metres from {:g} to {:g}".format(*DISTANCES_M))
-SENSOR = number(float, *SENSORS_MM, "a number of millimetres from {:g} to {:g}".format(*SENSORS_MM))
-
-
-def _scales(value: Any) -> tuple[float | str, ...]:
-    found = tuple(OWN if part == OWN else SCALE.parse(part) for part in split_list(value))
-    if not found:
-        raise ValueError("names nothing")
-    return found
-
-
-def _limits(value: Any) -> tuple[float, ...]:
-    found = tuple(POSITIVE_FLOAT.parse(part) for part in split_list(value))
-    try:
-        check_limits(found)
-    except UserError:
-        raise ValueError("are not ascending numbers above 0, as in 0.2,0.3") from None
-    return found
-
-
-SCALES, METHODS, LIMITS = Kind(_scales), Kind(parse_methods), Kind(_limits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,76 +287,6 @@ class ExplainOutputConfig(OutputConfig):
     verdicts: Path | None = setting(
         None, PATH, "with --all --style mask: leave out the regions that this CSV of a report rejects", metavar="FILE"
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictRun:
-    """Everything that ``inference.py`` is asked for."""
-
-    model: ModelConfig = field(default_factory=ModelConfig)
-    images: ImagesConfig = field(default_factory=ImagesConfig)
-    predict: PredictConfig = field(default_factory=PredictConfig)
-    runtime: RuntimeConfig = field(default_factory=ExactRuntimeConfig)
-    output: OutputConfig = field(default_factory=OutputConfig)
-    command: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExplainRun:
-    """Everything that ``xai.py`` is asked for.
-
-    Raises:
-        UserError: two settings exclude each other.
-    """
-
-    explain: ExplainConfig = field(default_factory=ExplainConfig)
-    sizes: SizesConfig = field(default_factory=SizesConfig)
-    analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    images: ImagesConfig = field(default_factory=ImagesConfig)
-    predict: PredictConfig = field(default_factory=PredictConfig)
-    runtime: RuntimeConfig = field(default_factory=ExactRuntimeConfig)
-    output: ExplainOutputConfig = field(default_factory=ExplainOutputConfig)
-    command: str = ""
-
-    def __post_init__(self) -> None:
-        explain, analysis, output = self.explain, self.analysis, self.output
-        if analysis.anatomy:
-            self._check_anatomy()
-        if explain.refine and (analysis.anatomy or analysis.verify):
-            raise UserError("--anatomy and --verify are about heatmaps as the method makes them: leave --refine out")
-        if analysis.verify and explain.given("aug_smooth", "eigen_smooth", "scales", "fuse"):
-            raise UserError(
-                "--verify compares plain heatmaps: leave --aug-smooth, --eigen-smooth, --scales, --fuse out"
-            )
-        if explain.threshold is not None and (explain.several or (explain.style != "mask" and not analysis.masks)):
-            raise UserError("--threshold is for the heatmaps of one --method, with --style mask or --masks")
-        given = self.sizes.given("mm_per_pixel", "distance", "sensor_width", "width_limits")
-        if given and explain.style != "mask":
-            raise UserError(f"{given[0]} is for the sizes of regions: add --style mask")
-        if output.all and (explain.several or analysis.given("masks", "metrics", "verify", "anatomy")):
-            flags = "--masks, --metrics, --verify and --anatomy"
-            raise UserError(f"--all draws image after image, by one --method: leave {flags} out")
-        self._check_handover()
-
-    def _check_handover(self) -> None:
-        findings = self.output.all and self.explain.style == "mask"
-        if self.output.all and self.output.report and not findings:
-            raise UserError("--report with --all is about regions: add --style mask, or leave --report out")
-        for flag in self.output.given("title", "verdicts") if not findings else ():
-            raise UserError(f"{flag} is for the findings of --all --style mask")
-
-    def _check_anatomy(self) -> None:
-        explain = self.explain
-        more = (
-            explain.given("scales", "fuse")
-            or self.analysis.given("masks", "metrics")
-            or self.output.report
-            or explain.style == "mask"
-        )
-        if more or explain.method not in ((BEST,), ("gradcam",)):
-            flags = "--method, --masks, --metrics, --scales, --fuse, --report and --style mask"
-            raise UserError(f"--anatomy shows the steps of Grad-CAM: leave {flags} out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,17 +14,16 @@ from typing import Any
 
 from crackcam.cli.arguments import Parser, config_from
 from crackcam.cli.console import Main, command
+from crackcam.cli.runs import ExplainRun, PredictRun
 from crackcam.config import (
     AnalysisConfig,
     ExactRuntimeConfig,
     ExplainConfig,
     ExplainOutputConfig,
-    ExplainRun,
     ImagesConfig,
     ModelConfig,
     OutputConfig,
     PredictConfig,
-    PredictRun,
     RuntimeConfig,
     SizesConfig,
     TrainConfig,

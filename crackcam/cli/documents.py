@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from crackcam.config import ExplainRun, PredictRun
+from crackcam.cli.runs import ExplainRun, PredictRun
 from crackcam.data.selection import Selection
 from crackcam.files import check_writable, file_hash
 from crackcam.models.loaded import LoadedModel

@@ -16,8 +16,9 @@ from crackcam.cli.console import print_json, say
 from crackcam.cli.documents import manifest, prepare_output, table_beside
 from crackcam.cli.orthomosaics import check_files, survey, surveyed
 from crackcam.cli.predict import as_asked, check_processes, print_summary
+from crackcam.cli.runs import ExplainRun
 from crackcam.cli.sheet import Sheet
-from crackcam.config import OUTPUTS, ExplainRun
+from crackcam.config import OUTPUTS
 from crackcam.data.images import DecodedImage
 from crackcam.data.masks import read_masks
 from crackcam.data.selection import Selection, read_selection, select

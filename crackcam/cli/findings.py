@@ -8,7 +8,7 @@ from pathlib import Path
 from crackcam.batch.handover import Handover, finding_row
 from crackcam.batch.streaming import Row, Rows, Run
 from crackcam.batch.tasks import ExplainTask
-from crackcam.config import ExplainRun
+from crackcam.cli.runs import ExplainRun
 from crackcam.data.names import HandoverNames
 from crackcam.models.loaded import LoadedModel
 from crackcam.render.handover import table

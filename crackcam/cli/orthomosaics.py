@@ -9,7 +9,8 @@ from crackcam.batch.orthomosaics import Survey
 from crackcam.batch.tasks import model_settings
 from crackcam.cli.console import print_json, say
 from crackcam.cli.documents import manifest, prepare_output
-from crackcam.config import OUTPUTS, ExplainRun, PredictRun
+from crackcam.cli.runs import ExplainRun, PredictRun
+from crackcam.config import OUTPUTS
 from crackcam.data.scene import ImageError
 from crackcam.data.selection import Selection
 from crackcam.data.windows import is_orthomosaic

@@ -17,7 +17,8 @@ from crackcam.classifier import Loader
 from crackcam.cli.console import print_json, say
 from crackcam.cli.documents import manifest, prepare_output
 from crackcam.cli.orthomosaics import check_files
-from crackcam.config import OUTPUTS, ExplainRun, PredictRun
+from crackcam.cli.runs import ExplainRun, PredictRun
+from crackcam.config import OUTPUTS
 from crackcam.data.images import DecodedImage, read_image
 from crackcam.data.scene import ImageError
 from crackcam.data.selection import Selection, read_selection, select

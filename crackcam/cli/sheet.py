@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crackcam.config import ExplainRun
+from crackcam.cli.runs import ExplainRun
 from crackcam.data.capture import Capture, read_capture
 from crackcam.evaluation import mask_scores
 from crackcam.explain.detectors import Detector

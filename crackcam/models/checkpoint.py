@@ -23,10 +23,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from crackcam.config import LARGEST_SIZE
 from crackcam.data.splits import SPLITS, check_classes
 from crackcam.errors import UserError
 from crackcam.files import write_atomically
+from crackcam.limits import LARGEST_SIZE
 from crackcam.models.checks import check_finite, check_runs, to_device
 from crackcam.models.pretrained import WeightsUnavailableError, build_classifier, imagenet_network
 from crackcam.models.registry import create_imagenet_model, pretrained_config

@@ -9,16 +9,15 @@ import inference
 import train
 import xai
 from crackcam.cli.commands import COMMANDS
+from crackcam.cli.runs import ExplainRun, PredictRun
 from crackcam.config import (
     AnalysisConfig,
     ExactRuntimeConfig,
     ExplainConfig,
-    ExplainRun,
     ImagesConfig,
     ModelConfig,
     OutputConfig,
     PredictConfig,
-    PredictRun,
     RuntimeConfig,
     SizesConfig,
     TrainConfig,
