@@ -96,7 +96,7 @@ def bare(settings):
 
     def forward_pass():
         seconds = 0.0
-        for batch in torch.cat([train.pixels, val.pixels]).split(settings["batch_size"]):
+        for batch in torch.cat([train.pixels[:], val.pixels[:]]).split(settings["batch_size"]):
             x = loaded.to_inputs(batch)
             begin = time.perf_counter()
             with torch.inference_mode(), loaded.runtime.autocast():

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from crackcam.errors import UserError
 
@@ -33,6 +33,16 @@ def world_size() -> int:
 def rank() -> int:
     """Number of this process, from 0."""
     return int(os.environ["RANK"]) if world_size() > 1 else 0
+
+
+def local_rank() -> int:
+    """Number of this process among those of its machine, from 0."""
+    return int(os.environ.get("LOCAL_RANK", 0)) if world_size() > 1 else 0
+
+
+def local_world_size() -> int:
+    """Number of processes of this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if world_size() > 1 else 1
 
 
 def is_main() -> bool:
@@ -121,6 +131,27 @@ def broadcast_object(make: Callable[[], T]) -> T:
     if made[1] is not None:
         raise UserError(made[1])
     return made[0]
+
+
+def of_machine(make: Callable[[], T]) -> T:
+    """The object that ``make`` returns in the first process of a machine, in every process of that machine.
+
+    Raises:
+        UserError: ``make`` raised it in some process; in every process.
+    """
+    if world_size() == 1:
+        return make()
+    made: tuple[T | None, str | None] = None, None
+    if local_rank() == 0:
+        try:
+            made = make(), None
+        except UserError as error:
+            made = None, error.with_flags
+    of_all = all_gather(made)
+    for _, message in of_all:
+        if message is not None:
+            raise UserError(message)
+    return cast(T, of_all[rank() - local_rank()][0])
 
 
 def check_identical(**values: object) -> None:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 
 from crackcam.data.pixels import PixelSplit, without_padding
 from crackcam.data.statistics import Groups, identical_images
+from crackcam.data.storage import Rows, allocate
 from crackcam.text import counted
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ logger = logging.getLogger(__name__)
 SIDE = 32  # of a thumbnail
 MIN_CORRELATION = 0.97  # of near-duplicates
 MIN_CONTRAST = 1.0  # standard deviation in grey levels; below it a thumbnail shows nothing to recognise
-BLOCK = 128  # images at a time: 80 MB at 224 px, and 20 MB of their correlations with 40,000 others
+BLOCK = 128  # images at a time: 80 MB at 224 px
+COMPARED = 8192  # training images that a block is compared with at a time: 32 MB of thumbnails, 4 MB of correlations
 
 
 class Pair(NamedTuple):
@@ -56,7 +58,7 @@ def near_duplicates(splits: Mapping[str, PixelSplit], groups: Groups | None = No
         identical |= {(split, path): first for split, _, path in group if first}
     found: dict[str, list[Pair]] = {}
     for name in (name for name in splits if name != "train"):
-        best = [(block @ thumbnails.T).max(dim=1) for block in _thumbnails(splits[name].pixels).split(BLOCK)]
+        best = [_nearest(block, thumbnails) for block in _thumbnails(splits[name].pixels).split(BLOCK)]
         values, indices = (torch.cat(parts).tolist() for parts in zip(*best, strict=True))
         nearest = zip(splits[name].paths, values, indices, strict=True)
         found[name] = [
@@ -67,12 +69,24 @@ def near_duplicates(splits: Mapping[str, PixelSplit], groups: Groups | None = No
     return found
 
 
-def _thumbnails(pixels: torch.Tensor) -> torch.Tensor:
+def _nearest(block: torch.Tensor, thumbnails: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each thumbnail of a block the highest correlation with others, and the index of the one that has it."""
+    parts = thumbnails.split(COMPARED)
+    values, indices = zip(*((block @ part.T).max(dim=1) for part in parts), strict=True)
+    highest, which = torch.stack(values).max(dim=0)
+    return highest, torch.stack(indices).gather(0, which[None])[0] + which * COMPARED
+
+
+def _thumbnails(pixels: Rows) -> Rows:
     """(N, 3, S, S) uint8 -> (N, 1024) float32 of zero mean and unit length; 0 where there is hardly any contrast."""
-    grey = torch.cat([_grey_thumbnails(block) for block in pixels.split(BLOCK)]).flatten(1)
-    grey -= grey.mean(dim=1, keepdim=True)
-    grey[grey.square().mean(dim=1).sqrt() < MIN_CONTRAST] = 0
-    return F.normalize(grey)
+    thumbnails, start = allocate((len(pixels), SIDE * SIDE), torch.float32), 0
+    for block in pixels.split(BLOCK) if len(pixels) else ():
+        grey = _grey_thumbnails(block).flatten(1)
+        grey -= grey.mean(dim=1, keepdim=True)
+        grey[grey.square().mean(dim=1).sqrt() < MIN_CONTRAST] = 0
+        thumbnails[start : start + len(block)] = F.normalize(grey)
+        start += len(block)
+    return thumbnails
 
 
 def _grey_thumbnails(block: torch.Tensor) -> torch.Tensor:

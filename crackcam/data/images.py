@@ -38,6 +38,7 @@ MAX_SIDE = 65_535  # as of JPEG and GIF; Pillow copies longer rows over and over
 FORMATS: tuple[str, ...] = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000", "AVIF")
 OPAQUE = 16  # alpha, of 255, below which nothing of a pixel can be seen
 NAMED_ERRORS = 10  # more unreadable files are counted
+SUBMITTED = 4096  # files that wait for a thread: each takes 2 kB meanwhile
 AHEAD_BYTES = 2**28  # of images that are decoded before they are used: 7 of 12 megapixels
 
 with contextlib.suppress(ImportError):  # the photos of iPhones, where that package is installed
@@ -256,7 +257,8 @@ def keep_images(paths: list[Path], where: str, threads: int = 8) -> list[Path]:
             return UnreadableImage(path, str(error))
 
     with ThreadPoolExecutor(threads) as pool:
-        unreadable = list(filter(None, pool.map(check, paths)))
+        parts = (paths[start : start + SUBMITTED] for start in range(0, len(paths), SUBMITTED))
+        unreadable = [found for part in parts for found in pool.map(check, part) if found]
     log_unreadable(unreadable, where)
     lost = {item.path for item in unreadable}
     return [path for path in paths if path not in lost]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
-import os
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -15,45 +12,68 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from crackcam import distributed
 from crackcam.data.images import ImageError, UnreadableImage, log_unreadable, read_images, read_size
 from crackcam.data.splits import SPLITS, ClassFiles, DataSplits
+from crackcam.data.storage import Rows, StoredArray, StoredFile, allocate, view_of
 from crackcam.errors import UserError
 from crackcam.preprocessing import GREY, Preprocessing, Window
 from crackcam.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-IN_MEMORY = 4 * 2**30  # bytes; a larger split is kept in a temporary file: 40,000 images at 224 px are 6 GB
+BLOCK = 256  # images that are copied at a time
 
 
 class PixelSplit(NamedTuple):
-    """A split in memory, at the model's size.
+    """A decoded split, at the model's size.
 
     Attributes:
-        pixels: (N, 3, size, size) uint8.
+        pixels: (N, 3, size, size) uint8, a tensor where it is small, else see :mod:`crackcam.data.storage`.
         labels: (N,) int64 class indices.
         paths: N files.
     """
 
-    pixels: torch.Tensor
+    pixels: Rows
     labels: torch.Tensor
     paths: list[Path]
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def part(self, rows: slice) -> PixelSplit:
+        """Some neighbouring images of the split; nothing is copied."""
+        return PixelSplit(view_of(self.pixels, rows), self.labels[rows], self.paths[rows])
+
 
 def concatenate(*splits: PixelSplit) -> PixelSplit:
-    """One split of several."""
-    pixels, labels, paths = zip(*splits, strict=True)
-    return PixelSplit(torch.cat(pixels), torch.cat(labels), [path for of_one in paths for path in of_one])
+    """One split of several, in their order; empty ones have no size and are left out."""
+    size = splits[0].pixels.shape[1:]
+    labels = torch.cat([split.labels for split in splits])
+    pixels, start = allocate((len(labels), *size)), 0
+    for split in splits:
+        for part in split.pixels.split(BLOCK) if len(split) else ():
+            pixels[start : start + len(part)] = part
+            start += len(part)
+    return PixelSplit(pixels, labels, [path for split in splits for path in split.paths])
 
 
-def extend(split: PixelSplit, more: PixelSplit) -> PixelSplit:
-    """A split with images of another one behind its own; in a temporary file where it is large."""
-    pixels = torch.from_numpy(_pixel_array(len(split) + len(more), split.pixels.shape[-1]))
-    pixels[: len(split)], pixels[len(split) :] = split.pixels, more.pixels
-    return PixelSplit(pixels, torch.cat([split.labels, more.labels]), [*split.paths, *more.paths])
+def of_machine(make: Callable[[], PixelSplit]) -> PixelSplit:
+    """A split that the first process of a machine makes, and the others read: one copy of its pixels on the machine."""
+    if distributed.world_size() == 1:
+        return make()
+    made: list[PixelSplit] = []
+
+    def share() -> tuple[StoredFile | torch.Tensor, torch.Tensor, list[Path]]:
+        split = make()
+        made.append(split)
+        pixels = split.pixels
+        return pixels.handle() if isinstance(pixels, StoredArray) else pixels, split.labels, split.paths
+
+    pixels, labels, paths = distributed.of_machine(share)
+    if made:
+        return made[0]
+    return PixelSplit(pixels if isinstance(pixels, torch.Tensor) else StoredArray.open(pixels), labels, paths)
 
 
 def load_splits(
@@ -70,14 +90,20 @@ def load_splits(
 def load_split(
     name: str, classes: list[str], files: ClassFiles, preprocessing: Preprocessing, threads: int
 ) -> PixelSplit:
-    """Decode a split once. Unreadable files are logged and left out; a large split is kept in a temporary file.
+    """Decode a split once on a machine. Unreadable files are logged and left out.
 
     Raises:
         UserError: no file of a training class can be read, or none of the validation split.
     """
+    return of_machine(lambda: _decode_split(name, classes, files, preprocessing, threads))
+
+
+def _decode_split(
+    name: str, classes: list[str], files: ClassFiles, preprocessing: Preprocessing, threads: int
+) -> PixelSplit:
     paths = [path for c in classes for path in files[c]]
     labels = [index for index, c in enumerate(classes) for _ in files[c]]
-    array = _pixel_array(len(paths), preprocessing.size)
+    pixels = allocate((len(paths), 3, preprocessing.size, preprocessing.size))
     good: list[int] = []
     unreadable: list[UnreadableImage] = []
     decoded = read_images(paths, preprocessing.apply, threads)
@@ -85,7 +111,7 @@ def load_split(
         if isinstance(item, UnreadableImage):
             unreadable.append(item)
             continue
-        array[len(good)] = item.pixels.transpose(2, 0, 1)
+        pixels[len(good)] = torch.from_numpy(item.pixels.transpose(2, 0, 1).copy())
         good.append(i)
     log_unreadable(unreadable, f"of the {name} split")
     kept = torch.tensor([labels[i] for i in good], dtype=torch.int64)
@@ -97,7 +123,7 @@ def load_split(
             logger.warning(lost)
     if name == "val" and not good:
         raise UserError("no image in the val split can be read: training selects its best epoch on them")
-    return PixelSplit(torch.from_numpy(array[: len(good)]), kept, [paths[i] for i in good])
+    return PixelSplit(view_of(pixels, slice(len(good))), kept, [paths[i] for i in good])
 
 
 def training_preprocessing(
@@ -119,16 +145,6 @@ def training_preprocessing(
             sides.append(max(read_size(path)))
     side = max(smallest, round(max(sides) / multiple) * multiple)
     return replace(preprocessing, size=min(preprocessing.size, side))
-
-
-def _pixel_array(count: int, size: int) -> np.ndarray:
-    shape = (count, 3, size, size)
-    if math.prod(shape) <= IN_MEMORY:
-        return np.empty(shape, np.uint8)
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the array
-    if hasattr(os, "posix_fallocate"):  # a disk that fills up later would end the process by a signal
-        os.posix_fallocate(file.fileno(), 0, math.prod(shape))
-    return np.memmap(file, np.uint8, "r+", shape=shape)
 
 
 def content_window(pixels: torch.Tensor) -> Window:

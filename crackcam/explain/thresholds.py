@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from crackcam.config import ExplainConfig
+from crackcam.data.storage import Rows
 from crackcam.methods import EVIDENCE
 from crackcam.models.loaded import LoadedModel
 from crackcam.models.multiscale import Multiscale
@@ -35,7 +36,7 @@ def calibrate(heatmaps: torch.Tensor | np.ndarray) -> float:
 
 
 def class_thresholds(
-    explain: HeatmapFunction, classes: Sequence[str], pixels: torch.Tensor, labels: torch.Tensor
+    explain: HeatmapFunction, classes: Sequence[str], pixels: Rows, labels: torch.Tensor
 ) -> dict[str, float]:
     """:func:`calibrate` each class over validation images of the other classes.
 
@@ -59,7 +60,7 @@ def class_thresholds(
 
 
 def evidence_thresholds(
-    network: LoadedModel, pixels: torch.Tensor, labels: torch.Tensor, batch_size: int
+    network: LoadedModel, pixels: Rows, labels: torch.Tensor, batch_size: int
 ) -> dict[str, dict[str, float]]:
     """:attr:`crackcam.types.ModelCard.thresholds` for the evidence maps of a multiscale head; of other heads none.
 

@@ -11,6 +11,7 @@ it would be larger than :data:`MAX_CACHE`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
@@ -23,6 +24,7 @@ from safetensors.torch import save_file
 
 from crackcam import distributed
 from crackcam.data.pixels import PixelSplit
+from crackcam.data.storage import Rows
 from crackcam.files import write_atomically
 from crackcam.models.heads import head_inputs, head_name
 from crackcam.models.loaded import LoadedModel
@@ -55,11 +57,10 @@ def compute_features(loaded: LoadedModel, split: PixelSplit, batch_size: int, la
 
 def _shard_logits(loaded: LoadedModel, split: PixelSplit, batch_size: int, label: str) -> torch.Tensor | None:
     loaded.model.eval()
-    shard = split.pixels[distributed.shard(len(split))]
+    shard = split.part(distributed.shard(len(split))).pixels
     if not len(shard):
         return None
-    parts = shard.split(batch_size)
-    batches = Progress(label, len(parts), "batch").over(parts)
+    batches = Progress(label, -(-len(shard) // batch_size), "batch").over(shard.split(batch_size))
     with torch.inference_mode(), loaded.runtime.autocast():
         # Fetched at the end: a GPU goes on without waiting for us to look.
         return torch.cat([loaded.model(loaded.to_inputs(pixels)).float() for pixels in batches]).cpu()
@@ -129,10 +130,10 @@ def cache_key(loaded: LoadedModel, splits: dict[str, PixelSplit]) -> str:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for name, split in splits.items():
             key.update(f"{name} {[*split.pixels.shape]}".encode())
-            for digest in pool.map(_digest, split.pixels.split(BLOCK)):
+            for digest in pool.map(functools.partial(_digest, split.pixels), range(0, len(split), BLOCK)):
                 key.update(digest)
     return key.hexdigest()
 
 
-def _digest(pixels: torch.Tensor) -> bytes:
-    return hashlib.sha256(pixels.contiguous().numpy().data).digest()
+def _digest(pixels: Rows, start: int) -> bytes:
+    return hashlib.sha256(pixels[start : start + BLOCK].contiguous().numpy().data).digest()

@@ -20,7 +20,7 @@ from crackcam import distributed
 from crackcam.classifier import Classifier
 from crackcam.config import TrainConfig
 from crackcam.data.duplicates import warn_of_duplicates
-from crackcam.data.pixels import PixelSplit, concatenate, extend, load_splits, training_preprocessing
+from crackcam.data.pixels import PixelSplit, concatenate, load_splits, of_machine, training_preprocessing
 from crackcam.data.splits import plan_splits
 from crackcam.data.synthetic.datasets import synthetic_split
 from crackcam.data.synthetic.sample import write_sample_if_missing
@@ -206,14 +206,17 @@ class Trainer:
         for line in self.plan.summary():
             logger.info(line)
         if self.verdicts:
-            tiles = self.verdicts.read(self.trained_at, self.plan.classes)
-            self.splits["train"] = extend(self.splits["train"], tiles)
+            train, verdicts = self.splits["train"], self.verdicts
+            self.splits["train"] = of_machine(
+                lambda: concatenate(train, verdicts.read(self.trained_at, self.plan.classes))
+            )
             self.loaded.card.training["verdict_tiles"] = dict(self.verdicts.counts)
-        self.near_duplicates = warn_of_duplicates(self.splits)
+        self.near_duplicates = distributed.broadcast_object(lambda: warn_of_duplicates(self.splits))
         self.val = self.splits["val"]
         if initial.mix:
             logger.info("synthetic images: %s of each epoch (disable: --mix-sample 0)", percent(initial.mix))
-            self.val = concatenate(self.val, synthetic_split(self.val, config.seed, self.trained_at.size))
+            val, size = self.val, self.trained_at.size
+            self.val = of_machine(lambda: concatenate(val, synthetic_split(val, config.seed, size)))
         self.mix = initial.mix
         sizes = [*map(len, self.splits.values())]
         distributed.check_identical(files=self.state.run["files"], images=sizes, weights=initial.origin.kind)
@@ -265,14 +268,15 @@ class Trainer:
             self.splits |= load_splits(self.plan, self.loaded.preprocessing, config.workers, ("val", "test"))
         self.val = self.splits["val"]
         if self.mix:
-            self.val = concatenate(synthetic_split(self.val, config.seed, size), self.val)
+            val = self.val
+            self.val = of_machine(lambda: concatenate(synthetic_split(val, config.seed, size), val))
         return calibrate(self.loaded, self.val, config.batch_size)
 
     def val_groups(self) -> list[PixelSplit]:
         """Validation images, and the synthetic ones in front of them where there are any."""
         count = len(self.val) // (2 if self.mix else 1)
         parts = (slice(0, count), slice(count, None)) if self.mix else (slice(None),)
-        return [PixelSplit(self.val.pixels[p], self.val.labels[p], self.val.paths[p]) for p in parts]
+        return [self.val.part(rows) for rows in parts]
 
     def evaluate(self, best: Epoch, temperature: float) -> TrainResult:
         """Score the test split, else the validation split, once; write the final checkpoint and its export."""

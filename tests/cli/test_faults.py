@@ -30,7 +30,8 @@ import train
 import xai
 from crackcam import files
 from crackcam.cli import console
-from crackcam.data import pixels
+from crackcam.data import pixels, storage
+from crackcam.errors import UserError
 from crackcam.models import checkpoint, pretrained
 from crackcam.models.loaded import LoadedModel
 from crackcam.training import resume
@@ -122,12 +123,13 @@ def test_a_full_disk_through_the_scripts(flight, capsys, script):
     assert script.main([*flags, "--all"]) == 0
 
 
-def test_room_for_pixels_is_reserved_before_they_are_written(monkeypatch):
-    """A sparse temporary file would end the process by a signal where the disk fills up later."""
-    monkeypatch.setattr(pixels, "IN_MEMORY", 0)
-    with files_of_at_most(10_000), pytest.raises(OSError, match="File too large"):
-        pixels._pixel_array(100, 64)
-    assert pixels._pixel_array(2, 8).shape == (2, 3, 8, 8)
+def test_room_for_images_is_reserved_before_they_are_written(monkeypatch):
+    """Where the disk fills up later, training would end after hours; a sparse file that is mapped, by a signal."""
+    monkeypatch.setattr(storage, "IN_MEMORY", 0)
+    room = r"has no room for 0\.1 GB of decoded images \(file too large\): set TMPDIR to a folder on a larger disk"
+    with files_of_at_most(10_000), pytest.raises(UserError, match=room):
+        storage.allocate((5000, 3, 64, 64))
+    assert storage.allocate((2, 3, 8, 8)).shape == (2, 3, 8, 8)
 
 
 def test_a_real_full_disk(flight, capsys):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from crackcam.data.names import HandoverNames, match_names
-from crackcam.data.pixels import PixelSplit, extend
+from crackcam.data.pixels import PixelSplit, concatenate
 from crackcam.data.verdict_tiles import VerdictTiles, cut_windows
 from crackcam.data.verdicts import Verdict, VerdictFile, judge, read_verdicts
 from crackcam.errors import UserError
@@ -189,7 +189,7 @@ def test_tiles_are_cut_at_native_resolution(photographs, tmp_path, caplog):
     train = PixelSplit(
         torch.zeros((3, 3, 32, 32), dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), [Path("x")] * 3
     )
-    whole = extend(train, split)
+    whole = concatenate(train, split)
     assert (len(whole), whole.labels.tolist(), whole.paths[3:]) == (5, [0, 0, 0, 1, 0], split.paths)
     assert torch.equal(whole.pixels[3:], split.pixels)
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from crackcam.data.pixels import PixelSplit, without_padding
+from crackcam.data.storage import allocate
 from crackcam.data.synthetic.examples import UNKNOWN, generate_example
 from crackcam.data.synthetic.noise import Rng
 from crackcam.data.synthetic.sample import CLASSES, CRACK_FREE, CRACKED
@@ -115,8 +116,8 @@ class BlendedImages(torch.utils.data.Dataset):
 def synthetic_split(split: PixelSplit, seed: int, size: int) -> PixelSplit:
     """As many synthetic images (size, size) as a split has images: for model selection and calibration."""
     images = SyntheticImages(split, seed, size)
-    pixels, labels = torch.empty((len(images), 3, size, size), dtype=torch.uint8), torch.empty_like(split.labels)
-    for index in range(len(images)):  # into preallocated memory: a list of them would take twice as much
+    pixels, labels = allocate((len(images), 3, size, size)), torch.empty_like(split.labels)
+    for index in range(len(images)):
         pixels[index], labels[index], _ = images[index]
     return PixelSplit(pixels, labels, split.paths)
 
