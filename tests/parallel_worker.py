@@ -4,6 +4,7 @@ torchrun --nproc_per_node=2 tests/parallel_worker.py FOLDER
 """
 
 import contextlib
+import os
 import random
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from crackcam import distributed
-from crackcam.data.pixels import PixelSplit
+from crackcam.data.pixels import PixelSplit, concatenate, of_machine
+from crackcam.data.storage import StoredArray
 from crackcam.errors import UserError
+from crackcam.models.heads import head_inputs
 from crackcam.models.loaded import LoadedModel
 from crackcam.training import features, resume
 from crackcam.training.loop import FineTuning
@@ -113,6 +116,50 @@ def train(folder, name, killed=False):
     return {"history": [vars(e) for e in history], "model": loaded.model.state_dict(), "logits": logits}
 
 
+@contextlib.contextmanager
+def machines_of_their_own():
+    """As if each process were on another machine."""
+    before = dict(os.environ)
+    os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    yield
+    os.environ |= before
+
+
+def share():
+    """Pixels that one process of a machine makes; features in a file, of one machine and of several."""
+    features.IN_MEMORY = 0
+    loaded, made = LoadedModel(RowByRow(), ModelCard("rows", CLASSES, 32)), []
+    loaded.model.load_state_dict(
+        {name: torch.ones_like(tensor) / 9 for name, tensor in loaded.model.state_dict().items()}
+    )
+
+    def make():
+        made.append(distributed.rank())
+        return concatenate(split(3, 0), split(4, 1))
+
+    def on_a_machine():
+        shared = of_machine(make)
+        assert isinstance(shared.pixels, StoredArray) == (distributed.local_world_size() > 1)
+        stored = features.compute_features(loaded, shared, 2, "")
+        assert stored.dtype == torch.float16
+        place = [None] if isinstance(shared.pixels, torch.Tensor) else shared.pixels.handle().device_and_inode
+        return {
+            "pixels": shared.pixels[:],
+            "labels": shared.labels,
+            "file": place,
+            "features": stored[:],
+            "made": [*made],
+        }
+
+    with head_inputs(loaded.model) as seen, torch.inference_mode():
+        loaded.model.eval()(loaded.to_inputs(concatenate(split(3, 0), split(4, 1)).pixels[:]))
+    found = {"expected": seen[0], "one machine": on_a_machine()}
+    made.clear()
+    features.EXCHANGED = 2
+    with machines_of_their_own():
+        return found | {"several": on_a_machine()}
+
+
 def refused():
     raise UserError("of the main process")
 
@@ -130,4 +177,9 @@ if __name__ == "__main__":
         distributed.broadcast_object(refused)
     except UserError as error:
         found["error"] = str(error)
+    try:
+        distributed.of_machine(refused)
+    except UserError as error:
+        found["error of a machine"] = str(error)
+    found["shared"] = share()
     torch.save(found, folder / f"{distributed.rank()}.pt")

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from crackcam import distributed
+from crackcam.data import storage
 from crackcam.data.images import ImageError, UnreadableImage, log_unreadable, read_images, read_size
 from crackcam.data.splits import SPLITS, ClassFiles, DataSplits
-from crackcam.data.storage import Rows, StoredArray, StoredFile, allocate, view_of
+from crackcam.data.storage import Rows, allocate, view_of
 from crackcam.errors import UserError
 from crackcam.preprocessing import GREY, Preprocessing, Window
 from crackcam.progress import Progress
@@ -60,20 +60,13 @@ def concatenate(*splits: PixelSplit) -> PixelSplit:
 
 def of_machine(make: Callable[[], PixelSplit]) -> PixelSplit:
     """A split that the first process of a machine makes, and the others read: one copy of its pixels on the machine."""
-    if distributed.world_size() == 1:
-        return make()
-    made: list[PixelSplit] = []
 
-    def share() -> tuple[StoredFile | torch.Tensor, torch.Tensor, list[Path]]:
-        split = make()
-        made.append(split)
-        pixels = split.pixels
-        return pixels.handle() if isinstance(pixels, StoredArray) else pixels, split.labels, split.paths
+    def split() -> tuple[Rows, tuple[torch.Tensor, list[Path]]]:
+        made = make()
+        return made.pixels, (made.labels, made.paths)
 
-    pixels, labels, paths = distributed.of_machine(share)
-    if made:
-        return made[0]
-    return PixelSplit(pixels if isinstance(pixels, torch.Tensor) else StoredArray.open(pixels), labels, paths)
+    pixels, (labels, paths) = storage.of_machine(split)
+    return PixelSplit(pixels, labels, paths)
 
 
 def load_splits(

@@ -13,9 +13,9 @@ import operator
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from crackcam.errors import UserError
 IN_MEMORY = 64 * 2**20  # bytes; a larger array goes into a file, which the page cache reads as fast as it is used
 LONGEST_READ = 2**30  # bytes; Linux reads no more than 2 GB at once
 
+T = TypeVar("T")
 Index = int | slice | Sequence[int] | torch.Tensor
 
 
@@ -152,16 +153,38 @@ def allocate(shape: Sequence[int], dtype: torch.dtype = torch.uint8) -> Rows:
         UserError: the disk has not enough room.
     """
     size = torch.Size(shape).numel() * dtype.itemsize
-    if sys.platform != "linux":
-        return torch.empty(*shape, dtype=dtype) if size <= IN_MEMORY else _mapped(shape, dtype, size)
-    if size <= IN_MEMORY and distributed.local_world_size() == 1:
-        return torch.empty(*shape, dtype=dtype)
-    return StoredArray(_temporary_file(size), shape, dtype)
+    shared = sys.platform == "linux" and distributed.local_world_size() > 1
+    return torch.empty(*shape, dtype=dtype) if size <= IN_MEMORY and not shared else in_file(shape, dtype)
 
 
-def _mapped(shape: Sequence[int], dtype: torch.dtype, size: int) -> torch.Tensor:
-    array = np.memmap(_temporary_file(size), np.uint8, "r+", shape=(size,))
-    return torch.from_numpy(array).view(dtype).view(*shape)
+def in_file(shape: Sequence[int], dtype: torch.dtype) -> Rows:
+    """A new array in a file, of whatever size; raises UserError as :func:`allocate`."""
+    size = torch.Size(shape).numel() * dtype.itemsize
+    file = _temporary_file(size)
+    if sys.platform == "linux":
+        return StoredArray(file, shape, dtype)
+    return torch.from_numpy(np.memmap(file, np.uint8, "r+", shape=(size,))).view(dtype).view(*shape)
+
+
+def of_machine(make: Callable[[], tuple[Rows, T]]) -> tuple[Rows, T]:
+    """Rows, and what belongs to them, that the first process of a machine makes: all its processes read one file.
+
+    Raises:
+        UserError: ``make`` raised it; or see :meth:`StoredArray.open`.
+    """
+    if distributed.world_size() == 1:
+        return make()
+    made: list[Rows] = []
+
+    def share() -> tuple[StoredFile | torch.Tensor, T]:
+        rows, others = make()
+        made.append(rows)
+        return rows.handle() if isinstance(rows, StoredArray) else rows, others
+
+    found, others = distributed.of_machine(share)
+    if made:
+        return made[0], others
+    return found if isinstance(found, torch.Tensor) else StoredArray.open(found), others
 
 
 def _temporary_file(size: int) -> BinaryIO:

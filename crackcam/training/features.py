@@ -6,7 +6,7 @@ The features of the linear probe are kept in a file beside the checkpoint (``mod
 they depend on: the model's tensors except its head, the arithmetic, the normalisation, and the pixels themselves, which
 tell more than names, sizes and times of files and are read in a fiftieth of the time that the model needs. So a second
 run on the same images, with another head or learning rate, starts at once. One file, of the last run only; none where
-it would be larger than :data:`MAX_CACHE`.
+a split has more features than :data:`IN_MEMORY`: those are in a temporary file while they are used.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import functools
 import hashlib
 import logging
 import os
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,8 +24,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from crackcam import distributed
+from crackcam.data import storage
 from crackcam.data.pixels import PixelSplit
 from crackcam.data.storage import Rows
+from crackcam.errors import UserError
 from crackcam.files import write_atomically
 from crackcam.models.heads import head_inputs, head_name
 from crackcam.models.loaded import LoadedModel
@@ -32,8 +35,9 @@ from crackcam.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-MAX_CACHE = 2**30  # bytes; 128,000 images of 2,048 features
+IN_MEMORY = 2**27  # bytes of the features of a split; 65,000 images of 512 features
 BLOCK = 256  # images that are hashed at a time
+EXCHANGED = 4096  # images whose features are exchanged between machines at a time, by each process
 
 
 def compute_logits(loaded: LoadedModel, split: PixelSplit, batch_size: int, label: str) -> torch.Tensor:
@@ -45,25 +49,70 @@ def compute_logits(loaded: LoadedModel, split: PixelSplit, batch_size: int, labe
         batch_size: images at a time.
         label: of the progress bar.
     """
-    return _gather(_shard_logits(loaded, split, batch_size, label))
+    parts = list(_shard_logits(loaded, split, batch_size, label))
+    # Fetched at the end: a GPU goes on without waiting for us to look.
+    return _gather(torch.cat(parts).cpu() if parts else None)
 
 
-def compute_features(loaded: LoadedModel, split: PixelSplit, batch_size: int, label: str) -> torch.Tensor:
-    """Inputs of the head, averaged over space, (N, features) float32 on the CPU; else as :func:`compute_logits`."""
+def compute_features(loaded: LoadedModel, split: PixelSplit, batch_size: int, label: str) -> Rows:
+    """Inputs of the head, averaged over space, (N, features) float32 on the CPU; else as :func:`compute_logits`.
+
+    More than :data:`IN_MEMORY` of them are kept in a temporary file, as float16.
+
+    Raises:
+        UserError: float16 has no room for a feature; or the disk none for the file.
+    """
+    if len(split) * _width(loaded) * torch.float32.itemsize > IN_MEMORY:
+        return _stored_features(loaded, split, batch_size, label)
     with head_inputs(loaded.model) as seen:
-        _shard_logits(loaded, split, batch_size, label)
+        for _ in _shard_logits(loaded, split, batch_size, label):
+            pass
     return _gather(torch.cat([part.float() for part in seen]).cpu() if seen else None)
 
 
-def _shard_logits(loaded: LoadedModel, split: PixelSplit, batch_size: int, label: str) -> torch.Tensor | None:
+def _stored_features(loaded: LoadedModel, split: PixelSplit, batch_size: int, label: str) -> Rows:
+    found, _ = storage.of_machine(lambda: (storage.in_file((len(split), _width(loaded)), torch.float16), None))
+    shard = range(len(split))[distributed.shard(len(split))]
+    start = shard.start
+    with head_inputs(loaded.model) as seen:
+        for _ in _shard_logits(loaded, split, batch_size, label):
+            part = seen.pop().half().cpu()
+            if not part.isfinite().all():
+                raise UserError("a feature of the network is NaN, infinite or above 65,504: train it without its probe")
+            found[start : start + len(part)] = part
+            start += len(part)
+    _exchange(found, shard)
+    return found
+
+
+def _exchange(rows: Rows, shard: range) -> None:
+    """Complete the rows of each machine by those that the processes of other machines have computed."""
+    if distributed.world_size() == distributed.local_world_size():
+        distributed.barrier()  # all write into one file
+        return
+    for offset in range(0, max(distributed.all_gather(len(shard))), EXCHANGED):
+        own = shard[offset : offset + EXCHANGED]
+        for start, part in distributed.all_gather((own.start, rows[own.start : own.stop])):
+            if distributed.local_rank() == 0:
+                rows[start : start + len(part)] = part
+    distributed.barrier()
+
+
+def _width(loaded: LoadedModel) -> int:
+    return loaded.model.get_parameter(f"{head_name(loaded.model)}.weight").shape[1]
+
+
+def _shard_logits(loaded: LoadedModel, split: PixelSplit, batch_size: int, label: str) -> Iterator[torch.Tensor]:
+    """Logits of this process's images, batch by batch, on the device."""
     loaded.model.eval()
     shard = split.part(distributed.shard(len(split))).pixels
     if not len(shard):
-        return None
+        return
     batches = Progress(label, -(-len(shard) // batch_size), "batch").over(shard.split(batch_size))
-    with torch.inference_mode(), loaded.runtime.autocast():
-        # Fetched at the end: a GPU goes on without waiting for us to look.
-        return torch.cat([loaded.model(loaded.to_inputs(pixels)).float() for pixels in batches]).cpu()
+    for pixels in batches:
+        with torch.inference_mode(), loaded.runtime.autocast():
+            logits = loaded.model(loaded.to_inputs(pixels)).float()
+        yield logits
 
 
 def _gather(part: torch.Tensor | None) -> torch.Tensor:
@@ -75,7 +124,7 @@ def _gather(part: torch.Tensor | None) -> torch.Tensor:
 
 def cached_features(
     loaded: LoadedModel, splits: dict[str, PixelSplit], batch_size: int, file: Path | None
-) -> dict[str, torch.Tensor]:
+) -> Mapping[str, Rows]:
     """Features of each split, from the file where it has them, else computed and written.
 
     Args:
@@ -84,15 +133,20 @@ def cached_features(
         batch_size: images at a time.
         file: see the module's docstring; None: always computed.
     """
+    if max(map(len, splits.values())) * _width(loaded) * torch.float32.itemsize > IN_MEMORY:
+        file = None
     key = cache_key(loaded, splits) if file else ""
     found = distributed.broadcast_object(lambda: read_cache(file, key) if file else None)
     if found is not None and _fits(found, splits, loaded):
         logger.info("features: reused from %s", file)
         return found
-    found = {name: compute_features(loaded, split, batch_size, f"features of {name}") for name, split in splits.items()}
-    if file and distributed.is_main() and sum(tensor.nbytes for tensor in found.values()) <= MAX_CACHE:
-        write_atomically(file, lambda temporary: save_file(found, temporary, metadata={"key": key}))
-    return found
+    computed = {
+        name: compute_features(loaded, split, batch_size, f"features of {name}") for name, split in splits.items()
+    }
+    whole = {name: rows for name, rows in computed.items() if isinstance(rows, torch.Tensor)}
+    if file and distributed.is_main() and len(whole) == len(splits):
+        write_atomically(file, lambda temporary: save_file(whole, temporary, metadata={"key": key}))
+    return computed
 
 
 def read_cache(file: Path, key: str) -> dict[str, torch.Tensor] | None:
@@ -109,7 +163,7 @@ def read_cache(file: Path, key: str) -> dict[str, torch.Tensor] | None:
 
 def _fits(found: dict[str, torch.Tensor], splits: dict[str, PixelSplit], loaded: LoadedModel) -> bool:
     """Whether shapes and values are possible: whoever knows the images can make up the key."""
-    width = loaded.model.get_parameter(f"{head_name(loaded.model)}.weight").shape[1]
+    width = _width(loaded)
     return found.keys() == splits.keys() and all(
         tensor.dtype == torch.float32 and tensor.shape == (len(splits[name]), width) and bool(tensor.isfinite().all())
         for name, tensor in found.items()

@@ -15,11 +15,13 @@ import torch.nn.functional as F
 
 from crackcam import distributed
 from crackcam.data.pixels import PixelSplit
+from crackcam.data.storage import Rows
 from crackcam.models.heads import set_linear_head
 from crackcam.models.loaded import LoadedModel
 from crackcam.training.evaluate import score
 from crackcam.training.features import cached_features
 from crackcam.training.history import Epoch
+from crackcam.training.streamed_probe import BLOCK, fit_streamed
 
 REGULARISATION = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # scikit-learn's C, inverse strength
 
@@ -41,10 +43,19 @@ def linear_probe(
     found = cached_features(loaded, {"train": train, "val": val}, batch_size, cache)
     x, x_val = found["train"], found["val"]
     # One process fits: others, on other processors, might round otherwise.
-    weight, bias = distributed.broadcast_object(lambda: _logistic_regression(x, train.labels, x_val, val.labels))
+    weight, bias = distributed.broadcast_object(lambda: _fit(x, train.labels, x_val, val.labels))
     set_linear_head(loaded.model, weight, bias)
-    scores = score(F.linear(x_val, weight, bias), val.labels)
+    blocks = [x_val] if isinstance(x_val, torch.Tensor) else x_val.split(BLOCK)
+    logits = torch.cat([F.linear(block.float(), weight, bias) for block in blocks])
+    scores = score(logits, val.labels)
     return Epoch(0, None, None, *scores[1:], lr=0.0, size=val.pixels.shape[-1], best=True)
+
+
+def _fit(x: Rows, labels: torch.Tensor, x_val: Rows, val_labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fit in memory, or block by block where the features of a split are in a file."""
+    if isinstance(x, torch.Tensor) and isinstance(x_val, torch.Tensor) and x.dtype == x_val.dtype == torch.float32:
+        return _logistic_regression(x, labels, x_val, val_labels)
+    return fit_streamed((x, labels), (x_val, val_labels), REGULARISATION)
 
 
 def _logistic_regression(

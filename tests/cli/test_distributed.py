@@ -76,7 +76,20 @@ def test_objects_travel_between_processes(together):
     for each in together:
         assert each["gathered"] == list(range(len(together)))
         assert each["from_main"] == random.Random(0).random()
-        assert each["error"] == "of the main process"
+        assert each["error"] == each["error of a machine"] == "of the main process"
+
+
+def test_a_machine_has_one_copy_of_the_pixels_and_every_process_all_features(together):
+    pixels = torch.cat([parallel_worker.split(3, 0).pixels, parallel_worker.split(4, 1).pixels])
+    for rank, each in enumerate(together):
+        shared = each["shared"]
+        assert shared["one machine"]["made"] == [0] * (rank == 0)
+        assert shared["several"]["made"] == [rank]
+        assert shared["one machine"]["file"] == together[0]["shared"]["one machine"]["file"]
+        for found in (shared["one machine"], shared["several"]):
+            assert torch.equal(found["pixels"], pixels)
+            assert found["labels"].tolist() == [0, 1, 2, 0, 1, 2, 0]
+            torch.testing.assert_close(found["features"].float(), shared["expected"], rtol=2e-3, atol=1e-3)
 
 
 def both_ways(arguments, processes):

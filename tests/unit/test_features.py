@@ -8,10 +8,12 @@ import torch
 from safetensors.torch import save_file
 
 from crackcam.data.pixels import PixelSplit
+from crackcam.data.storage import StoredArray
+from crackcam.errors import UserError
 from crackcam.models import checks, heads, pretrained
 from crackcam.models.loaded import LoadedModel
 from crackcam.runtime import Runtime
-from crackcam.training import features
+from crackcam.training import features, probe, streamed_probe
 from crackcam.training.evaluate import evaluate
 from crackcam.training.probe import linear_probe
 from crackcam.types import ModelCard
@@ -55,6 +57,46 @@ def test_the_probe_scores_what_the_model_does(loaded):
     assert found.val_accuracy == scores.accuracy
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_fit_block_by_block_is_that_of_scikit_learn(classes, monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    centres = torch.randn(classes, 12, generator=generator)
+
+    def drawn(count):
+        labels = torch.randint(0, classes, (count,), generator=generator) % torch.tensor([classes, 1]).repeat(
+            count // 2
+        )
+        return 3 * torch.randn(count, 12, generator=generator) + 5 + centres[labels], labels
+
+    train, val = drawn(200), drawn(80)
+    weight, bias = probe._logistic_regression(*train, *val)
+    monkeypatch.setattr(streamed_probe, "BLOCK", 33)
+    streamed = streamed_probe.fit_streamed(train, val, probe.REGULARISATION)
+    assert weight.abs().max() > 0.05
+    torch.testing.assert_close(streamed, (weight, bias), rtol=0.01, atol=2e-3)
+
+
+def test_many_features_are_in_a_file_and_the_probe_is_the_same(loaded, tmp_path, monkeypatch):
+    train, val = split(20, 0), split(8, 1)
+    first = linear_probe(loaded, train, val, 8)
+    head = [tensor.clone() for tensor in loaded.model.classifier[1].parameters()]
+    in_memory = features.compute_features(loaded, val, 3, "")
+    monkeypatch.setattr(features, "IN_MEMORY", 8 * 512 * 4 - 1)
+    stored = features.compute_features(loaded, val, 3, "")
+    assert isinstance(stored, StoredArray)
+    assert stored.dtype == torch.float16
+    assert torch.equal(stored[:], in_memory.half())
+    second = linear_probe(loaded, train, val, 8, tmp_path / "model.features")
+    assert second.val_loss == pytest.approx(first.val_loss, rel=1e-3)
+    assert second.val_accuracy == first.val_accuracy
+    torch.testing.assert_close(list(loaded.model.classifier[1].parameters()), head, rtol=0.02, atol=2e-3)
+    assert not list(tmp_path.iterdir())
+    with torch.no_grad():
+        loaded.model.features[0].bias[0] = float("inf")
+    with pytest.raises(UserError, match="a feature of the network is NaN, infinite or above 65,504"):
+        linear_probe(loaded, train, val, 8)
+
+
 def test_the_key_is_of_all_that_features_depend_on(loaded):
     def key(model=loaded, **splits):
         return features.cache_key(model, {"train": split(4, 0), **splits})
@@ -88,7 +130,7 @@ def test_a_file_of_another_key_or_a_damaged_one_is_none(loaded, tmp_path):
 
 
 def test_large_ones_are_not_cached(loaded, tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "MAX_CACHE", 4 * 512 * 4 - 1)
+    monkeypatch.setattr(features, "IN_MEMORY", 4 * 512 * 4 - 1)
     features.cached_features(loaded, {"train": split(4, 0)}, 2, tmp_path / "model.features")
     assert not list(tmp_path.iterdir())
 
