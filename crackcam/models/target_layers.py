@@ -284,6 +284,8 @@ def find_target_layers(
         UserError: a name is not a layer with a grid in the order of the image (all such layers are listed); there is
             none; or the layers' layouts differ.
     """
+    if stages and not names and isinstance(model, Multiscale):
+        return _stages_of_head(model, image_size, dilated or model)
     found = examine_layers(model, image_size)
     grids = {**found.grids, **found.unproven}
     if names:
@@ -293,7 +295,7 @@ def find_target_layers(
         hint = f": choose one with --layer, among others {', '.join(candidates[-CANDIDATES:])}" if candidates else ""
         raise UserError(f"no layer of this model is known to have a grid in the order of the image{hint}")
     else:
-        chosen = _stages(model, found) if stages else [found.target]
+        chosen = _stages(found) if stages else [found.target]
     if isinstance(model, Multiscale):  # layers go by the names of the architecture
         chosen = [f"backbone.{name}" if f"backbone.{name}" in grids else name for name in chosen]
     for name in chosen:
@@ -316,9 +318,24 @@ def _check(name: str, found: Layers) -> None:
         raise UserError(f"no layer {name!r} with a grid; available: {', '.join(found.grids)}")
 
 
-def _stages(model: nn.Module, found: Layers) -> list[str]:
-    """The stages of a multiscale head; else the last layer of each of the last three grid sizes up to the target."""
-    if isinstance(model, Multiscale):
-        return list(model.stages)
+def _stages_of_head(model: Multiscale, image_size: int, explained: nn.Module) -> list[TargetLayer]:
+    """The stages of a multiscale head: grids in image order, since its maps add up.
+
+    One forward pass shows them; examining every layer would take seconds, and gigabytes at 448 pixels.
+    """
+    names = [f"backbone.{name}" for name in model.stages]
+    grids: dict[str, Grid] = {}
+
+    def watch(name: str, module: nn.Module, output: object) -> None:
+        if name in names and isinstance(output, torch.Tensor):
+            grids[name] = Grid(*output.shape[1:])
+
+    with _hooks(model, watch, []), torch.no_grad():
+        _run(model, probe_images(image_size)[:1])
+    return [TargetLayer(name, explained.get_submodule(name), grids[name]) for name in names]
+
+
+def _stages(found: Layers) -> list[str]:
+    """The last layer of each of the last three grid sizes up to the target."""
     last = {grid.height: name for name, grid in found.until_target().items()}
     return list(last.values())[-3:]
