@@ -52,8 +52,10 @@ class CrackWidth:
         mean, maximum = (None if value is None else length_text(value, scale) for value in (self.mean, self.maximum))
         return (f"{mean} wide" if mean else narrow) + (f", at most {maximum} at {self.place}" if maximum else "")
 
-    def width_class(self, scale: Scale | None, limits: Sequence[float]) -> int | None:
+    def width_class(self, scale: Scale | None, limits: Sequence[float]) -> str | None:
         """The class of the 95th percentile, which single places with chips do not decide as they do the maximum.
+
+        In words, as :func:`class_names` has them.
 
         None where it is not known: without limits or scale, where no width was measured, and where it is below 2 px but
         2 px are more than the first limit.
@@ -62,8 +64,8 @@ class CrackWidth:
             return None
         if self.p95 is not None:
             return width_class(scale.millimetres(self.p95), limits)
-        check_limits(limits)
-        return 0 if scale.millimetres(NARROWEST) <= limits[0] else None
+        lowest = class_names(limits)[0]
+        return lowest if scale.millimetres(NARROWEST) <= limits[0] else None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it; widths of None where ``measured`` is above 0 are below 2 px."""
@@ -156,15 +158,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def width_class(width_mm: float, limits: Sequence[float]) -> int:
-    """The class of a crack width: the number of limits that it reaches.
+def width_class(width_mm: float, limits: Sequence[float]) -> str:
+    """The class of a crack width, one of :func:`class_names`; a width that is a limit belongs to the class above it.
 
     Args:
         width_mm: in millimetres, >= 0.
         limits: in millimetres, > 0, ascending.
-
-    Returns:
-        0 for widths below the first limit, ``len(limits)`` from the last one on.
 
     Raises:
         UserError: the width is negative or no number; there are no limits, or they are not ascending.
@@ -172,12 +171,11 @@ def width_class(width_mm: float, limits: Sequence[float]) -> int:
     Examples:
         >>> from crackcam.sizes import width_class
         >>> [width_class(width, (0.1, 0.2, 0.4)) for width in (0.05, 0.2, 1.0)]
-        [0, 2, 3]
+        ['below 0.1 mm', '0.2 to 0.4 mm', 'from 0.4 mm']
     """
     if not _is_number(width_mm) or width_mm < 0:
         raise UserError(f"width_mm: {width_mm} is not a number of 0 or more")
-    check_limits(limits)
-    return bisect(limits, width_mm)
+    return class_names(limits)[bisect(limits, width_mm)]
 
 
 def check_limits(limits: Sequence[float]) -> None:

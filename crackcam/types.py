@@ -258,7 +258,7 @@ class Region:
         crack: sizes of the crack in it, in pixels; None where they were not measured.
         peak: largest value of the heatmap in it, in the method's unit.
         polygons: its outer outline as COCO has it.
-        width_class: see :meth:`crackcam.sizes.CrackWidth.width_class`.
+        width_class: in words, '0.2 to 0.3 mm', see :meth:`crackcam.sizes.CrackWidth.width_class`.
         scale: millimetres of a pixel, where they are known.
         number: from 1, in the order of the list, largest region first; as it is drawn.
 
@@ -275,7 +275,7 @@ class Region:
     crack: CrackWidth | None = None
     peak: float = 0.0
     polygons: tuple[Polygon, ...] = ()
-    width_class: int | None = None
+    width_class: str | None = None
     scale: Scale | None = None
     number: int = 1
 

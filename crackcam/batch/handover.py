@@ -80,7 +80,6 @@ class Handover:
     Attributes:
         run: the images, and the table.
         classes: that have regions; others are the absence of these.
-        width_limits: of the classes of widths, in millimetres.
         title: of what was inspected.
         verdicts: what a person decided in an earlier run.
         report: writes the report page from the document and the rows.
@@ -88,7 +87,6 @@ class Handover:
 
     run: Run
     classes: Sequence[str]
-    width_limits: Sequence[float] = ()
     title: str | None = None
     verdicts: FileVerdicts | None = None
     report: Callable[[dict, Iterator[Row]], str] | None = None
@@ -114,7 +112,7 @@ class Handover:
         totals = self._count(shown())
         found: dict[str, Any] = {"title": self.title, "findings": totals.to_dict()}
         findings, coco_file = self._beside("_findings.csv"), self._beside("_coco.json")
-        table.write(findings, shown(), self.width_limits)
+        table.write(findings, shown())
         coco.write(coco_file, shown, self.classes, self.title or "regions found by crackcam")
         found |= {"findings_table": str(findings), "geojson": self._write_places(shown, totals), "coco": str(coco_file)}
         if self.report:

@@ -188,7 +188,7 @@ class Survey:
             *_overview(mosaic, _measurement(regions, mosaic)), style.colormap, max(mosaic.fitted(OVERVIEW_SIDE))
         )
         write_atomically(picture, lambda temporary: Image.fromarray(drawn).save(temporary))
-        polygons = write_polygons(picture.with_suffix(".geojson"), mosaic, regions, target, self.sizes.limits)
+        polygons = write_polygons(picture.with_suffix(".geojson"), mosaic, regions, target)
         return {
             "target": target,
             "overlay": str(picture),

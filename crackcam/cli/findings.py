@@ -26,7 +26,7 @@ def write_table(asked: ExplainRun, network: LoadedModel, rows: list[dict], path:
     """
     names = HandoverNames.of(Path(row["file"]) for row in rows)
     found = ({**row, **next(iter(row["maps"].values()))} for row in rows)
-    table.write(path, (finding_row(row, names, network.card.present) for row in found), asked.sizes.limits)
+    table.write(path, (finding_row(row, names, network.card.present) for row in found))
     return str(path)
 
 
@@ -41,4 +41,4 @@ def handover(asked: ExplainRun, task: ExplainTask, run: Run) -> Callable[[dict, 
 
     present = task.explainer.network.card.present
     report = write_report if output.report else None
-    return Handover(run, present, asked.sizes.limits, output.title, task.verdicts, report).write
+    return Handover(run, present, output.title, task.verdicts, report).write

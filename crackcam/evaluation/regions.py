@@ -67,9 +67,10 @@ class Measurement:
         return max(wide)[2] if wide else None
 
     @property
-    def width_class(self) -> int | None:
-        """The highest class of a crack's width; None where none is known."""
-        return max((region.width_class for region in self.regions if region.width_class is not None), default=None)
+    def width_class(self) -> str | None:
+        """That of the widest crack of those with a class; None where none is known."""
+        classified = [(region.crack.p95 or 0.0, region.width_class) for region in self.regions if region.crack]
+        return max(((width, name) for width, name in classified if name), default=(0.0, None))[1]
 
     def without(self, numbers: Collection[int]) -> Measurement:
         """The same without the regions of these numbers; the others keep theirs."""

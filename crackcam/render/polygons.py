@@ -14,7 +14,6 @@ from typing import Any
 
 from crackcam.data.windows import LONGITUDE_LATITUDE, Orthomosaic
 from crackcam.files import write_atomically
-from crackcam.sizes import class_names
 from crackcam.types import Region
 
 OWN = "_crs.geojson"  # end of the name of the file in the orthomosaic's own coordinates
@@ -24,9 +23,7 @@ LENGTH_DIGITS = 5  # decimals of metres or feet
 Points = list[tuple[float, float]]
 
 
-def write_polygons(
-    path: Path, mosaic: Orthomosaic, regions: Sequence[Region], target: str, limits: Sequence[float] = ()
-) -> list[str]:
+def write_polygons(path: Path, mosaic: Orthomosaic, regions: Sequence[Region], target: str) -> list[str]:
     """Write the regions of an orthomosaic.
 
     Args:
@@ -34,7 +31,6 @@ def write_polygons(
         mosaic: open.
         regions: of it.
         target: their class.
-        limits: of the classes of widths, in millimetres.
 
     Returns:
         The files: two; one where longitudes and latitudes are not known, or are the file's own coordinates; none where
@@ -45,7 +41,7 @@ def write_polygons(
         return found
 
     def features(place: Callable[[Points], Points], digits: int) -> Iterator[dict]:
-        return (_feature(region, target, limits, mosaic, place, digits) for region in regions)
+        return (_feature(region, target, mosaic, place, digits) for region in regions)
 
     known = mosaic.longitudes_latitudes(mosaic.coordinates([0, 0, mosaic.width, mosaic.height])) is not None
     if known:
@@ -78,14 +74,7 @@ def _write(path: Path, members: dict[str, Any], features: Iterable[dict]) -> Non
     write_atomically(path, write)
 
 
-def _feature(
-    region: Region,
-    target: str,
-    limits: Sequence[float],
-    mosaic: Orthomosaic,
-    place: Callable[[Points], Points],
-    digits: int,
-) -> dict:
+def _feature(region: Region, target: str, mosaic: Orthomosaic, place: Callable[[Points], Points], digits: int) -> dict:
     rings = [_ring(place(mosaic.coordinates(polygon)), digits) for polygon in region.polygons]
     parts = [[ring] for ring in rings]
     geometry = (
@@ -97,7 +86,7 @@ def _feature(
         "type": "Feature",
         "id": region.number,
         "geometry": geometry,
-        "properties": properties(region, target, limits),
+        "properties": properties(region, target),
     }
 
 
@@ -108,7 +97,7 @@ def _ring(points: Points, digits: int) -> list[list[float]]:
     return [[round(x, digits), round(y, digits)] for x, y in [*ordered, ordered[0]]]
 
 
-def properties(region: Region, target: str, limits: Sequence[float] = ()) -> dict[str, Any]:
+def properties(region: Region, target: str) -> dict[str, Any]:
     """The attributes of a region, one value each: what a GIS program shows as columns of its table."""
     row = region.to_dict()
     crack, mm = row["crack"] or {}, row["mm"] or {}
@@ -129,6 +118,6 @@ def properties(region: Region, target: str, limits: Sequence[float] = ()) -> dic
         "max_width_mm": mm.get("maximum"),
         "measured_places": crack.get("measured", 0),
         "orientation": crack.get("orientation"),
-        "width_class": class_names(limits)[region.width_class] if region.width_class is not None else None,
+        "width_class": region.width_class,
         "box_px": row["box"],
     }

@@ -17,12 +17,12 @@ def page_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("findings")
     found = [
         [
-            region(1, (20, 10, 60, 16), crack(61.0, 3.0, place=[40, 28]), 0.5, 1),
-            region(2, (100, 70, 30, 30), crack(40.0, 8.0, place=[115, 85]), 0.5, 2),
+            region(1, (20, 10, 60, 16), crack(61.0, 3.0, place=[40, 28]), 0.5, "1 to 2 mm"),
+            region(2, (100, 70, 30, 30), crack(40.0, 8.0, place=[115, 85]), 0.5, "from 2 mm"),
         ],
-        [region(1, (10, 20, 60, 16), crack(61.0, 4.0), 0.5, 2)],
+        [region(1, (10, 20, 60, 16), crack(61.0, 4.0), 0.5, "from 2 mm")],
         [
-            region(1, (10, 20, 100, 16), crack(300.0), 0.5, 0),
+            region(1, (10, 20, 100, 16), crack(300.0), 0.5, "below 1 mm"),
             region(2, (10, 70, 30, 16), crack(30.0, measured=0), 0.5),
         ],
     ]
@@ -121,6 +121,19 @@ def test_every_width_is_usable_and_outlines_lie_on_the_photograph(opened, page_f
     assert label["width"] == pytest.approx(21, abs=2)  # as large at every width
     page.get_by_label("Outlines").uncheck()
     assert card.locator(".line").first.is_hidden()
+
+
+def test_on_a_phone_each_region_is_read_without_scrolling(opened, page_file):
+    page = opened(page_file, viewport={"width": 360, "height": 800})
+    for line in page.locator(".finding tbody tr:visible").all():
+        for cell in line.locator("th, td").all():
+            box = cell.bounding_box()
+            assert box is None or 0 <= box["x"] <= box["x"] + box["width"] <= 360
+    assert page.locator(".scroll").evaluate_all("all => all.every(each => each.scrollWidth <= each.clientWidth)")
+    assert page.locator(".finding").first.get_by_role("columnheader").count() == 9  # it is a table all the same
+    label = "cell => getComputedStyle(cell, '::before').content"
+    first = page.locator(".finding tbody tr").first
+    assert [first.locator(f".{name}").evaluate(label) for name in ("p95", "length")] == ['"95th perc."', '"length"']
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1400, "light")])

@@ -69,7 +69,7 @@ def test_sizes_of_a_few_images(photographs, capsys):
         check_crack(region)
         for name, value in region["mm"].items():
             assert value == pytest.approx(0.1 * region["crack"][name], abs=0.001)
-        assert region["width_class"] == entry["width_class"] == int(line["width_class"]) == 1
+        assert region["width_class"] == entry["width_class"] == line["width_class"] == "0.3 to 0.6 mm"
         assert region["peak"] > 0.9
         assert [each["number"] for each in entry["regions"]] == list(range(1, len(entry["boxes"]) + 1))
         assert entry["crack_width"] == max(each["crack"]["p95"] or 0 for each in entry["regions"])
@@ -95,7 +95,7 @@ def test_sizes_of_a_folder(photographs, capsys):
         region = row["regions"][0]
         check_crack(region)
         assert region["mm"]["p95"] == pytest.approx(scale * region["crack"]["p95"], abs=0.01)
-        assert region["width_class"] == 1
+        assert region["width_class"] == "from 3 mm"
         assert row["size"] == [448, 436]
         assert row["capture"]["latitude"] == -33.5
     bare = rows[2]
@@ -112,7 +112,7 @@ def test_sizes_of_a_folder(photographs, capsys):
     for line, row in zip(lines, rows, strict=True):
         assert float(line["crack_width"]) == row["crack_width"]
         assert line["crack_width_mm"] == ("" if row["crack_width_mm"] is None else str(row["crack_width_mm"]))
-        assert line["width_class"] == ("" if row["width_class"] is None else "1")
+        assert line["width_class"] == (row["width_class"] or "")
     document = json.loads(Path("rows.json").read_text())
     assert (document["without_scale"], document["distance"], document["width-limits"]) == (1, 1, [3])
     assert xai.main([*flags[:-1], "2.0", "--output", "rows.csv", "--resume"]) == 2  # another limit is another run

@@ -19,18 +19,18 @@ def rows(tmp_path):
     """Three photographs with findings, one without, and an unreadable file; 0.5 mm per pixel."""
     return [
         row(tmp_path, "sound.jpg", mm_per_pixel=0.5, capture=("2026-05-01T10:30:00", -33.86, 151.21, None)),
-        row(tmp_path, "fine.jpg", [region(1, BOX, crack(200.0), 0.5, 0)], mm_per_pixel=0.5),
+        row(tmp_path, "fine.jpg", [region(1, BOX, crack(200.0), 0.5, "below 1 mm")], mm_per_pixel=0.5),
         row(
             tmp_path,
             "wide.jpg",
             [
-                region(1, BOX, crack(61.0, 3.0, place=[40, 28]), 0.5, 1),
-                region(2, (100, 70, 30, 30), crack(40.0, 8.0, place=[115, 85]), 0.5, 2),
+                region(1, BOX, crack(61.0, 3.0, place=[40, 28]), 0.5, "1 to 2 mm"),
+                region(2, (100, 70, 30, 30), crack(40.0, 8.0, place=[115, 85]), 0.5, "from 2 mm"),
             ],
             mm_per_pixel=0.5,
             capture=("2026-05-01T10:11:12", -33.8601, 151.21, 85.4),
         ),
-        row(tmp_path, "middle.jpg", [region(1, BOX, crack(61.0, 4.0), 0.5, 2)], mm_per_pixel=0.5),
+        row(tmp_path, "middle.jpg", [region(1, BOX, crack(61.0, 4.0), 0.5, "from 2 mm")], mm_per_pixel=0.5),
         {"image": "broken.jpg", "file": str(tmp_path / "flight/broken.jpg"), "true": None, "error": "truncated"},
     ]
 
@@ -72,6 +72,17 @@ def test_key_figures_and_order(rows, tmp_path):
         ("not classified", "0", "-"),
     ]
     assert "broken.jpg</th><td>truncated" in html
+
+
+def test_the_probability_stands_on_each_card(tmp_path):
+    found = [row(tmp_path, f"{name}.jpg", [region(1, BOX, crack(61.0, 3.0))]) for name in "abc"]
+    found[1] |= {"predicted": "Negative", "probabilities": {"Negative": 0.75, "Positive": 0.25}}
+    found[2]["probabilities"] = {}  # not among the --top-k
+    html = written(tmp_path, found).read_text()
+    assert html.count('<p class="remark">probability of Positive: 87.5 %</p>') == 1
+    assert html.count('<p class="remark">probability of Positive: 25.0 %, predicted: Negative</p>') == 1
+    assert html.count("probability of Positive") == 2
+    assert "The 12 largest regions of a photograph are shown at their widest place, the 60 largest have a line" in html
 
 
 def test_a_line_of_each_region(rows, tmp_path):

@@ -243,7 +243,7 @@ def test_the_crack_in_each_region_has_sizes():
     assert narrow.crack.p95 == pytest.approx(5, abs=0.15)
     assert wide.crack.p95 == pytest.approx(9, abs=0.15)
     assert (narrow.crack.length, wide.crack.length) == (pytest.approx(260, abs=2), pytest.approx(200, abs=2))
-    assert (narrow.number, narrow.width_class, wide.number, wide.width_class) == (1, 0, 2, 1)
+    assert (narrow.number, narrow.width_class, wide.number, wide.width_class) == (1, "below 0.6 mm", 2, "0.6 to 1 mm")
     assert (narrow.peak, wide.peak) == (pytest.approx(0.7), pytest.approx(0.9))
     assert narrow.crack.place[1] == 52
     assert wide.crack.place[1] == 144
@@ -254,7 +254,7 @@ def test_the_crack_in_each_region_has_sizes():
         assert measure_width(image, alone) == region.crack
     row = regions.measure(heatmap, 0.5, image, Scale(0.1), (0.6, 1.0)).as_row()
     assert (row["crack_width"], row["crack_width_mm"]) == (pytest.approx(9, abs=0.15), pytest.approx(0.9, abs=0.015))
-    assert row["width_class"] == 1
+    assert row["width_class"] == "0.6 to 1 mm"  # of the widest, though it is not the largest region
     unsized = regions.measure(heatmap, 0.5, image).regions[0]
     assert (unsized.scale, unsized.width_class, unsized.to_dict()["mm"]) == (None, None, None)
 

@@ -173,9 +173,9 @@ def test_scales_and_classes_of_width(tmp_path, caplog):
     path = write_tiff(tmp_path / "a.tif", IMAGE)
     _, row = survey(tmp_path, path, SizesConfig(width_limits=(7, 20)))
     assert row["mm_per_pixel"] == pytest.approx(2)
-    assert row["regions"][1]["width_class"] == 1  # 8 mm
+    assert row["regions"][1]["width_class"] == "7 to 20 mm"  # 8 mm
     _, row = survey(tmp_path, path, SizesConfig(mm_per_pixel=0.5, width_limits=(7, 20)))
-    assert (row["mm_per_pixel"], row["regions"][1]["width_class"]) == (0.5, 0)
+    assert (row["mm_per_pixel"], row["regions"][1]["width_class"]) == (0.5, "below 7 mm")
     stretched = write_tiff(tmp_path / "b.tif", IMAGE, Affine(1e-8, 0, 9, 0, -1e-8, 48), "EPSG:4326")
     assert survey(tmp_path, stretched)[1]["mm_per_pixel"] is None
     assert "a pixel is 0.746 x 1.11 mm on the ground" in caplog.text

@@ -68,13 +68,13 @@ def test_regions_and_detections():
 def test_a_region_with_sizes_of_its_crack():
     crack = CrackWidth(3.14159, 4.0, 5.5, (7, 8), 12.5, 80.24, 74)
     polygon = (1, 2, 1, 6, 31, 6, 31, 2)
-    region = Region((1, 2, 30, 4), 120, 30.0, 4.0, crack, 0.97123456789, (polygon,), 1, Scale(0.25), 3)
+    region = Region((1, 2, 30, 4), 120, 30.0, 4.0, crack, 0.97123456789, (polygon,), "from 1 mm", Scale(0.25), 3)
     found = json.loads(json.dumps(region.to_dict()))
     assert found["crack"] == {
         "mean": 3.14, "p95": 4.0, "maximum": 5.5, "place": [7, 8], "orientation": 12.5, "length": 80.24, "measured": 74,
     }  # fmt: skip
     assert found["mm"] == {"length": 20.06, "mean": 0.785, "p95": 1.0, "maximum": 1.375}
-    assert (found["number"], found["peak"], found["width_class"]) == (3, 0.971235, 1)
+    assert (found["number"], found["peak"], found["width_class"]) == (3, 0.971235, "from 1 mm")
     assert found["polygons"] == [list(polygon)]
     assert region.description() == "20.1 mm long, width 1.00 mm"
     assert replace(region, scale=None).description() == "80.2 px long, width 4.0 px"

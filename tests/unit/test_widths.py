@@ -303,8 +303,10 @@ def test_scales_that_no_camera_has(name, value):
 
 def test_classes():
     limits = (0.1, 0.2, 0.4)
-    assert [width_class(width, limits) for width in (0, 0.09, 0.1, 0.19, 0.2, 0.4, 9)] == [0, 0, 1, 1, 2, 3, 3]
-    assert width_class(0.3, [0.3]) == 1
+    names = ["below 0.1 mm", "0.1 to 0.2 mm", "0.2 to 0.4 mm", "from 0.4 mm"]
+    found = [width_class(width, limits) for width in (0, 0.09, 0.1, 0.19, 0.2, 0.4, 9)]
+    assert found == [names[number] for number in (0, 0, 1, 1, 2, 3, 3)]
+    assert width_class(0.3, [0.3]) == "from 0.3 mm"
 
 
 @pytest.mark.parametrize("limits", [(), (0.2, 0.1), (0.1, 0.1), (0, 0.1), (-1, 1), (0.1, math.nan), (0.1, math.inf)])

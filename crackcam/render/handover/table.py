@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from crackcam.files import write_atomically, write_cells
-from crackcam.sizes import NARROWEST, class_names
+from crackcam.sizes import NARROWEST
 
 Row = dict[str, Any]
 
@@ -45,30 +45,27 @@ COLUMNS = (
 WIDTHS = ("mean", "p95", "maximum")  # of a region; the last is max in the names of columns
 
 
-def write(path: Path, rows: Iterable[Row], limits: Sequence[float] = ()) -> None:
+def write(path: Path, rows: Iterable[Row]) -> None:
     """Write every region of the images as CSV; unknown values are empty cells.
 
     Args:
         path: the file.
         rows: of the images, see :mod:`crackcam.batch.handover`.
-        limits: of the classes of widths, in millimetres.
     """
-    write_atomically(path, lambda temporary: write_cells(temporary, _cells(rows, limits)))
+    write_atomically(path, lambda temporary: write_cells(temporary, _cells(rows)))
 
 
-def _cells(rows: Iterable[Row], limits: Sequence[float]) -> Iterator[list]:
+def _cells(rows: Iterable[Row]) -> Iterator[list]:
     yield list(COLUMNS)
-    names = class_names(limits) if limits else []
     for row in rows:
         for region in row["regions"]:
-            found = _values(row, region, names)
+            found = _values(row, region)
             yield [found.get(name) for name in COLUMNS]
 
 
-def _values(row: Row, region: Row, names: Sequence[str]) -> Row:
+def _values(row: Row, region: Row) -> Row:
     """The values of one region by column; None is an empty cell."""
     x, y, width, height = region["box"]
-    width_class = region.get("width_class")
     return {
         **row.get("capture", {}),
         "image": row["image"],
@@ -82,7 +79,7 @@ def _values(row: Row, region: Row, names: Sequence[str]) -> Row:
         "area": region["area"],
         **_sizes(region),
         "mm_per_pixel": row.get("mm_per_pixel"),
-        "width_class": None if width_class is None else names[width_class],
+        "width_class": region.get("width_class"),
         "peak": region["peak"],
         "verdict": region.get("verdict"),
     }

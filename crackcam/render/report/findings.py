@@ -19,6 +19,7 @@ from crackcam.data.verdicts import REJECT
 from crackcam.files import write_atomically
 from crackcam.render.report.finding_cards import (
     DETAIL_SIDE,
+    DETAILS,
     LISTED,
     PHOTO_SIDE,
     finding_cards,
@@ -115,7 +116,7 @@ def _shared(document: dict, flight: Flight, now: datetime) -> dict[str, Any]:
         "unit": "mm" if flight.metric else "px",
         "total": len(flight.all),
         "sides": (PHOTO_SIDE, DETAIL_SIDE),
-        "listed": LISTED,
+        "most": {"details": DETAILS, "listed": LISTED},
     }
 
 

@@ -30,6 +30,7 @@ def key_figures(document: dict, flight: Flight) -> list[tuple[str, str, str]]:
     found, rejected = len(flight.findings), document.get("findings", {}).get("rejected", 0)
     lost = f"{len(flight.unreadable):,} more not readable" if flight.unreadable else "all readable"
     counts = [
+        "one crack may be several" if regions else "",
         f"{flight.narrow:,} too narrow to measure" if flight.narrow else "",
         f"{flight.unmeasured:,} without a measured width" if flight.unmeasured else "",
         f"{rejected:,} more rejected in review" if rejected else "",
@@ -134,11 +135,10 @@ def class_table(flight: Flight, limits: Sequence[float]) -> Table | None:
     """Regions by width class; None without limits or findings."""
     if not limits or not flight.classes:
         return None
-    labels: dict[int | None, str] = {**dict(enumerate(class_names(limits))), None: "not classified"}
     rows = [
-        [label, f"{count:,}", metric_text(length) if length else "-"]
-        for each, label in labels.items()
-        for count, length in [flight.classes.get(each, (0, 0.0))]
+        [name or "not classified", f"{count:,}", metric_text(length) if length else "-"]
+        for name in [*class_names(limits), None]
+        for count, length in [flight.classes.get(name, (0, 0.0))]
     ]
     return Table("Regions by width", ["95th percentile", "regions", "length"], rows)
 

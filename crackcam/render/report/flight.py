@@ -70,7 +70,7 @@ class Flight:
     findings: list[Photograph] = field(default_factory=list)
     others: list[Photograph] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
-    classes: dict[int | None, tuple[int, float]] = field(default_factory=dict)
+    classes: dict[str | None, tuple[int, float]] = field(default_factory=dict)
     unmeasured: int = 0
     narrow: int = 0
     thresholds: set[float] = field(default_factory=set)

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from crackcam.sizes import NARROWEST, length_text, metric_text
+from crackcam.text import confidence_text
 
 UNKNOWN = "not measured"
 
@@ -77,3 +78,22 @@ def place_text(capture: dict) -> str:
     if altitude is not None:
         parts.append(f"{abs(altitude):.0f} m {'below' if altitude < 0 else 'above'} sea level")
     return ", ".join(parts)
+
+
+def decision_text(row: dict) -> str:
+    """'probability of Positive: 93 %' of a photograph; where another class is predicted, that too.
+
+    Empty where the probability is not among those that the run kept.
+
+    Examples:
+        >>> from crackcam.render.report.quantities import decision_text
+        >>> row = {"target": "Positive", "predicted": "Negative", "probabilities": {"Positive": 0.12, "Negative": 0.88}}
+        >>> decision_text(row)
+        'probability of Positive: 12.0 %, predicted: Negative'
+    """
+    target, predicted = row.get("target"), row.get("predicted")
+    probability = row.get("probabilities", {}).get(target)
+    if probability is None:
+        return ""
+    other = f", predicted: {predicted}" if predicted != target else ""
+    return f"probability of {target}: {confidence_text(probability)}{other}"

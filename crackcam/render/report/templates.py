@@ -18,7 +18,7 @@ from markupsafe import Markup
 from crackcam.render import captions
 from crackcam.render.report.findings_content import summary
 from crackcam.render.report.numbers import label, number_text
-from crackcam.render.report.quantities import place_text, time_text
+from crackcam.render.report.quantities import decision_text, place_text, time_text
 from crackcam.text import confidence_text, percent
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -36,6 +36,7 @@ def environment() -> Environment:
     templates.policies["json.dumps_kwargs"] = {}  # in the order of the run, not of the alphabet
     templates.filters |= {"percent": percent, "confidence": confidence_text, "number": number_text, "label": label}
     templates.filters |= {"note": captions.note, "time": time_text, "place": place_text, "summary": summary}
+    templates.filters["decision"] = decision_text
     return templates
 
 
