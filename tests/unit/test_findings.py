@@ -58,7 +58,7 @@ def test_key_figures_and_order(rows, tmp_path):
     assert tiles(html) == {
         "photographs": ("4", "1 more not readable"),
         "with findings": ("3", "75.0 %"),
-        "regions": ("4", "1 too narrow to measure"),
+        "regions": ("4", "one crack may be several, 1 too narrow to measure"),
         "widest crack": ("4.00 mm", "95th percentile, region 2 of wide.jpg"),
         "total length": ("181 mm", "along the cracks, 362 px"),
     }
@@ -102,7 +102,7 @@ def test_without_a_scale_sizes_are_in_pixels(tmp_path):
     found = [region(1, BOX, crack(61.0, 3.0)), region(2, (100, 70, 30, 30), sizes), region(3, (90, 5, 9, 20))]
     html = written(tmp_path, [row(tmp_path, "a.jpg", found)]).read_text()
     assert tiles(html)["widest crack"][0] == "3.0 px"
-    assert tiles(html)["regions"] == ("3", "2 without a measured width")
+    assert tiles(html)["regions"] == ("3", "one crack may be several, 2 without a measured width")
     assert [line[1:-1] for line in lines(html)[1:]] == [["61.0 px", "not measured"], ["20.0 px", "not measured"]]
     assert "Width class" not in html
     assert "not known: sizes are in pixels" in html
@@ -149,7 +149,7 @@ def test_an_earlier_verdict_is_chosen_already(tmp_path):
     found = [region(1, BOX, crack(61.0, 9.0)), region(3, (100, 70, 30, 30), crack(40.0, 3.0), verdict="accept")]
     html = written(tmp_path, [row(tmp_path, "no.jpg"), row(tmp_path, "a.jpg", found)]).read_text()
     assert names(html) == ["a.jpg"]
-    assert tiles(html)["regions"] == ("2", "")
+    assert tiles(html)["regions"] == ("2", "one crack may be several")
     assert tiles(html)["with findings"] == ("1", "50.0 %")
     assert re.findall(r'name="verdict-1-(\d)" value="(\w*)" checked', html) == [("1", ""), ("3", "accept")]
 
@@ -347,4 +347,4 @@ def test_what_a_width_limit_needs_and_what_an_earlier_review_rejected(tmp_path):
     html = written(tmp_path, found, **document).read_text()
     assert "0.92 mm (2 px); not fine enough for the limit of 0.3 mm: fly closer" in html
     assert "0.46 mm per pixel (camera 2 m from the surface, sensor 13.2 mm wide)" in html
-    assert tiles(html)["regions"] == ("1", "3 more rejected in review")
+    assert tiles(html)["regions"] == ("1", "one crack may be several, 3 more rejected in review")
