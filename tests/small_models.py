@@ -40,11 +40,11 @@ def bright_corner(height=32, width=48):
 
 
 class DarkPlaces(nn.Module):
-    """A backbone at output strides 4 and 8: how dark the darkest pixel is; and whether zeros of padding are near."""
+    """A backbone at two output strides: how dark the darkest pixel is; and whether zeros of padding are near."""
 
-    def __init__(self):
+    def __init__(self, stride):
         super().__init__()
-        self.fine, self.coarse = nn.MaxPool2d(4), nn.Conv2d(3, 3, 3, padding=1, bias=False)
+        self.fine, self.coarse = nn.MaxPool2d(stride), nn.Conv2d(3, 3, 3, padding=1, bias=False)
         self.shrink = nn.AvgPool2d(2)
         with torch.no_grad():
             self.coarse.weight.fill_(1 / 27)
@@ -53,12 +53,12 @@ class DarkPlaces(nn.Module):
         return self.coarse(self.shrink(self.fine(1 - x)))
 
 
-def dark_lines(size=32, tiled_area=None):
+def dark_lines(size=32, tiled_area=None, stride=4):
     """A multiscale classifier, Negative and Positive, for which a thin dark line is a crack; pixels in 0..1.
 
-    Evidence for Positive is 20 times the darkness of the darkest pixel of 4 x 4, less 11, and a little of the coarse grid.
+    Evidence for Positive is 20 times the darkness of the darkest pixel of ``stride``², less 11, and a little of the coarse grid.
     """
-    model = Multiscale(DarkPlaces(), {"fine": 3, "coarse": 3}, classes=2)
+    model = Multiscale(DarkPlaces(stride), {"fine": 3, "coarse": 3}, classes=2)
     for stage in model.maps:
         stage[0] = nn.Identity()
     with torch.no_grad():

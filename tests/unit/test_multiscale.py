@@ -81,6 +81,12 @@ def test_stages_of_resnet18():
     assert target_layers.grid_layers(model.eval(), 224)[1] == "backbone.layer4"
     (layer,) = target_layers.find_target_layers(model, 224, ["layer3"])  # by the name that the architecture gives it
     assert layer.module is model.backbone.layer3
+    found = target_layers.find_target_layers(model.train(), 224, stages=True)  # without examining all layers
+    grids = target_layers.grid_layers(model, 224)[0]
+    assert [each.name for each in found] == [f"backbone.layer{number}" for number in (1, 2, 3, 4)]
+    assert [each.grid for each in found] == [grids[each.name] for each in found]
+    assert found[2].module is model.backbone.layer3
+    assert model.training
 
 
 def test_a_small_confident_region_counts_more_than_a_large_doubtful_one():

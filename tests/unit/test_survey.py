@@ -120,6 +120,18 @@ def test_regions_are_those_of_the_image_in_one_piece(tmp_path, monkeypatch):
 COMPONENTS = mosaic_regions.find_components
 
 
+@pytest.mark.parametrize("stride", [2, 8])
+def test_networks_of_another_output_stride(tmp_path, stride):
+    network = dark_lines(stride=stride)
+    assert map_stride(network) == stride
+    image = IMAGE[:312, :296]
+    found = network.explain(image, target="Positive", threshold=0.5)
+    prediction, row = survey(tmp_path, write_tiff(tmp_path / "a.tif", image, crs=None), network=network)
+    assert row["regions"] == [region.to_dict() for region in found.regions()]
+    assert len(row["regions"]) == 2
+    assert prediction.probabilities == pytest.approx(found.prediction.probabilities, abs=1e-6)
+
+
 def test_a_region_that_is_too_large_is_outlined_on_the_map(tmp_path, monkeypatch, caplog):
     path = write_tiff(tmp_path / "a.tif", IMAGE)
     (largest, _) = survey(tmp_path, path)[1]["regions"]
