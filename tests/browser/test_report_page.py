@@ -164,9 +164,8 @@ def test_light_and_dark(opened, page_file):
     assert ground(dark) != ground(light)
     dark.get_by_role("button", name="Toggle theme").click()
     assert ground(dark) == ground(light)
-    dark.wait_for_timeout(
-        500
-    )  # another process of Chromium keeps what the page stored, and learns of it a little later
+    # Another process of Chromium keeps what the page stored, and learns of it a little later.
+    dark.wait_for_timeout(500)
     dark.reload()
     assert ground(dark) == ground(light)  # kept
 

@@ -128,15 +128,16 @@ def test_regions_stand_in_the_table(flight, capsys):
     assert "--style mask --all needs --threshold" in err
     code, _, _ = run(capsys, "xai.py", "--style", "mask", "--threshold", "0.01", "--type", "Positive")
     assert code == 2
-    flags = ["--style", "mask", "--method", "eigencam", "--save-maps", "maps", "--threshold"]
+    some = ["--image", "flight/train"]  # regions are drawn and measured twice
+    flags = [*some, "--style", "mask", "--method", "eigencam", "--save-maps", "maps", "--threshold"]
     eigencam = "outputs/xai_images_eigencam.csv"
     assert run(capsys, "xai.py", *flags, "1e-9")[0] == 0
     limit = round(float(np.median([float(row["max"]) for row in table(eigencam) if not row["error"]])), 4)
     assert run(capsys, "xai.py", *flags, str(limit))[0] == 0
     rows = [row for row in table(eigencam) if not row["error"]]
-    assert len(rows) == 72
+    assert len(rows) == 24
     assert {row["target"] for row in rows} == {"Positive"}
     assert {float(row["share"]) > 0 for row in rows} == {True, False}
-    for row in rows[::9]:
+    for row in rows[::3]:
         assert float(row["share"]) == pytest.approx((np.load(row["map"]) > limit).mean(), abs=1e-3)
         assert float(row["threshold"]) == limit
