@@ -36,6 +36,7 @@ from crackcam.models.target_layers import TargetLayer, find_target_layers
 from crackcam.models.tiles import is_large, predict_images, read_evidence, tile_count, tiled_probabilities
 from crackcam.preprocessing import Preprocessing
 from crackcam.render import captions
+from crackcam.runtime import TORCH
 from crackcam.types import Prediction
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,8 @@ class Explainer:
             explained = explained.with_model(dilate(network.model, config.stride, size))
         found = []
         for method in config.method:
+            if network.runtime.engine != TORCH and (method != EVIDENCE or config.stride):
+                logger.info("heatmaps by %s%s are computed in torch", method, " with --stride" if config.stride else "")
             # found in the model as it is, where the stages differ in their grids
             layers: list[TargetLayer] = []
             if NAMED[method].uses_layers:  # examining the layers takes seconds

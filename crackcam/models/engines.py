@@ -2,8 +2,8 @@
 
 They compute what a model predicts from, and the evidence of a multiscale head, so that its heatmaps cost one prediction
 as they do in torch. The model is exported when it is loaded, which takes some seconds, as a graph for one image at a
-time: on CPUs larger batches are no faster. Results are those of torch but for rounding, which is checked then. Methods
-that look into the model, by gradients or at its layers, are computed in torch whatever the engine.
+time: with few threads larger batches are no faster. Results are those of torch but for rounding, which is checked then.
+Methods that look into the model, by gradients or at its layers, are computed in torch whatever the engine.
 
 The graph of a convolutional model with a multiscale head takes images of all sizes that its strides divide, so that
 tiles of large images are computed by the engine too. Images of other sizes are computed in torch.
@@ -65,7 +65,7 @@ class OpenVino:
     def __init__(self, graph: bytes, output: str, height: int, width: int) -> None:
         (openvino,) = _packages("openvino")
         core = openvino.Core()
-        model = core.read_model(graph, b"")
+        model = self.model_of(core, graph)
         model.reshape([1, 3, height, width])
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -73,6 +73,10 @@ class OpenVino:
             "INFERENCE_PRECISION_HINT": "f32",
         }
         self.compiled, self.output = core.compile_model(model, "CPU", settings), output
+
+    def model_of(self, core: Any, graph: bytes) -> Any:
+        """The graph as OpenVINO reads it."""
+        return core.read_model(graph, b"")
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(self.compiled(image.contiguous().numpy())[self.output])

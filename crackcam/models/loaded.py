@@ -93,13 +93,14 @@ class LoadedModel:
         return self._copies.of(self.model, self.preprocessing.size, make)
 
     def use_engine(self, name: str) -> None:
-        """Predict with an engine from now on: "torch", "onnx" or "openvino".
+        """Predict with an engine from now on: "torch", "onnx", "openvino", or "auto".
 
         Raises:
-            UserError: it cannot compute this model; then nothing changes.
+            UserError: it cannot compute this model, or not there; then nothing changes.
         """
         before = self.runtime, self._copies
-        self.runtime, self._copies = replace(self.runtime, engine=name), InferenceCopies()
+        chosen = engines.resolve(name, self.runtime)
+        self.runtime, self._copies = replace(self.runtime, engine=chosen), InferenceCopies()
         try:
             _ = self.inference_model  # exported now
         except UserError:

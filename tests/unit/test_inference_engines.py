@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import crackcam
-from crackcam.config import ExactRuntimeConfig, TrainConfig
+from crackcam.config import ExactRuntimeConfig, ExplainConfig, TrainConfig
 from crackcam.errors import UserError
+from crackcam.explain.explainer import Explainer
 from crackcam.explain.heatmaps import Technique, heatmaps, predict_and_explain
 from crackcam.models import checks, engines, tiles
 from crackcam.models.loaded import LoadedModel
@@ -131,6 +132,15 @@ def test_other_models_of_the_network_compute_in_torch(pair):
     made = heatmaps(other, Technique("evidence"), noise(), [1, 1])
     assert torch.equal(made, heatmaps(multiscale(), Technique("evidence"), noise(), [1, 1]))
     assert theirs.without_tiles().inference_model is theirs.inference_model
+
+
+@pytest.mark.parametrize(
+    ("method", "said"), [("fullgrad", ["heatmaps by fullgrad are computed in torch"]), ("evidence", [])]
+)
+def test_heatmaps_that_stay_in_torch_are_named(pair, method, said, caplog):
+    with caplog.at_level("INFO"):
+        Explainer.of(pair[1], ExplainConfig(method=method))
+    assert [record.message for record in caplog.records if "in torch" in record.message] == said
 
 
 def test_weights_that_change_are_exported_again():
