@@ -3,8 +3,9 @@
     python benchmarks/training_memory.py memory --images 10000 --processes 1     one training run, one row of a table
     python benchmarks/training_memory.py rate                                    epochs from memory and from a file
 
-memory   Generates that many distinct JPEG images of 64 x 64, a tenth of them for validation and a tenth for testing,
-         trains --arch at 64 px for one epoch by train.py, under torchrun where --processes is above 1, and prints the
+memory   Generates that many distinct JPEG images of 64 x 64, a tenth of them for validation and a tenth for testing.
+         Trains --arch at 64 px by train.py, under torchrun where --processes is above 1: the linear probe and one
+         epoch, from weights that an earlier run on other images has written. Prints the
          highest resident memory (VmHWM of /proc) of any process that trains, of any worker process, and, by sampling,
          of all of them together without the pages of files. Linux only.
 rate     Trains --arch on random images of --size px from a tensor and from a file, in turns, in one process, and prints
@@ -83,9 +84,13 @@ def watched(command, folder):
 def memory(args):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        train = [str(ROOT / "train.py"), "--arch", args.arch, "--image-size", "64", "--epochs", "1"]
+        train += ["--batch-size", "128", "--workers", str(args.workers)]
+        generate(folder / "first", 200)
+        first = [sys.executable, *train, "--data", "first", "--pretrained", "none", "--output", "first.safetensors"]
+        subprocess.run(first, cwd=folder, stdout=subprocess.DEVNULL, check=True)
         generate(folder / "data", args.images)
-        train = [str(ROOT / "train.py"), "--data", "data", "--arch", args.arch, "--image-size", "64", "--epochs", "1"]
-        train += ["--pretrained", args.pretrained, "--batch-size", "128", "--workers", str(args.workers)]
+        train += ["--data", "data", "--pretrained", "first.safetensors"]
         launch = [sys.executable]
         if args.processes > 1:
             launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={args.processes}"]
@@ -132,7 +137,6 @@ def main():
     parser.add_argument("--images", type=int, default=0, help="default: 10000 for memory, 1000 for rate")
     parser.add_argument("--processes", type=int, default=1, help="default: 1")
     parser.add_argument("--arch", default="timm/test_convnext", help="default: timm/test_convnext")
-    parser.add_argument("--pretrained", default="none", help="of train.py, for memory (default: none)")
     parser.add_argument("--size", type=int, default=64, help="side in px, for rate (default: 64)")
     parser.add_argument("--rounds", type=int, default=5, help="for rate (default: 5)")
     parser.add_argument("--workers", type=int, default=0, help="worker processes of each process (default: 0)")

@@ -58,9 +58,8 @@ def near_duplicates(splits: Mapping[str, PixelSplit], groups: Groups | None = No
         identical |= {(split, path): first for split, _, path in group if first}
     found: dict[str, list[Pair]] = {}
     for name in (name for name in splits if name != "train"):
-        best = [_nearest(block, thumbnails) for block in _thumbnails(splits[name].pixels).split(BLOCK)]
-        values, indices = (torch.cat(parts).tolist() for parts in zip(*best, strict=True))
-        nearest = zip(splits[name].paths, values, indices, strict=True)
+        values, indices = _nearest(_thumbnails(splits[name].pixels), thumbnails)
+        nearest = zip(splits[name].paths, values.tolist(), indices.tolist(), strict=True)
         found[name] = [
             Pair(path, identical.get((name, path), train.paths[i]), 1.0 if (name, path) in identical else value)
             for path, value, i in nearest
@@ -69,12 +68,18 @@ def near_duplicates(splits: Mapping[str, PixelSplit], groups: Groups | None = No
     return found
 
 
-def _nearest(block: torch.Tensor, thumbnails: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each thumbnail of a block the highest correlation with others, and the index of the one that has it."""
-    parts = thumbnails.split(COMPARED)
-    values, indices = zip(*((block @ part.T).max(dim=1) for part in parts), strict=True)
-    highest, which = torch.stack(values).max(dim=0)
-    return highest, torch.stack(indices).gather(0, which[None])[0] + which * COMPARED
+def _nearest(thumbnails: Rows, others: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each thumbnail the highest correlation with others, and the index of one that has it."""
+    highest, which = torch.full((len(thumbnails),), -2.0), torch.zeros(len(thumbnails), dtype=torch.int64)
+    # The larger part is read in the outer loop: read again for every block, it fragments the memory of the process.
+    for first in range(0, len(others), COMPARED):
+        part = others[first : first + COMPARED]
+        for start in range(0, len(thumbnails), BLOCK):
+            rows = slice(start, start + BLOCK)
+            values, indices = (thumbnails[rows] @ part.T).max(dim=1)
+            better = values > highest[rows]
+            highest[rows][better], which[rows][better] = values[better], indices[better] + first
+    return highest, which
 
 
 def _thumbnails(pixels: Rows) -> Rows:
