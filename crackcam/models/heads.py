@@ -58,7 +58,8 @@ def head_inputs(model: nn.Module) -> Iterator[list[torch.Tensor]]:
 
     def collect(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         (features,) = inputs
-        seen.append(features.flatten(2).mean(dim=2) if features.ndim == 4 else features)
+        # A copy: that of the class token alone would keep all tokens of the batch in memory.
+        seen.append(features.flatten(2).mean(dim=2) if features.ndim == 4 else features.clone())
 
     handle = model.get_submodule(head_name(model)).register_forward_pre_hook(collect)
     try:

@@ -142,3 +142,13 @@ def test_a_cache_with_impossible_features_is_not_used(loaded, tmp_path):
     for false in (true[:2], true[:, :5], true * float("nan"), true.long(), true[None], torch.zeros(4, 0, 3)):
         save_file({"train": false.contiguous()}, file, metadata={"key": key})
         assert torch.equal(features.cached_features(loaded, splits, 4, file)["train"], true)
+
+
+def test_features_of_one_token_keep_no_others_in_memory():
+    """Of 17 tokens of each image, the head of this ViT sees one."""
+    torch.manual_seed(0)
+    model = checks.to_device(pretrained.build_classifier("timm/test_vit", 2), torch.device("cpu")).eval()
+    with heads.head_inputs(model) as seen, torch.inference_mode():
+        model(torch.rand(4, 3, 160, 160))
+    (features_of_batch,) = seen
+    assert features_of_batch.untyped_storage().nbytes() == features_of_batch.numel() * 4
