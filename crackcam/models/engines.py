@@ -11,6 +11,7 @@ tiles of large images are computed by the engine too. Images of other sizes are 
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 from collections.abc import Callable
@@ -63,8 +64,7 @@ class OpenVino:
     """See :class:`Engine`."""
 
     def __init__(self, graph: bytes, output: str, height: int, width: int) -> None:
-        (openvino,) = _packages("openvino")
-        core = openvino.Core()
+        core = _openvino_core()
         model = self.model_of(core, graph)
         model.reshape([1, 3, height, width])
         settings = {
@@ -80,6 +80,17 @@ class OpenVino:
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(self.compiled(image.contiguous().numpy())[self.output])
+
+
+@functools.cache
+def _openvino_core() -> Any:
+    """OpenVINO's core, one for the process and never removed.
+
+    It gives the thread that makes it a stack for signal handlers. Removed by another thread, such as one that collects
+    garbage, it leaves that thread a stack that is gone, and the next signal, of an ended worker say, a crash.
+    """
+    (openvino,) = _packages("openvino")
+    return openvino.Core()
 
 
 CLASSES: dict[str, type[Engine]] = {"onnx": OnnxRuntime, "openvino": OpenVino}

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import ROOT, run_code
 from torch import nn
 
 import crackcam
@@ -236,3 +237,27 @@ def test_training_computes_in_torch():
 def test_detectors_compute_in_torch():
     with pytest.raises(UserError, match="engine onnx is for classifiers; fasterrcnn_resnet50_fpn is a detector"):
         crackcam.load(arch="fasterrcnn_resnet50_fpn", pretrained="none", engine="onnx")
+
+
+REMOVED = """
+import gc, signal, sys, threading
+sys.path += sys.argv[1:]
+import test_inference_engines as here
+networks = [here.multiscale(), here.multiscale()]
+for network in networks:
+    network.use_engine("openvino")
+    network.probabilities(here.noise())
+del network
+thread = threading.Thread(target=lambda: (networks.clear(), gc.collect()))
+thread.start()
+thread.join()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGUSR1)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signal")
+def test_a_network_of_openvino_may_be_removed_by_any_thread():
+    """OpenVINO's core took the stack of signal handlers with it: the next signal ended the process."""
+    needs("openvino")
+    assert run_code(REMOVED, str(ROOT / "tests"), str(ROOT / "tests/unit")).stdout == "handled\n"
