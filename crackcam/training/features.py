@@ -40,6 +40,7 @@ BLOCK = 256  # images that are hashed at a time
 EXCHANGED = 4096  # images whose features are exchanged between machines at a time, by each process
 
 
+@torch.no_grad()  # logits may be views of parameters
 def compute_logits(loaded: LoadedModel, split: PixelSplit, batch_size: int, label: str) -> torch.Tensor:
     """Logits of a split, (N, classes) float32 on the CPU; the model runs in eval mode and stays in it.
 
