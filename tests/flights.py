@@ -2,19 +2,16 @@
 
 import csv
 import json
-import multiprocessing
 import os
 import socket
-import sys
-import time
 from pathlib import Path
 
-import torch
+from conftest import ROOT
+from processes import start_python
 
 import inference
 import xai
 from crackcam.data import listing
-from crackcam.preprocessing import Preprocessing
 
 SCRIPTS = {"inference.py": inference, "xai.py": xai}
 CALLS = {
@@ -53,32 +50,29 @@ def expected_files():
 # -- processes of their own --------------------------------------------------------------------------------------------
 
 
-def child(script, flags, environment, log):
-    """The script, its output in a file."""
-    os.environ.update(environment)
+SLOWLY = """
+import sys, time
+import {module}
+from crackcam.preprocessing import Preprocessing
+
+real = Preprocessing.apply
+Preprocessing.apply = lambda *a: time.sleep(0.01) or real(*a)
+sys.exit({module}.main(sys.argv[1:]))
+"""
+
+
+def start(script, *flags, log="log.txt", slowly=False, **environment):
+    """Start the script in a process of its own, its output in a file; slowly, so that a moment can be met."""
+    program = SLOWLY.format(module=Path(script).stem) if slowly else ROOT / script
     with Path(log).open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    torch.set_num_threads(1)
-    if "SLOW" in environment:  # so that a moment can be met
-        real = Preprocessing.apply
-        Preprocessing.apply = lambda *a: time.sleep(0.01) or real(*a)
-    sys.exit(SCRIPTS[script].main([*CALLS[script], *flags]))
-
-
-def start(script, *flags, log="log.txt", **environment):
-    """Start the script in a process of its own, forked from a server that has imported torch already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torchvision", "matplotlib.figure", "cv2"])
-    process = context.Process(target=child, args=(script, flags, environment, log))
-    process.start()
-    return process
+        environment = {**os.environ, **environment}
+        flags = [*CALLS[script], *flags]
+        return start_python(program, *flags, out=file, err=file, env=environment, path=[ROOT])
 
 
 def finish(process):
     """Wait for a process, which must end well."""
-    process.join(300)
-    assert process.exitcode == 0
+    assert process.wait(300) == 0
 
 
 def torchrun(script, processes, *flags):

@@ -1,13 +1,12 @@
 """Results of the installed package grad-cam, computed in a separate process, for the tests of the engine's helpers."""
 
 import functools
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
+from processes import run_python
 
 COLOURS = [[1.0, 0.0, 0.0], [0.1, 0.5, 0.3], [0.0, 0.0, 0.0]]
 
@@ -83,6 +82,6 @@ def package_values():
     """What the package grad-cam makes of :func:`given_values`; computed once per test run."""
     with tempfile.TemporaryDirectory() as folder:
         torch.save(given_values(), Path(folder, "given.pt"))
-        done = subprocess.run([sys.executable, "-P", "-c", CALLS], cwd=folder, capture_output=True, text=True)
+        done = run_python(CALLS, cwd=folder, path=[])
         assert done.returncode == 0, done.stderr
         return torch.load(Path(folder, "found.pt"), weights_only=False)

@@ -353,12 +353,11 @@ def test_a_killed_run_gives_the_same_files(site, threshold):
     assert xai.main([*CALL, *threshold]) == 0
     whole = written()
     shutil.rmtree("outputs")
-    process = start("xai.py", *CALL, *threshold, SLOW="1")
-    while process.exitcode is None and lines_in(Path(f"{NAME}.csv.part/0.jsonl")) < 2:
+    process = start("xai.py", *CALL, *threshold, slowly=True)
+    while process.poll() is None and lines_in(Path(f"{NAME}.csv.part/0.jsonl")) < 2:
         time.sleep(0.001)
     process.kill()
-    process.join()
-    assert process.exitcode == -9
+    assert process.wait() == -9
     assert not Path(f"{NAME}_findings.csv").exists()
     assert xai.main([*CALL, *threshold, "--resume"]) == 0
     assert written() == whole

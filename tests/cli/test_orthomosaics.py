@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 from conftest import ROOT
 from orthomosaics import cracked_wall, write_tiff
 from PIL import Image
+from processes import start_python
 from small_models import dark_lines, wall
 
 import inference
@@ -159,7 +158,6 @@ def test_usage_errors(site, capsys, flags, message):
 
 CHILD = """
 import sys, time
-sys.path[:0] = ["tests_folder", "."]
 from small_models import dark_lines
 import xai
 from crackcam.classifier import Loader
@@ -183,9 +181,7 @@ def test_a_killed_run_is_resumed(site, capsys):
     whole = files("out")
     for path in Path("out").iterdir():
         path.unlink()
-    code = CHILD.replace("tests_folder", str(ROOT / "tests"))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    child = subprocess.Popen([sys.executable, "-c", code, *call], env=environment, stderr=subprocess.DEVNULL)
+    child = start_python(CHILD, *call, path=[ROOT / "tests", ROOT])
     journal, deadline = Path("out/o.png.part/evidence.f32"), time.monotonic() + 120
     while not (journal.exists() and journal.stat().st_size > 40 * 4) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -1,13 +1,11 @@
 """train.py: what it writes and prints, what it refuses, how it ends."""
 
 import csv
-import functools
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY_TRAINING
 from PIL import Image
+from processes import start_python
 
 import train
 from crackcam.models import checkpoint
@@ -86,18 +85,15 @@ def test_result_as_table_and_as_json(fresh, capsys):
 
 
 def test_ctrl_c_keeps_the_best_epoch_and_exits_130(fresh):
-    command = [sys.executable, str(ROOT / "train.py"), *QUICK, "--epochs", "500"]
-    # Jobs that a script starts in the background ignore Ctrl-C, and so would their children.
-    heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeds)
-    for line in process.stderr:
-        if line.startswith("epoch 2/"):
-            break
+    with Path("log").open("w") as log:
+        process = start_python(ROOT / "train.py", *QUICK, "--epochs", "500", err=log)
+    while "\nepoch 2/" not in Path("log").read_text() and process.poll() is None:
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "kept the best epoch so far" in rest
-    assert "Traceback" not in rest
+    assert process.wait(60) == 130
+    messages = Path("log").read_text()
+    assert "kept the best epoch so far" in messages
+    assert "Traceback" not in messages
     _, card = checkpoint.load(Path("weights/model.safetensors"), CPU)
     assert card.metrics["best_epoch"] >= 1
     left = {p.name for p in Path("weights").iterdir()}

@@ -6,8 +6,6 @@ import json
 import os
 import resource
 import struct
-import subprocess
-import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 from conftest import ROOT
 from fuzz_pictures import seeds
 from PIL import Image
+from processes import run_python
 
 import inference
 import xai
@@ -34,9 +33,7 @@ FUZZ = ROOT / "tests/fuzz_pictures.py"
 
 
 def fuzz(folder, first, count):
-    done = subprocess.run(
-        [sys.executable, str(FUZZ), str(folder), str(first), str(count)], capture_output=True, text=True, timeout=3600
-    )
+    done = run_python(FUZZ, folder, first, count, timeout=3600)
     at = (folder / "number").read_text()
     assert done.returncode == 0, (
         f"python tests/fuzz_pictures.py FOLDER {at} 1: {done.returncode}, {done.stderr[-2000:]}"

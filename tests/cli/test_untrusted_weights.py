@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_TRAINING, run_code
+from conftest import ROOT, TINY_TRAINING
 from mutating import ESCAPE, join_file, mutated, split_file, with_card
 from PIL import Image
+from processes import run_python
 
 import inference
 import train
@@ -253,7 +254,8 @@ def test_memory_is_bounded(sound, there):
     for name, content in files.items():
         Path(f"{name}.safetensors").write_bytes(content)
     names = [f"{name}.safetensors" for name in files]
-    done = run_code(BOMBS, *names)
+    done = run_python(BOMBS, *names, path=[ROOT])
+    assert done.returncode == 0, done.stderr
     assert done.stderr.count("error: ") == len(names), done.stderr
 
 

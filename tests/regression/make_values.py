@@ -26,7 +26,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,8 +122,20 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
-def run(case: Case, root: Path = ROOT) -> Values:
+def run_interpreter(script: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess:
+    """Run a script by an interpreter of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
+    command = [sys.executable, str(script), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, **options)
+
+
+def run(case: Case, root: Path = ROOT, run_script: Callable = run_interpreter) -> Values:
     """Run a case in a temporary folder.
+
+    Args:
+        case: the commands.
+        root: of the checkout.
+        run_script: runs a script as :func:`run_interpreter` does.
 
     Raises:
         RuntimeError: a command failed.
@@ -134,24 +146,16 @@ def run(case: Case, root: Path = ROOT) -> Values:
             (folder / "data").symlink_to(HERE / "images")
         values: Values = {}
         for command in case.commands:
-            printed = _run_script(command, folder, root)
+            printed = _run_command(command, folder, root, run_script)
             if command.startswith("train.py"):
                 values |= {f"printed.{key}": value for key, value in _numbers(json.loads(printed))}
         return values | _collect(folder)
 
 
-def _run_script(command: str, folder: Path, root: Path) -> str:
+def _run_command(command: str, folder: Path, root: Path, run_script: Callable) -> str:
     script, *arguments = shlex.split(command.format_map(checkpoints(root)))
     fixed = ["--device", "cpu", "--precision", "fp32"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
-    done = subprocess.run(
-        [sys.executable, str(root / script), *arguments, *fixed],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-    )
+    done = run_script(root / script, *arguments, *fixed, cwd=folder, timeout=TIMEOUT)
     if done.returncode != 0:
         raise RuntimeError(f"{command} ended with {done.returncode}:\n{done.stderr}")
     return done.stdout

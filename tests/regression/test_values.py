@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import make_values
 import pytest
 from make_values import CASES
+from processes import run_python
 
 SAME, SIMILAR = 1e-6, 2e-3  # largest differences: on the machine of the stored values, on others
 SHOWN = 12
@@ -27,7 +28,10 @@ def found(request) -> dict[str, Future]:
     here = [item for item in request.session.items if item.path == request.path]
     chosen = [item.callspec.params["name"] for item in here if item.originalname == "test_values"]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {name: pool.submit(make_values.run, CASES[name]) for name in filter(comparable, chosen)}
+        yield {
+            name: pool.submit(make_values.run, CASES[name], run_script=run_python)
+            for name in filter(comparable, chosen)
+        }
 
 
 @pytest.mark.parametrize("name", MARKED)

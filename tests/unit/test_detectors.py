@@ -1,13 +1,12 @@
 """Detectors: heatmaps against the package grad-cam, and on a tiny detector that is trained here."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from processes import run_python
 from torch import nn
 from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -54,7 +53,8 @@ def test_faster_rcnn_maps_are_those_of_the_package(tmp_path):
         (found,) = model(image)
     job = {"model": model, "image": image, "boxes": found["boxes"], "labels": found["labels"]}
     torch.save(job, tmp_path / "job.pt")
-    subprocess.run([sys.executable, "-P", "-c", THEIRS], cwd=tmp_path, check=True, capture_output=True)
+    done = run_python(THEIRS, cwd=tmp_path, path=[])
+    assert done.returncode == 0, done.stderr
     theirs = np.load(tmp_path / "map.npy")
 
     class Turned(EigenCAM):  # their component has the sign that LAPACK gives it

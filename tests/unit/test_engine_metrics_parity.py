@@ -1,7 +1,5 @@
 """Metrics against the installed package grad-cam, in a separate process."""
 
-import subprocess
-import sys
 from functools import partial
 
 import numpy as np
@@ -18,6 +16,7 @@ from metric_cases import (
     network,
     sparse_map,
 )
+from processes import run_python
 
 from pytorch_grad_cam.metrics import road
 from pytorch_grad_cam.metrics.arcc import ARCC, Coherency, Complexity, batch_pearson_coherency
@@ -131,7 +130,7 @@ def theirs(tmp_path_factory):
         },
         folder / "job.pt",
     )
-    done = subprocess.run([sys.executable, "-P", "-c", PEER], cwd=folder, capture_output=True, text=True)
+    done = run_python(PEER, cwd=folder, path=[])
     assert done.returncode == 0, done.stderr
     return dict(np.load(folder / "result.npz"))
 

@@ -1,8 +1,6 @@
 """Heatmaps against those of the installed package grad-cam, in a separate process, on the same weights."""
 
 import functools
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ import torch
 import torchvision
 from conftest import ROOT
 from networks import METHODS
+from processes import run_python
 
 import pytorch_grad_cam
 from crackcam.data.synthetic.sample import generate_image
@@ -97,8 +96,7 @@ def theirs(job, tmp_path_factory):
     folder = tmp_path_factory.mktemp("peer")
     runs = {key: {**one, "targets": one["targets"] and job["targets"]} for key, one in {**EQUAL, **DEPARTS}.items()}
     torch.save({**job, "runs": runs}, folder / "job.pt")
-    command = [sys.executable, "-P", str(ROOT / "tests/peer.py"), "job.pt", "result.npz"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    done = run_python(ROOT / "tests/peer.py", "job.pt", "result.npz", cwd=folder, path=[])
     assert done.returncode == 0, done.stderr
     return dict(np.load(folder / "result.npz"))
 

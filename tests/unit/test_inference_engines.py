@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import ROOT, run_code
+from conftest import ROOT
+from processes import run_python
 from torch import nn
 
 import crackcam
@@ -241,7 +242,6 @@ def test_detectors_compute_in_torch():
 
 REMOVED = """
 import gc, signal, sys, threading
-sys.path += sys.argv[1:]
 import test_inference_engines as here
 networks = [here.multiscale(), here.multiscale()]
 for network in networks:
@@ -260,4 +260,5 @@ signal.raise_signal(signal.SIGUSR1)
 def test_a_network_of_openvino_may_be_removed_by_any_thread():
     """OpenVINO's core took the stack of signal handlers with it: the next signal ended the process."""
     needs("openvino")
-    assert run_code(REMOVED, str(ROOT / "tests"), str(ROOT / "tests/unit")).stdout == "handled\n"
+    done = run_python(REMOVED, path=[ROOT / "tests/unit", ROOT / "tests", ROOT])
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, tiny_config
+from processes import run_python
 
 import crackcam
 from crackcam.data import duplicates, storage
@@ -166,8 +166,7 @@ own = storage.allocate((4, 3, 8, 8))
 own[:] = torch.ones(4, 3, 8, 8)
 print(os.listdir(os.environ["TMPDIR"]), int(own[3].sum()), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)"""
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    done = run_python(code, env={**os.environ, "TMPDIR": str(tmp_path)}, path=[ROOT])
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert done.stdout == "[6, 7, 8]\n[] 192\n"
     assert not list(tmp_path.iterdir())
