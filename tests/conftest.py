@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from browsers import browser, opened  # noqa: F401  # fixtures
+from processes import run_python
 
 # torch and the library are imported where they are used: the process that only hands tests to others does without.
 
@@ -37,9 +38,9 @@ def run_code(code, *arguments):
 
 
 def by_torchrun(processes, *command):
-    """A script and its arguments in several processes."""
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *command]
-    return subprocess.run(list(map(str, run)), capture_output=True, text=True, timeout=900)
+    """A script and its arguments in several interpreters, by the real torchrun."""
+    code = "import sys; from torch.distributed import run; sys.exit(run.main())"
+    return run_python(code, "--standalone", f"--nproc_per_node={processes}", *command, timeout=900)
 
 
 @dataclass

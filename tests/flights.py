@@ -3,11 +3,10 @@
 import csv
 import json
 import os
-import socket
 from pathlib import Path
 
 from conftest import ROOT
-from processes import start_python
+from processes import rank_environments, start_python
 
 import inference
 import xai
@@ -77,16 +76,8 @@ def finish(process):
 
 def torchrun(script, processes, *flags):
     """Start several processes as torchrun does, without the seconds that it takes."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
-    return [
-        start(
-            script, *flags, log=f"log{r}.txt", **place, RANK=str(r), LOCAL_RANK=str(r), LOCAL_WORLD_SIZE=str(processes)
-        )
-        for r in range(processes)
-    ]
+    ranks = rank_environments(processes)
+    return [start(script, *flags, log=f"log{rank}.txt", **ranks[rank]) for rank in range(processes)]
 
 
 def lines_in(journal):

@@ -112,6 +112,15 @@ def run_python(program, *arguments, timeout=600, **options) -> subprocess.Comple
     return subprocess.CompletedProcess([str(program), *map(str, arguments)], code, *texts)
 
 
+def rank_environments(count: int) -> list[dict[str, str]]:
+    """What torchrun adds to the environments of so many processes that work together."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    common = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    return [{**common, "RANK": str(r), "LOCAL_RANK": str(r), "LOCAL_WORLD_SIZE": str(count)} for r in range(count)]
+
+
 # -- the server --------------------------------------------------------------------------------------------------------
 
 

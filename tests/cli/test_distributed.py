@@ -1,4 +1,4 @@
-"""Several processes, by torchrun on gloo: what is exactly as in one process, and what is not.
+"""Several processes, as torchrun starts them, on gloo: what is exactly as in one process, and what is not.
 
 Exact within rounding: which images make a batch, augmentation, losses, gradients, scores. Batch norm and dropout are not:
 each process normalises by its own shard of the batch and draws its own random numbers.
@@ -6,6 +6,7 @@ each process normalises by its own shard of the batch and draws its own random n
 
 import csv
 import logging
+import os
 import random
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import parallel_worker
 import pytest
 import torch
 from conftest import ROOT, TINY_TRAINING, by_torchrun
+from processes import rank_environments, start_python
 from timm.layers import BatchNormAct2d
 
 import train
@@ -29,8 +31,14 @@ PLAIN = [*TINY_TRAINING, "--precision", "fp32", "--batch-size", "6"]
 def together(request, tmp_path_factory):
     """What each of several processes ends with, see parallel_worker.py."""
     folder = tmp_path_factory.mktemp("together")
-    done = by_torchrun(request.param, ROOT / "tests/parallel_worker.py", folder)
-    assert done.returncode == 0, done.stderr
+    started = []
+    for rank, environment in enumerate(rank_environments(request.param)):
+        with (folder / f"{rank}.txt").open("w") as log:
+            started.append(
+                start_python(ROOT / "tests/parallel_worker.py", folder, err=log, env={**os.environ, **environment})
+            )
+    for rank, process in enumerate(started):
+        assert process.wait(900) == 0, (folder / f"{rank}.txt").read_text()
     return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
 
 
