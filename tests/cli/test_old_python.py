@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from processes import run_python
 
 READ_BY_OLD = ["train.py", "inference.py", "xai.py", "crackcam/__init__.py", "crackcam/__main__.py", "crackcam/_engine.py", "crackcam/errors.py", "crackcam/cli/__init__.py"]  # fmt: skip
 STARTS = [["train.py"], ["inference.py", "--all"], ["xai.py"], ["-m", "crackcam", "train"], ["-m", "crackcam"]]
@@ -89,6 +90,6 @@ def test_a_python_without_packages(package, script):
 
 
 def test_a_module_of_our_own_that_is_missing_is_a_bug():
-    done = run(sys.executable, "-c", WITHOUT, "crackcam.classifier", "xai.py")
+    done = run_python(WITHOUT, "crackcam.classifier", "xai.py", cwd=ROOT)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
