@@ -30,7 +30,7 @@ SIDE = 32  # of a thumbnail
 MIN_CORRELATION = 0.97  # of near-duplicates
 MIN_CONTRAST = 1.0  # standard deviation in grey levels; below it a thumbnail shows nothing to recognise
 BLOCK = 128  # images at a time: 80 MB at 224 px
-COMPARED = 8192  # training images that a block is compared with at a time: 32 MB of thumbnails, 4 MB of correlations
+COMPARED = 1024  # training images that a block is compared with at a time: 4 MB of thumbnails
 
 
 class Pair(NamedTuple):

@@ -65,10 +65,15 @@ def compute_features(loaded: LoadedModel, split: PixelSplit, batch_size: int, la
     """
     if len(split) * _width(loaded) * torch.float32.itemsize > IN_MEMORY:
         return _stored_features(loaded, split, batch_size, label)
+    shard = range(len(split))[distributed.shard(len(split))]
+    # One tensor: a list of batches and then their concatenation would hold the features twice.
+    found, start = torch.empty(len(shard), _width(loaded), device=loaded.runtime.device), 0
     with head_inputs(loaded.model) as seen:
         for _ in _shard_logits(loaded, split, batch_size, label):
-            pass
-    return _gather(torch.cat([part.float() for part in seen]).cpu() if seen else None)
+            part = seen.pop()
+            found[start : start + len(part)] = part
+            start += len(part)
+    return _gather(found.cpu() if len(shard) else None)
 
 
 def _stored_features(loaded: LoadedModel, split: PixelSplit, batch_size: int, label: str) -> Rows:
@@ -117,7 +122,8 @@ def _shard_logits(loaded: LoadedModel, split: PixelSplit, batch_size: int, label
 
 
 def _gather(part: torch.Tensor | None) -> torch.Tensor:
-    return torch.cat([found for found in distributed.all_gather(part) if found is not None])
+    parts = [found for found in distributed.all_gather(part) if found is not None]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 # -- cache -----------------------------------------------------------------------------------------------------------
