@@ -63,15 +63,14 @@ sys.exit({module}.main(sys.argv[1:]))
 def start(script, *flags, log="log.txt", slowly=False, **environment):
     """Start the script in a process of its own, its output in a file; slowly, so that a moment can be met."""
     program = SLOWLY.format(module=Path(script).stem) if slowly else ROOT / script
-    with Path(log).open("w") as file:
-        environment = {**os.environ, **environment}
-        flags = [*CALLS[script], *flags]
-        return start_python(program, *flags, out=file, err=file, env=environment, path=[ROOT])
+    environment = {**os.environ, **environment}
+    return start_python(program, *CALLS[script], *flags, out=log, err=log, env=environment, path=[ROOT])
 
 
 def finish(process):
     """Wait for a process, which must end well."""
-    assert process.wait(300) == 0
+    process.join(300)
+    assert process.exitcode == 0
 
 
 def torchrun(script, processes, *flags):

@@ -14,7 +14,9 @@ import xai
 from crackcam.errors import UserError
 from crackcam.types import ModelCard
 
-FLAGS = ["--pretrained", "none", "--image-size", "32", "--epochs", "1", "--batch-size", "8", "--workers", "0"]
+FLAGS = [
+    "--arch", "timm/test_resnet", "--pretrained", "none", "--image-size", "32", "--epochs", "1", "--batch-size", "8", "--workers", "0",
+]  # fmt: skip
 NAMES = [
     "Füße", "with space", "猫", "10", "9", "-dash", "a.b", "Ωmega", "naïve café", "$x$", "UPPER", "percent %d",
 ]  # fmt: skip

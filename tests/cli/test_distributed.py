@@ -33,12 +33,11 @@ def together(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
     started = []
     for rank, environment in enumerate(rank_environments(request.param)):
-        with (folder / f"{rank}.txt").open("w") as log:
-            started.append(
-                start_python(ROOT / "tests/parallel_worker.py", folder, err=log, env={**os.environ, **environment})
-            )
+        log, environment = folder / f"{rank}.txt", {**os.environ, **environment}
+        started.append(start_python(ROOT / "tests/parallel_worker.py", folder, err=log, env=environment))
     for rank, process in enumerate(started):
-        assert process.wait(900) == 0, (folder / f"{rank}.txt").read_text()
+        process.join(900)
+        assert process.exitcode == 0, (folder / f"{rank}.txt").read_text()
     return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
 
 

@@ -103,14 +103,14 @@ def killed_and_resumed(script, moments, seed):
     while kills < moments:
         moment = lines_in(journal) + draw.randrange(12)
         process = start(script, *flags, slowly=True)
-        while process.poll() is None and lines_in(journal) < moment:
+        while process.is_alive() and lines_in(journal) < moment:
             time.sleep(0.001)
         time.sleep(draw.uniform(0, 0.03))
         process.kill()
-        process.wait()
-        kills += process.returncode == -9
+        process.join()
+        kills += process.exitcode == -9
         flags = ["--resume"]
-        if process.returncode == 0:  # it was done before its moment came
+        if process.exitcode == 0:  # it was done before its moment came
             assert written() == whole
             shutil.rmtree("outputs")
             flags = []

@@ -354,10 +354,11 @@ def test_a_killed_run_gives_the_same_files(site, threshold):
     whole = written()
     shutil.rmtree("outputs")
     process = start("xai.py", *CALL, *threshold, slowly=True)
-    while process.poll() is None and lines_in(Path(f"{NAME}.csv.part/0.jsonl")) < 2:
+    while process.is_alive() and lines_in(Path(f"{NAME}.csv.part/0.jsonl")) < 2:
         time.sleep(0.001)
     process.kill()
-    assert process.wait() == -9
+    process.join()
+    assert process.exitcode == -9
     assert not Path(f"{NAME}_findings.csv").exists()
     assert xai.main([*CALL, *threshold, "--resume"]) == 0
     assert written() == whole

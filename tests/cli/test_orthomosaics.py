@@ -2,7 +2,6 @@
 
 import csv
 import json
-import signal
 import sys
 import time
 from pathlib import Path
@@ -185,8 +184,8 @@ def test_a_killed_run_is_resumed(site, capsys):
     journal, deadline = Path("out/o.png.part/evidence.f32"), time.monotonic() + 120
     while not (journal.exists() and journal.stat().st_size > 40 * 4) and time.monotonic() < deadline:
         time.sleep(0.01)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    child.kill()
+    child.join()
     kept = journal.stat().st_size
     assert 0 < kept < 40 * 40 * 4
     assert xai.main([*call, "--resume"]) == 0

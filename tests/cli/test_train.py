@@ -85,12 +85,12 @@ def test_result_as_table_and_as_json(fresh, capsys):
 
 
 def test_ctrl_c_keeps_the_best_epoch_and_exits_130(fresh):
-    with Path("log").open("w") as log:
-        process = start_python(ROOT / "train.py", *QUICK, "--epochs", "500", err=log)
-    while "\nepoch 2/" not in Path("log").read_text() and process.poll() is None:
+    process = start_python(ROOT / "train.py", *QUICK, "--epochs", "500", err="log")
+    while "\nepoch 2/" not in Path("log").read_text() and process.is_alive():
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130
     messages = Path("log").read_text()
     assert "kept the best epoch so far" in messages
     assert "Traceback" not in messages

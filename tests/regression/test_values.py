@@ -1,8 +1,6 @@
 """The scripts still give the numbers that make_values.py stored before the code was restructured."""
 
 import json
-import os
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import make_values
 import pytest
@@ -22,24 +20,13 @@ def comparable(name: str) -> bool:
     return HERE == THERE or not CASES[name].same_cpu
 
 
-@pytest.fixture(scope="module")
-def found(request) -> dict[str, Future]:
-    """The values of the cases that were chosen; they are computed at the same time."""
-    here = [item for item in request.session.items if item.path == request.path]
-    chosen = [item.callspec.params["name"] for item in here if item.originalname == "test_values"]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {
-            name: pool.submit(make_values.run, CASES[name], run_script=run_python)
-            for name in filter(comparable, chosen)
-        }
-
-
 @pytest.mark.parametrize("name", MARKED)
-def test_values(name, found):
+def test_values(name):
     if not comparable(name):
         pytest.skip(f"training amplifies rounding, and the values were stored on another machine: {THERE}")
+    found = make_values.run(CASES[name], run_script=run_python)
     tolerance = SAME if HERE == THERE else SIMILAR
-    differences = make_values.largest_differences(STORED[name], found[name].result(), tolerance)
+    differences = make_values.largest_differences(STORED[name], found, tolerance)
     assert not differences, (
         f"{name}: {len(differences)} of {len(STORED[name])} values differ by more than "
         + "\n".join([f"{tolerance:g}:", *differences[:SHOWN]])
