@@ -28,6 +28,7 @@ from crackcam.errors import UserError
 from crackcam.files import write_atomically
 from crackcam.limits import LARGEST_SIZE
 from crackcam.models.checks import check_finite, check_runs, to_device
+from crackcam.models.initialisation import ZerosForDraws
 from crackcam.models.pretrained import WeightsUnavailableError, build_classifier, imagenet_network
 from crackcam.models.registry import create_imagenet_model, pretrained_config
 from crackcam.models.stages import with_maps
@@ -145,7 +146,7 @@ def load(
     with suppress(NotImplementedError), torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that copying to meta tensors does nothing
         _load_state(_model_of(card, path), tensors, str(path), expected)
-    # Then with initial weights too: they include buffers that no file contains, such as the masks of timm's Swin.
+    # Then with memory too: that includes buffers that no file contains, such as the masks of timm's Swin.
     model = _model_of(card, path)
     fill(model, tensors, str(path), expected)
     model = to_device(model.eval(), device)
@@ -164,14 +165,15 @@ def _given_card(path: Path, arch: str | None, classes: Sequence[str] | None) -> 
 
 
 def _model_of(card: ModelCard, path: Path) -> nn.Module:
-    """The model that a card describes, with initial weights."""
-    model = build_classifier(card.arch, len(card.classes))
-    if card.head == "linear":
-        return model
-    try:
-        return with_maps(model, card.stages, len(card.classes), card.decoder)
-    except AttributeError as error:
-        raise _damaged(path, str(error)) from None
+    """The model that a card describes, to be filled: its weights are not those that a training starts with."""
+    with ZerosForDraws():
+        model = build_classifier(card.arch, len(card.classes))
+        if card.head == "linear":
+            return model
+        try:
+            return with_maps(model, card.stages, len(card.classes), card.decoder)
+        except AttributeError as error:
+            raise _damaged(path, str(error)) from None
 
 
 def fill(model: nn.Module, tensors: dict[str, torch.Tensor], source: str, expected: str) -> None:

@@ -31,7 +31,7 @@ def fonts_for(figure: Figure, report: bool = True) -> Iterator[None]:
         figure: complete.
         report: whether to log once which characters no font has.
     """
-    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+    for axis in (axis for axes in figure.axes if axes.axison for axis in (axes.xaxis, axes.yaxis)):
         axis.get_ticklabels()  # made now, not when they are drawn
     texts = [text for text in figure.findobj(Text) if isinstance(text, Text) and not text.get_text().isascii()]
     wanted = {c for text in texts for c in text.get_text() if c.isprintable()} - _characters(_path(OWN))
