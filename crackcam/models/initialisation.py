@@ -26,7 +26,7 @@ class ZerosForDraws(TorchFunctionMode):
 
     Example:
         >>> with ZerosForDraws():
-        ...     float(nn.Linear(2, 2).weight.abs().sum())
+        ...     float(nn.Linear(2, 2).weight.detach().abs().sum())
         0.0
     """
 
