@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 COUNT = 4  # images
 DRAWS = 4  # of the noise, where one does not tell
+PLACES = 56  # along a side that are looked at; early layers of large images have many more, as orderly as these
 TYPICAL_SIZE = 224  # pixels; in smaller images few positions are left, and each of them sees everything
 CELLS = (1, 8, 32)  # pixels: noise of several scales, of which some reaches every layer
 CORRELATION = 0.4  # of preferences with sides: grids of networks with random weights have more, permuted ones about 0
@@ -45,9 +46,10 @@ def responses(grids: torch.Tensor) -> torch.Tensor:
         grids: (COUNT, C, H, W) output for :func:`probe_images`, H and W > 1.
 
     Returns:
-        (COUNT, H, W) float32, relative to all changes at that position.
+        (COUNT, H, W) float32, relative to all changes at that position; of large grids, of every second place or fewer.
     """
-    values = grids.detach().float()
+    step = max(1, max(grids.shape[2:]) // PLACES)
+    values = grids.detach()[:, :, ::step, ::step].float()
     # In few passes: early layers have millions of values. What differs from the mean of all does from that of the others.
     factor = COUNT / (COUNT - 1) / values.shape[1]
     changes = factor * (values - values.mean(dim=0)).abs_().sum(dim=1)
