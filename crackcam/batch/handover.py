@@ -64,6 +64,15 @@ class Totals:
         self.widest_mm = _largest(self.widest_mm, geojson.widest(row, "mm"))
         self.places += geojson.has_place(row)
 
+    def description(self) -> str:
+        """'75 regions in 6 of 6 images, 2 more rejected; the widest: 2.63 mm'."""
+        found = f"{counted(self.regions, 'region')} in {self.with_findings:,} of {counted(self.images, 'image')}"
+        rejected = f", {self.rejected:,} more rejected" if self.rejected else ""
+        if self.widest_px is None:
+            return found + rejected
+        widest = f"{self.widest_px:.1f} px" if self.widest_mm is None else f"{self.widest_mm:.2f} mm"
+        return f"{found}{rejected}; the widest: {widest}"
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         return {name: round(value, 3) if isinstance(value, float) else value for name, value in vars(self).items()}
@@ -71,6 +80,11 @@ class Totals:
 
 def _largest(one: float | None, other: float | None) -> float | None:
     return max((value for value in (one, other) if value is not None), default=None)
+
+
+def findings_table(table: Path) -> Path:
+    """The table of findings beside the table of a run."""
+    return table.with_name(f"{table.stem}_findings.csv")
 
 
 @dataclass(frozen=True)
@@ -111,10 +125,11 @@ class Handover:
 
         totals = self._count(shown())
         found: dict[str, Any] = {"title": self.title, "findings": totals.to_dict()}
-        findings, coco_file = self._beside("_findings.csv"), self._beside("_coco.json")
+        findings, coco_file = findings_table(self.run.table), self._beside("_coco.json")
         table.write(findings, shown())
         coco.write(coco_file, shown, self.classes, self.title or "regions found by crackcam")
         found |= {"findings_table": str(findings), "geojson": self._write_places(shown, totals), "coco": str(coco_file)}
+        logger.info("findings: %s", totals.description())
         if self.report:
             found["report"] = self.report({**document, **found, "verdicts": self._known_verdicts()}, shown())
         return found

@@ -298,6 +298,8 @@ def _draw_anatomy(
 
 def _explain_all(asked: ExplainRun, explainer: Explainer, selection: Selection, target: int | None, path: Path) -> int:
     save_maps, top_k, output = asked.analysis.save_maps, asked.predict.top_k, asked.output
+    if output.verdicts:
+        findings.check_verdicts(output.verdicts, path)
     verdicts = read_verdicts(output.verdicts).of_files(selection.paths) if output.verdicts else None
     task = ExplainTask(explainer, target, path.with_suffix(""), save_maps, top_k, asked.sizes, verdicts)
     run = Run(path, selection.listed, asked.runtime.batch_size, task.settings, task.verb)

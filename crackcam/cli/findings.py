@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from crackcam.batch.handover import Handover, finding_row
+from crackcam.batch.handover import Handover, finding_row, findings_table
 from crackcam.batch.streaming import Row, Rows, Run
 from crackcam.batch.tasks import ExplainTask
 from crackcam.cli.runs import ExplainRun
 from crackcam.data.names import HandoverNames
+from crackcam.errors import UserError
 from crackcam.models.loaded import LoadedModel
 from crackcam.render.handover import table
 from crackcam.render.report.findings import write_findings
@@ -28,6 +29,20 @@ def write_table(asked: ExplainRun, network: LoadedModel, rows: list[dict], path:
     found = ({**row, **next(iter(row["maps"].values()))} for row in rows)
     table.write(path, (finding_row(row, names, network.card.present) for row in found))
     return str(path)
+
+
+def check_verdicts(verdicts: Path, path: Path) -> None:
+    """Refuse verdicts in the table that the run writes: rejected regions would be gone from it.
+
+    Args:
+        verdicts: their file.
+        path: the table of the run.
+
+    Raises:
+        UserError: they are the same file.
+    """
+    if verdicts.resolve() == findings_table(path).resolve():
+        raise UserError(f"this run replaces {verdicts}: save the verdicts as another file, such as verdicts.csv")
 
 
 def handover(asked: ExplainRun, task: ExplainTask, run: Run) -> Callable[[dict, Rows], dict]:

@@ -50,7 +50,7 @@ def responses(grids: torch.Tensor) -> torch.Tensor:
     """
     step = max(1, max(grids.shape[2:]) // PLACES)
     values = grids.detach()[:, :, ::step, ::step].float()
-    # In few passes: early layers have millions of values. What differs from the mean of all does from that of the others.
+    # In few passes: early layers have millions of values. Compared with the mean of all, as with that of the others.
     factor = COUNT / (COUNT - 1) / values.shape[1]
     changes = factor * (values - values.mean(dim=0)).abs_().sum(dim=1)
     rounding = 10 * torch.finfo(grids.dtype).eps * values.abs().mean(dim=(0, 1))

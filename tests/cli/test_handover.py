@@ -181,6 +181,9 @@ def check_places(rows):
         point, properties = shape(found[name]["geometry"]), found[name]["properties"]
         assert (point.y, point.x, point.z) == pytest.approx(place, abs=1e-6)
         assert properties["regions"] == len(row["regions"])
+        wide = [region for region in row["regions"] if region["crack"]["p95"]]
+        widest = max(wide, key=lambda region: region["crack"]["p95"], default={"width_class": None})
+        assert properties["width_class"] == widest["width_class"]
         assert properties["time"] == "2026-05-01T10:11:12"
     assert found
 
@@ -256,7 +259,10 @@ def test_verdicts_come_back(site, threshold, capsys):
     table.to_csv("checked.csv", index=False, sep=";", encoding="utf-8-sig")  # as a spreadsheet may write it
     capsys.readouterr()
     assert xai.main([*CALL, *flags, "--verdicts", "checked.csv", "--report"]) == 0
-    assert "warning: 2 of 4 verdicts in checked.csv match no region of these images" in capsys.readouterr().err
+    messages = capsys.readouterr().err
+    assert "warning: 2 of 4 verdicts in checked.csv match no region of these images" in messages
+    assert f"findings: {len(table) - 3} regions in " in messages
+    assert ", 1 more rejected; the widest: " in messages
     after = lines()
     redrawn = [Path(row["overlay"]).read_bytes() for row in after if row.get("regions")]
     assert [one == other for one, other in zip(overlays, redrawn, strict=True)] == [False] + [True] * (len(redrawn) - 1)
@@ -277,6 +283,23 @@ def test_verdicts_come_back(site, threshold, capsys):
     x, y, width, height = row["regions"][0]["box"]
     mask = np.asarray(Image.open(row["mask"])) > 0
     assert mask.sum() == sum(region["area"] for region in row["regions"][1:])
+
+
+def test_decisions_of_a_person_are_not_overwritten(site, threshold, capsys):
+    table = Path(f"{NAME}_findings.csv")
+    assert xai.main([*CALL, *threshold]) == 0
+    findings = pd.read_csv(table)
+    findings["verdict"] = ["reject", *[None] * (len(findings) - 1)]
+    findings.to_csv(table, index=False)
+    decided = table.read_bytes()
+    assert xai.main([*CALL, *threshold, "--verdicts", str(table)]) == 2
+    assert f"error: this run replaces {table}: save the verdicts as another file" in capsys.readouterr().err
+    assert table.read_bytes() == decided
+    assert xai.main([*CALL, *threshold]) == 0
+    previous = table.with_name(f"{table.stem}.previous.csv")
+    assert f"{table} has regions that were rejected: keeping it as {previous}" in capsys.readouterr().err
+    assert previous.read_bytes() == decided
+    assert len(pd.read_csv(table)) == len(findings)
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,8 @@ def test_key_figures_and_order(rows, tmp_path):
         "photographs": ("4", "1 more not readable"),
         "with findings": ("3", "75.0 %"),
         "regions": ("4", "one crack may be several, 1 too narrow to measure"),
-        "widest crack": ("4.00 mm", "95th percentile, region 2 of wide.jpg"),
-        "total length": ("181 mm", "along the cracks, 362 px"),
+        "widest region": ("4.00 mm", "95th percentile, region 2 of wide.jpg"),
+        "length of the regions": ("181 mm", "along their centre lines, 362 px"),
     }
     assert names(html) == ["wide.jpg", "middle.jpg", "fine.jpg"]
     assert re.findall(r'id="other-1".*?<span>(.*?)</span>', html) == ["sound.jpg"]
@@ -101,9 +101,9 @@ def test_without_a_scale_sizes_are_in_pixels(tmp_path):
     sizes = crack(61.0, None, measured=0)
     found = [region(1, BOX, crack(61.0, 3.0)), region(2, (100, 70, 30, 30), sizes), region(3, (90, 5, 9, 20))]
     html = written(tmp_path, [row(tmp_path, "a.jpg", found)]).read_text()
-    assert tiles(html)["widest crack"][0] == "3.0 px"
+    assert tiles(html)["widest region"][0] == "3.0 px"
     assert tiles(html)["regions"] == ("3", "one crack may be several, 2 without a measured width")
-    assert [line[1:-1] for line in lines(html)[1:]] == [["61.0 px", "not measured"], ["20.0 px", "not measured"]]
+    assert [line[1:-1] for line in lines(html)[1:]] == [["61.0 px", "not measurable"], ["20.0 px", "not measured"]]
     assert "Width class" not in html
     assert "not known: sizes are in pixels" in html
     assert 'id="map"' not in html
@@ -345,6 +345,7 @@ def test_what_a_width_limit_needs_and_what_an_earlier_review_rejected(tmp_path):
     found[0]["mm_per_pixel"] = 0.46
     document = {"width-limits": [0.3, 1.0], "distance": 2.0, "sensor-width": 13.2, "findings": {"rejected": 3}}
     html = written(tmp_path, found, **document).read_text()
-    assert "0.92 mm (2 px); not fine enough for the limit of 0.3 mm: fly closer" in html
+    assert "0.92 mm (2 px); not fine enough for the limit of 0.3 mm: fly closer, to 32.6 % of the distance" in html
+    assert '<th scope="row">below 0.3 mm</th><td>not measurable below 0.92 mm</td>' in html
     assert "0.46 mm per pixel (camera 2 m from the surface, sensor 13.2 mm wide)" in html
     assert tiles(html)["regions"] == ("1", "one crack may be several, 3 more rejected in review")

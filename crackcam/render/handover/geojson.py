@@ -45,6 +45,7 @@ def _feature(row: Row) -> dict:
         "p95_width_mm": widest(row, "mm"),
         "length_px": round(length, 2),
         "length_mm": round(length * scale, 1) if scale else None,
+        "width_class": width_class(row),
     }
     geometry = {"type": "Point", "coordinates": [value for value in place if value is not None]}
     return {"type": "Feature", "geometry": geometry, "properties": properties}
@@ -59,6 +60,13 @@ def widest(row: Row, unit: str = "crack") -> float | None:
     """
     widths = [region[unit]["p95"] for region in row["regions"] if region.get(unit)]
     return max((width for width in widths if width is not None), default=None)
+
+
+def width_class(row: Row) -> str | None:
+    """That of an image's widest region; None where none has one."""
+    classified = [region for region in row["regions"] if region.get("width_class") and region["crack"]["p95"]]
+    widest = max(classified, key=lambda region: region["crack"]["p95"], default=None)
+    return widest and widest["width_class"]
 
 
 def length_of(region: Row) -> float:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from crackcam.data.verdicts import REJECT, read_verdicts
+from crackcam.errors import UserError
 from crackcam.files import write_atomically, write_cells
 from crackcam.sizes import NARROWEST
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
@@ -49,10 +56,20 @@ def write(path: Path, rows: Iterable[Row]) -> None:
     """Write every region of the images as CSV; unknown values are empty cells.
 
     Args:
-        path: the file.
+        path: the file. An earlier one in which a person rejected regions is kept, as ``<name>.previous.csv``.
         rows: of the images, see :mod:`crackcam.batch.handover`.
     """
+    _keep_rejections(path)
     write_atomically(path, lambda temporary: write_cells(temporary, _cells(rows)))
+
+
+def _keep_rejections(path: Path) -> None:
+    # A table that is written here has no rejected regions: those are a person's work.
+    with contextlib.suppress(UserError):
+        if any(each.verdict == REJECT for each in read_verdicts(path).verdicts):
+            previous = path.with_name(f"{path.stem}.previous{path.suffix}")
+            write_atomically(previous, lambda temporary: shutil.copyfile(path, temporary))
+            logger.warning("%s has regions that were rejected: keeping it as %s", path, previous)
 
 
 def _cells(rows: Iterable[Row]) -> Iterator[list]:

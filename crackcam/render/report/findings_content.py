@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -44,9 +45,9 @@ def key_figures(document: dict, flight: Flight) -> list[tuple[str, str, str]]:
     if worst and worst.widest is not None:
         mm, pixels = worst.width
         width = metric_text(mm) if mm is not None else length_text(pixels or 0)
-        figures.append(("widest crack", width, f"95th percentile, region {worst.widest} of {worst.name}"))
+        figures.append(("widest region", width, f"95th percentile, region {worst.widest} of {worst.name}"))
     if regions:
-        figures.append(("total length", *_total_length(flight)))
+        figures.append(("length of the regions", *_total_length(flight)))
     return figures
 
 
@@ -54,9 +55,9 @@ def _total_length(flight: Flight) -> tuple[str, str]:
     known = [mm for photograph in flight.findings if (mm := photograph.length[0]) is not None]
     pixels = f"{sum(photograph.length[1] for photograph in flight.findings):,.0f} px"
     if not known:
-        return pixels, "along the cracks"
+        return pixels, "along their centre lines"
     rest = len(flight.findings) - len(known)
-    remark = f"without {rest:,} photographs of unknown scale" if rest else f"along the cracks, {pixels}"
+    remark = f"without {rest:,} photographs of unknown scale" if rest else f"along their centre lines, {pixels}"
     return metric_text(sum(known)), remark
 
 
@@ -94,13 +95,19 @@ def _scale(document: dict, flight: Flight) -> str:
 
 def _narrowest(flight: Flight, limits: Sequence[float]) -> str:
     """The narrowest crack that can be measured everywhere, and the limits of classes that are below it."""
-    known = [scale for scale in flight.scales if scale is not None]
-    if not known:
+    if (narrowest := narrowest_width(flight)) is None:
         return ""
-    narrowest = NARROWEST * max(known)
-    below = [f"{limit:g}" for limit in limits if limit < narrowest]
-    note = f"; not fine enough for the limit of {' and '.join(below)} mm: fly closer" if below else ""
+    below = [limit for limit in limits if limit < narrowest]
+    named = " and ".join(f"{limit:g}" for limit in below)
+    closer = f" to {percent(below[0] / narrowest)} of the distance" if below else ""
+    note = f"; not fine enough for the limit of {named} mm: fly closer,{closer}" if below else ""
     return f"{metric_text(narrowest)} ({NARROWEST:g} px){note}"
+
+
+def narrowest_width(flight: Flight) -> float | None:
+    """The narrowest crack in mm that can be measured in every photograph whose scale is known; None: in none."""
+    known = [scale for scale in flight.scales if scale is not None]
+    return NARROWEST * max(known) if known else None
 
 
 def _range(values: Iterable[float]) -> str:
@@ -135,11 +142,11 @@ def class_table(flight: Flight, limits: Sequence[float]) -> Table | None:
     """Regions by width class; None without limits or findings."""
     if not limits or not flight.classes:
         return None
-    rows = [
-        [name or "not classified", f"{count:,}", metric_text(length) if length else "-"]
-        for name in [*class_names(limits), None]
-        for count, length in [flight.classes.get(name, (0, 0.0))]
-    ]
+    narrowest, rows = narrowest_width(flight) or 0.0, []
+    for name, upper in zip([*class_names(limits), None], [*limits, math.inf, math.inf], strict=True):
+        count, length = flight.classes.get(name, (0, 0.0))
+        found = f"{count:,}" if count or upper > narrowest else f"not measurable below {metric_text(narrowest)}"
+        rows.append([name or "not classified", found, metric_text(length) if length else "-"])
     return Table("Regions by width", ["95th percentile", "regions", "length"], rows)
 
 

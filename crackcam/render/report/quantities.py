@@ -9,8 +9,6 @@ from typing import NamedTuple
 from crackcam.sizes import NARROWEST, length_text, metric_text
 from crackcam.text import confidence_text
 
-UNKNOWN = "not measured"
-
 
 class Size(NamedTuple):
     """A length or a width: the text to read first, in mm where they are known, and the pixels behind it."""
@@ -33,8 +31,10 @@ def width_size(region: dict, name: str, mm_per_pixel: float | None) -> Size:
         mm_per_pixel: of its image, where known.
     """
     crack = region.get("crack")
-    if not crack or not crack["measured"]:
-        return Size(UNKNOWN)
+    if not crack:
+        return Size("not measured")
+    if not crack["measured"]:
+        return Size("not measurable")
     if crack[name] is None:
         limit = f"{NARROWEST:g} px"
         if mm_per_pixel is None:
