@@ -11,7 +11,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Waiting threads sleep: many small runs on a machine that others use too take a quarter of the time.
-QUIET_THREADS := OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
+# And the many processes of the tests find compiled modules, also where the environment keeps Python from writing them.
+TEST_ENVIRONMENT := OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 PYTHONDONTWRITEBYTECODE=
 # Processes that run tests side by side.
 WORKERS ?= auto
 CLASSES := Positive Negative
@@ -32,10 +33,10 @@ demo: .venv/.runtime
 	@echo; echo "make demo wrote:"; ls -1 $(DEMO) outputs/*.csv outputs/*.html outputs/*.json outputs/*.png
 
 test: .venv/.development
-	$(QUIET_THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-fast: .venv/.development
-	$(QUIET_THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/unit -m 'not torture and not slow'
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/unit -m 'not torture and not slow'
 
 torture: .venv/.development
 	$(BIN)/python -m pytest -m torture

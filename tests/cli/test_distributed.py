@@ -8,6 +8,7 @@ import csv
 import logging
 import os
 import random
+import subprocess
 from pathlib import Path
 
 import parallel_worker
@@ -99,11 +100,23 @@ def test_a_machine_has_one_copy_of_the_pixels_and_every_process_all_features(tog
             torch.testing.assert_close(found["features"].float(), shared["expected"], rtol=2e-3, atol=1e-3)
 
 
-def both_ways(arguments, processes):
+def by_ranks(processes, script, *arguments):
+    """As :func:`conftest.by_torchrun`, without the seconds that it takes; what all processes print."""
+    started = [
+        start_python(script, *arguments, out=f"{rank}.out", err=f"{rank}.err", env={**os.environ, **environment})
+        for rank, environment in enumerate(rank_environments(processes))
+    ]
+    for process in started:
+        process.join(600)
+    out, err = ("".join(Path(f"{rank}.{kind}").read_text() for rank in range(processes)) for kind in ("out", "err"))
+    return subprocess.CompletedProcess([], max(process.exitcode for process in started), out, err)
+
+
+def both_ways(arguments, processes, launch):
     """train.py in one process and in several: rows of the log, and cards."""
     assert train.main([*arguments, "--output", "weights/one.safetensors"]) == 0
     alone = list(csv.DictReader(Path("outputs/training.csv").open()))
-    done = by_torchrun(processes, ROOT / "train.py", *arguments)
+    done = launch(processes, ROOT / "train.py", *arguments)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("epoch 1/2:") == 1
     assert done.stdout.count("wrote weights/model.safetensors") == 1
@@ -118,14 +131,21 @@ def both_ways(arguments, processes):
     return alone, rows, cards
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.torture)])
-def test_training_by_torchrun(fresh, processes):
+@pytest.mark.parametrize(
+    ("processes", "launch"),
+    [
+        (2, by_ranks),
+        pytest.param(2, by_torchrun, marks=pytest.mark.torture),
+        pytest.param(3, by_torchrun, marks=pytest.mark.torture),
+    ],
+)
+def test_training_in_several_processes(fresh, processes, launch):
     """One writer, the losses and the predictions of a single process: ConvNeXt has layer norm and no dropout.
 
     In small steps: AdamW's first ones go by the signs of gradients, and where those are nothing but rounding, whole
     steps differ between runs.
     """
-    alone, rows, cards = both_ways([*PLAIN, "--arch", "timm/test_convnext", "--lr", "1e-5"], processes)
+    alone, rows, cards = both_ways([*PLAIN, "--arch", "timm/test_convnext", "--lr", "1e-5"], processes, launch)
     for one, many in zip(alone, rows, strict=True):
         assert float(one["train_loss"]) == pytest.approx(float(many["train_loss"]), rel=1e-3)
         assert float(one["val_loss"]) == pytest.approx(float(many["val_loss"]), rel=1e-3)
@@ -136,7 +156,7 @@ def test_training_by_torchrun(fresh, processes):
 @pytest.mark.torture
 def test_batch_norm_by_torchrun(fresh):
     """ResNet-18: 6 images normalised together, or 3 and 3."""
-    alone, rows, _ = both_ways([*PLAIN, "--lr", "1e-5"], 2)
+    alone, rows, _ = both_ways([*PLAIN, "--lr", "1e-5"], 2, by_torchrun)
     for one, many in zip(alone, rows, strict=True):
         assert float(one["train_loss"]) == pytest.approx(float(many["train_loss"]), rel=0.2)
         assert float(one["val_loss"]) == pytest.approx(float(many["val_loss"]), rel=0.2)

@@ -48,6 +48,7 @@ def test_all_has_the_same_rows_and_the_engine_is_part_of_the_run(place, tiny_che
     assert "engine was onnx, is torch" in capsys.readouterr().err
 
 
+@pytest.mark.torture
 def test_heatmaps_of_the_bundled_network(place):
     """One image in one piece, one in tiles; the map is an output of the graph."""
     photograph = np.asarray(Image.open(next(Path("data/test/Positive").glob("*"))).convert("RGB"))

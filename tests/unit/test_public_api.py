@@ -18,8 +18,6 @@ import crackcam
 crackcam.UserError, crackcam.TrainConfig, crackcam.ExplainConfig, dir(crackcam), crackcam.__version__
 heavy = {"torch", "torchvision", "numpy", "matplotlib", "cv2", "PIL", "pytorch_grad_cam"} & set(sys.modules)
 assert not heavy, heavy
-crackcam.load
-assert "torch" in sys.modules
 """
 
 

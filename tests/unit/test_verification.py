@@ -33,6 +33,7 @@ def run_of(loaded, method, pixels, targets, seconds=0.5):
     return MethodRun(method, [layer], list(maps), seconds)
 
 
+@pytest.mark.torture
 def test_heatmaps_equal_those_of_the_package():
     pixels, targets = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8), [0, 1]
     loaded = network()
