@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import logging
 import shutil
 from collections.abc import Iterable, Iterator
@@ -56,7 +56,8 @@ def write(path: Path, rows: Iterable[Row]) -> None:
     """Write every region of the images as CSV; unknown values are empty cells.
 
     Args:
-        path: the file. An earlier one in which a person rejected regions is kept, as ``<name>.previous.csv``.
+        path: the file. An earlier one in which a person rejected regions, or whose verdicts cannot be read, is kept as
+            ``<name>.previous.csv``; if there is one already, as ``<name>.previous-2.csv`` and so on.
         rows: of the images, see :mod:`crackcam.batch.handover`.
     """
     _keep_rejections(path)
@@ -64,12 +65,24 @@ def write(path: Path, rows: Iterable[Row]) -> None:
 
 
 def _keep_rejections(path: Path) -> None:
-    # A table that is written here has no rejected regions: those are a person's work.
-    with contextlib.suppress(UserError):
-        if any(each.verdict == REJECT for each in read_verdicts(path).verdicts):
-            previous = path.with_name(f"{path.stem}.previous{path.suffix}")
-            write_atomically(previous, lambda temporary: shutil.copyfile(path, temporary))
-            logger.warning("%s has regions that were rejected: keeping it as %s", path, previous)
+    # A table that is written here has no rejected regions and no misspelt verdicts: those are a person's work.
+    if not path.is_file():
+        return
+    try:
+        if not any(each.verdict == REJECT for each in read_verdicts(path).verdicts):
+            return
+        reason = "has regions that were rejected"
+    except UserError as error:
+        reason = f"cannot be read as verdicts ({error})"
+    previous = _free_name(path)
+    write_atomically(previous, lambda temporary: shutil.copyfile(path, temporary))
+    logger.warning("%s %s: keeping it as %s", path, reason, previous)
+
+
+def _free_name(path: Path) -> Path:
+    """'a.previous.csv' for 'a.csv', then 'a.previous-2.csv': an earlier one may hold other decisions."""
+    names = (f"{path.stem}.previous{f'-{n}' if n > 1 else ''}{path.suffix}" for n in itertools.count(1))
+    return next(found for name in names if not (found := path.with_name(name)).exists())
 
 
 def _cells(rows: Iterable[Row]) -> Iterator[list]:
