@@ -34,6 +34,7 @@ class Totals:
         length_mm: in millimetres, of the images whose scale is known; None: of none.
         widest_px: largest 95th percentile of the widths of a region, in pixels; None: none could be measured.
         widest_mm: likewise in millimetres.
+        widest_region: which region that is, in millimetres where any are known; None: none could be measured.
         places: images whose place is known.
     """
 
@@ -46,6 +47,7 @@ class Totals:
     length_mm: float | None = None
     widest_px: float | None = None
     widest_mm: float | None = None
+    widest_region: str | None = None
     places: int = 0
 
     def add(self, row: Row) -> None:
@@ -60,18 +62,25 @@ class Totals:
         for region in regions:
             if region.get("mm"):
                 self.length_mm = (self.length_mm or 0.0) + region["mm"]["length"]
-        self.widest_px = _largest(self.widest_px, geojson.widest(row))
-        self.widest_mm = _largest(self.widest_mm, geojson.widest(row, "mm"))
+            self._add_width(row["image"], region)
         self.places += geojson.has_place(row)
 
+    def _add_width(self, image: str, region: Row) -> None:
+        mm, pixels = ((region.get(unit) or {}).get("p95") for unit in ("mm", "crack"))
+        metric = mm is not None or self.widest_mm is not None
+        value, widest = (mm, self.widest_mm) if metric else (pixels, self.widest_px)
+        if value is not None and (widest is None or value > widest):
+            self.widest_region = f"region {region['number']} of {image}"
+        self.widest_px, self.widest_mm = _largest(self.widest_px, pixels), _largest(self.widest_mm, mm)
+
     def description(self) -> str:
-        """'75 regions in 6 of 6 images, 2 more rejected; the widest: 2.63 mm'."""
+        """'75 regions in 6 of 6 images, 2 more rejected; the widest: 2.63 mm, region 2 of a.jpg'."""
         found = f"{counted(self.regions, 'region')} in {self.with_findings:,} of {counted(self.images, 'image')}"
         rejected = f", {self.rejected:,} more rejected" if self.rejected else ""
         if self.widest_px is None:
             return found + rejected
         widest = f"{self.widest_px:.1f} px" if self.widest_mm is None else f"{self.widest_mm:.2f} mm"
-        return f"{found}{rejected}; the widest: {widest}"
+        return f"{found}{rejected}; the widest: {widest}, {self.widest_region}"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -153,6 +162,8 @@ class Handover:
         if self.verdicts:
             total = len(self.verdicts.source.verdicts)
             lost = total - totals.accepted - totals.rejected
+            if not total:
+                logger.warning("%s has no verdicts: its column verdict is empty", self.verdicts.source.path)
             if lost > 0:
                 logger.warning(
                     "%s of %s in %s match no region of these images, by name and overlap of boxes",

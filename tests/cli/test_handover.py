@@ -289,15 +289,17 @@ def test_decisions_of_a_person_are_not_overwritten(site, threshold, capsys):
     table = Path(f"{NAME}_findings.csv")
     assert xai.main([*CALL, *threshold]) == 0
     findings = pd.read_csv(table)
+    shutil.copyfile(table, "undecided.csv")
     findings["verdict"] = ["reject", *[None] * (len(findings) - 1)]
     findings.to_csv(table, index=False)
     decided = table.read_bytes()
     assert xai.main([*CALL, *threshold, "--verdicts", str(table)]) == 2
     assert f"error: this run replaces {table}: save the verdicts as another file" in capsys.readouterr().err
     assert table.read_bytes() == decided
-    assert xai.main([*CALL, *threshold]) == 0
+    assert xai.main([*CALL, *threshold, "--verdicts", "undecided.csv"]) == 0
     previous = table.with_name(f"{table.stem}.previous.csv")
-    assert f"{table} has regions that were rejected: keeping it as {previous}" in capsys.readouterr().err
+    assert f"{table} has regions that were rejected: keeping it as {previous}" in (messages := capsys.readouterr().err)
+    assert "warning: undecided.csv has no verdicts: its column verdict is empty" in messages
     assert previous.read_bytes() == decided
     assert len(pd.read_csv(table)) == len(findings)
 

@@ -1,0 +1,33 @@
+"""What the log says of all findings together."""
+
+import pytest
+from findings import crack, region, row
+
+from crackcam.batch.handover import Totals
+
+BOX = (10, 20, 60, 16)
+
+
+def described(folder, widths):
+    """Of images of one region each: widths in pixels, and millimetres per pixel, or None."""
+    totals = Totals()
+    for number, (pixels, scale) in enumerate(widths, 1):
+        found = region(number, BOX, pixels and crack(61.0, pixels), scale, verdict=None)
+        totals.add({**row(folder, f"{number}.jpg", [found], mm_per_pixel=scale), "rejected": int(number == 1)})
+    return totals.description()
+
+
+@pytest.mark.parametrize(
+    ("widths", "end"),
+    [
+        ([(3.0, None), (8.0, None), (5.0, None)], "; the widest: 8.0 px, region 2 of 2.jpg"),
+        ([(9.0, 0.1), (3.0, 0.5)], "; the widest: 1.50 mm, region 2 of 2.jpg"),
+        ([(9.0, None), (3.0, 0.5)], "; the widest: 1.50 mm, region 2 of 2.jpg"),
+        ([(3.0, 0.5), (9.0, None)], "; the widest: 1.50 mm, region 1 of 1.jpg"),
+        ([(None, None)], ""),
+    ],
+)
+def test_the_widest_region_is_named(tmp_path, widths, end):
+    count = len(widths)
+    noun, images = ("region", "image") if count == 1 else ("regions", "images")
+    assert described(tmp_path, widths) == f"{count} {noun} in {count} of {count} {images}, 1 more rejected{end}"
