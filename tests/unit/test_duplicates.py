@@ -15,6 +15,8 @@ from crackcam.data.pixels import PixelSplit
 from crackcam.data.synthetic import sample
 from crackcam.preprocessing import GREY, Preprocessing, squash
 
+pytestmark = pytest.mark.slow
+
 SIZE = 96
 
 

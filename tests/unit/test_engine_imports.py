@@ -14,6 +14,8 @@ from pytorch_grad_cam import (
 )
 from pytorch_grad_cam.metrics import road
 
+pytestmark = pytest.mark.slow
+
 
 def test_names_resolve_lazily():
     assert pytorch_grad_cam.GradCAMPlusPlus is GradCAMPlusPlus

@@ -12,6 +12,8 @@ from crackcam.training.resume import StateFile, read_state
 from crackcam.training.schedule import Schedule
 from crackcam.types import ModelCard
 
+pytestmark = pytest.mark.slow
+
 IMAGES, BATCH = 64, 2
 
 

@@ -13,6 +13,8 @@ from crackcam.render import figures
 from crackcam.render.figures import fonts
 from crackcam.render.report.svg import inline
 
+pytestmark = pytest.mark.slow
+
 CAT, DOG = "\u732b", "\u72ac"  # Chinese
 EMOJI, ARABIC = "\U0001f9a9", "\u0642\u0637\u0629"
 

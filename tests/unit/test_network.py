@@ -14,6 +14,8 @@ from crackcam.config import RuntimeConfig
 from crackcam.errors import UserError
 from crackcam.models import checkpoint, pretrained, registry
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

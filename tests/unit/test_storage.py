@@ -19,7 +19,10 @@ from crackcam.data.storage import StoredArray
 from crackcam.errors import UserError
 from crackcam.preprocessing import Preprocessing
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="files are shared by /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="files are shared by /proc"),
+]
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ from crackcam.models.evidence_maps import EvidenceFile, masked_strips, pooled_pr
 from crackcam.models.tile_layout import Layout
 from crackcam.models.tiles import evidence_strips, map_stride, read_evidence, tiled_probabilities
 
+pytestmark = pytest.mark.slow
+
 NETWORK = dark_lines(tiled_area={"offset": -0.3, "log_temperature": 0.1})
 IMAGE = cracked_wall()
 

@@ -12,6 +12,8 @@ from crackcam.models import tiles
 from crackcam.models.tile_layout import Axis, Layout
 from crackcam.models.tiles import calibrated_for_area, read_evidence
 
+pytestmark = pytest.mark.slow
+
 # -- geometry --------------------------------------------------------------------------------------------------------
 
 
