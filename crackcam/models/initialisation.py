@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+# Functions of torch.nn.init too: what they call is not seen any more, once they are called from here.
 DRAWS = {
     torch.Tensor.normal_,
     torch.Tensor.uniform_,

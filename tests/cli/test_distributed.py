@@ -109,7 +109,8 @@ def by_ranks(processes, script, *arguments):
     for process in started:
         process.join(600)
     out, err = ("".join(Path(f"{rank}.{kind}").read_text() for rank in range(processes)) for kind in ("out", "err"))
-    return subprocess.CompletedProcess([], max(process.exitcode for process in started), out, err)
+    failed = [process.exitcode for process in started if process.exitcode != 0]  # None: it did not end
+    return subprocess.CompletedProcess([], failed[0] if failed else 0, out, err)
 
 
 def both_ways(arguments, processes, launch):

@@ -226,3 +226,10 @@ def test_a_foreign_file_in_the_place_of_weights_is_kept(tmp_path, content):
 def test_nothing_to_keep(tmp_path):
     assert checkpoint.keep_previous(tmp_path / "model.safetensors", CARD) is None
     assert not list(tmp_path.iterdir())
+
+
+def test_loading_draws_no_random_numbers(tiny_checkpoint):
+    """They would be replaced by the weights of the file."""
+    before = torch.get_rng_state()
+    checkpoint.load(tiny_checkpoint, CPU)
+    assert torch.equal(torch.get_rng_state(), before)
