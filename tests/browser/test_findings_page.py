@@ -59,7 +59,7 @@ def test_filters_and_order(opened, page_file):
         "most regions first": [NAMES[0], NAMES[2], NAMES[1]],
         "time": NAMES[::-1],
         "file name": [NAMES[2], NAMES[1], NAMES[0]],
-        "widest crack first": NAMES,
+        "widest region first": NAMES,
     }.items():
         page.get_by_label("Sort").select_option(order)
         assert shown(page) == names
@@ -77,6 +77,7 @@ def test_filters_and_order(opened, page_file):
     assert page.locator("#none").is_visible()
     page.get_by_label("Width at least").fill("")
     assert (shown(page), listed(page)) == (NAMES[:1], 1)
+    assert page.locator("#count").text_content() == "1 region of 1 photograph"
     page.get_by_label("Width class").select_option("not classified")
     assert shown(page) == NAMES[2:]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from crackcam.files import common_folder
@@ -97,11 +98,12 @@ def _narrowest(flight: Flight, limits: Sequence[float]) -> str:
     """The narrowest crack that can be measured everywhere, and the limits of classes that are below it."""
     if (narrowest := narrowest_width(flight)) is None:
         return ""
+    found = f"{metric_text(narrowest)} ({NARROWEST:g} px)"
     below = [limit for limit in limits if limit < narrowest]
-    named = " and ".join(f"{limit:g}" for limit in below)
-    closer = f" to {percent(below[0] / narrowest)} of the distance" if below else ""
-    note = f"; not fine enough for the limit of {named} mm: fly closer,{closer}" if below else ""
-    return f"{metric_text(narrowest)} ({NARROWEST:g} px){note}"
+    if not below:
+        return found
+    named, closer = " and ".join(f"{limit:g}" for limit in below), percent(below[0] / narrowest)
+    return f"{found}; not fine enough for the limit of {named} mm: fly closer, to {closer} of the distance"
 
 
 def narrowest_width(flight: Flight) -> float | None:
@@ -143,10 +145,13 @@ def class_table(flight: Flight, limits: Sequence[float]) -> Table | None:
     if not limits or not flight.classes:
         return None
     narrowest, rows = narrowest_width(flight) or 0.0, []
-    for name, upper in zip([*class_names(limits), None], [*limits, math.inf, math.inf], strict=True):
+    for name, (lower, upper) in zip(class_names(limits), pairwise([0, *limits, math.inf]), strict=True):
         count, length = flight.classes.get(name, (0, 0.0))
         found = f"{count:,}" if count or upper > narrowest else f"not measurable below {metric_text(narrowest)}"
-        rows.append([name or "not classified", found, metric_text(length) if length else "-"])
+        found += f", measurable from {metric_text(narrowest)}" if 0 < lower < narrowest < upper else ""
+        rows.append([name, found, metric_text(length) if length else "-"])
+    count, length = flight.classes.get(None, (0, 0.0))
+    rows.append(["not classified", f"{count:,}", metric_text(length) if length else "-"])
     return Table("Regions by width", ["95th percentile", "regions", "length"], rows)
 
 

@@ -111,7 +111,7 @@ function filter() {
   }
   const regions = rows.filter((row) => !row.hidden).length;
   const photographs = cards.filter((card) => !card.hidden).length;
-  one("#count").textContent = `${regions.toLocaleString("en")} regions of ${photographs.toLocaleString("en")} photographs`;
+  one("#count").textContent = `${counted(regions, "region")} of ${counted(photographs, "photograph")}`;
   const unknown = Number(chosen("least")) > 0 ? rows.filter((row) => row.dataset.width === "").length : 0;
   if (unknown) one("#count").textContent += `, ${unknown.toLocaleString("en")} without a measured width hidden`;
   one("#none").hidden = photographs > 0;
