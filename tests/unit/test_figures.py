@@ -1,14 +1,19 @@
 """Figures: their layout, and that they show what they are given."""
 
 import io
+import itertools
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from crackcam.models.checkpoint import BUNDLED
 from crackcam.render import figures
 from crackcam.render.figures import comparison_table, grids, layout, training
+from crackcam.render.figures.tiles import PlacedImage
 from crackcam.render.overlays import choose_style
 
 pytestmark = pytest.mark.slow
@@ -51,16 +56,19 @@ def test_an_incorrect_tile_has_a_red_frame(tmp_path):
 )
 def test_grid_shape(count, rows, columns):
     _, cells = grids._grid(count, "title", 0.4)
-    lefts = {round(image.get_position().x0, 4) for image, _ in cells}
-    tops = {round(image.get_position().y0, 4) for image, _ in cells}
+    lefts = {round(cell.image.x0, 4) for cell in cells}
+    tops = {round(cell.image.y1, 4) for cell in cells}
     assert (len(tops), len(lefts), len(cells)) == (rows, columns, count)
 
 
 @pytest.mark.parametrize("model", ["", "resnet18, weights/model.safetensors"])
-def test_axes_do_not_overlap_and_stay_inside(model):
-    figure, _ = grids._grid(6, "title", 0.4, model, choose_style("overlay", None))
-    boxes = [axes.get_position() for axes in figure.axes]
-    assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= 1 and box.y1 <= 1 for box in boxes)
+def test_cells_do_not_overlap_and_stay_inside(model):
+    figure, cells = grids._grid(6, "title", 0.4, model, choose_style("overlay", None))
+    (bar,) = figure.axes
+    boxes = [*itertools.chain(*cells), bar.get_window_extent().transformed(figure.dpi_scale_trans.inverted())]
+    width, height = figure.get_size_inches()
+    assert len(boxes) == 13
+    assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height for box in boxes)
     for i, box in enumerate(boxes):
         for other in boxes[:i]:
             apart = (
@@ -120,7 +128,7 @@ def test_every_figure_names_its_model(tmp_path, monkeypatch, draw, module):
 def test_a_color_bar_only_where_colors_have_a_unit():
     styles = choose_style("overlay", None), choose_style("mask", None)
     counts = [len(grids._grid(2, "title", 0.4, "", style)[0].axes) for style in styles]
-    assert counts == [5, 4]
+    assert counts == [1, 0]
 
 
 def test_a_comparison_captions_its_images(tmp_path, monkeypatch):
@@ -132,22 +140,37 @@ def test_a_comparison_captions_its_images(tmp_path, monkeypatch):
     )
     assert [text for text in found if text] == [
         "title",
-        style.unit,
         "cat 80.0 %",
         "prediction, mask",
         "AP 0.50",
         "gradcam",
         "AP 0.25",
         "layercam",
+        style.unit,
     ]
 
 
 def test_only_the_best_boxes_are_named():
-    figure, cells = grids._grid(1, "title", 0.4)
+    figure = Figure()
     boxes = [figures.Box((i, i, i + 9, i + 9), f"box {i}", i) for i in range(15)]
-    grids.draw_boxes(cells[0][0], boxes)
-    assert {text.get_text() for text in cells[0][0].texts} == {f"box {i}" for i in range(12)}
-    assert len(cells[0][0].patches) == 15
+    PlacedImage(figure, GREY, Bbox.unit()).draw_boxes(boxes)
+    assert {text.get_text() for text in figure.texts} == {f"box {i}" for i in range(12)}
+    assert sum(isinstance(found, Rectangle) for found in figure.get_children()) == 15 + 1  # with the background
+
+
+def test_a_box_lies_on_its_pixels(tmp_path):
+    image = np.zeros((50, 100, 3), np.uint8)
+    image[10:30, 20:60] = 255
+    boxed = figures.Tile(image, "a.jpg", {"cat": 1.0}, None, boxes=[figures.Box((19.5, 9.5, 59.5, 29.5), "", 0)])
+    figures.detection_grid(tmp_path / "boxed.png", "title", [boxed])
+    figures.detection_grid(tmp_path / "plain.png", "title", [boxed._replace(boxes=())])
+    plain, found = pixels(tmp_path / "plain.png"), pixels(tmp_path / "boxed.png")
+    dark = (plain.max(axis=2) < 20).nonzero()
+    inside = plain[dark[0].min() : dark[0].max(), dark[1].min() : dark[1].max()].min(axis=2) > 128
+    colored = np.ptp(found[dark[0].min() : dark[0].max(), dark[1].min() : dark[1].max()], axis=2) > 100
+    for white, line in zip(inside.nonzero(), colored.nonzero(), strict=True):
+        assert abs(int(line.min()) - int(white.min())) <= 2
+        assert abs(int(line.max()) - int(white.max())) <= 2
 
 
 @pytest.mark.parametrize("count", [2, 12, 31, 1000])
@@ -200,9 +223,10 @@ def test_titles_are_wrapped_and_never_cut(count, title):
     assert "b" * 150 in "".join(reversed(lines[height:])).replace(" ", "")
     whole = figure.bbox
     assert all(box.x0 > 0 and box.x1 < whole.width and box.y0 > 0 and box.y1 < whole.height for _, box in texts)
-    highest = max(image.get_window_extent().y1 for image, _ in cells)
+    highest = max(cell.image.y1 for cell in cells) * figure.dpi
     assert min(box.y0 for _, box in texts[:height]) - highest > 0.2 * figure.dpi  # room for the names of the images
-    boxes = [*(box for _, box in texts), *(axes.get_window_extent() for axes in figure.axes)]
+    places = [box.transformed(figure.dpi_scale_trans) for cell in cells for box in cell]
+    boxes = [*(box for _, box in texts), *places, *(axes.get_window_extent() for axes in figure.axes)]
     for i, box in enumerate(boxes):
         beside = [box.x1 <= other.x0 or other.x1 <= box.x0 for other in boxes[:i]]
         above = [box.y1 <= other.y0 + 1 or other.y1 <= box.y0 + 1 for other in boxes[:i]]

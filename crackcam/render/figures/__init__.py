@@ -3,8 +3,6 @@
 from crackcam.render.figures.comparison_table import ComparisonRow, comparison
 from crackcam.render.figures.gradcam_steps import AnatomySteps, anatomy
 from crackcam.render.figures.grids import (
-    Box,
-    Tile,
     detection_grid,
     detection_side,
     detection_tile,
@@ -12,6 +10,7 @@ from crackcam.render.figures.grids import (
     prediction_grid,
 )
 from crackcam.render.figures.layout import DPI, model_label
+from crackcam.render.figures.tiles import Box, Tile
 from crackcam.render.figures.training import confusion_matrix, reliability, training_curves
 
 __all__ = [

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
-from crackcam.render.figures.grids import Tile, draw_boxes
 from crackcam.render.figures.layout import (
     DPI,
     INCORRECT,
@@ -21,9 +20,9 @@ from crackcam.render.figures.layout import (
     add_legend,
     extra_head,
     foot_height,
-    mark_spines,
     save,
 )
+from crackcam.render.figures.tiles import PlacedImage, Tile
 from crackcam.render.overlays import Style
 from crackcam.text import confidence_text, shorten
 
@@ -66,23 +65,22 @@ def comparison(
     for r, row in enumerate(rows):
         for c, image in enumerate([row.tile.image, *row.drawings]):
             x, y = MARGIN + c * (side + GAP), height - head - r * (side + GAP) - side
-            axes = figure.add_axes((x / width, y / height, side / width, side / height))
-            axes.imshow(image, interpolation="lanczos")
-            axes.set(xticks=[], yticks=[])
-            draw_boxes(axes, row.tile.boxes, small=c > 0)
-            mark_spines(axes, row.tile.incorrect and c == 0, 2.5)
+            shown = PlacedImage(figure, image, Bbox.from_bounds(x, y, side, side))
+            shown.draw_boxes(row.tile.boxes, small=c > 0)
+            if row.tile.incorrect and c == 0:
+                shown.frame(2.5)
             if c == 0 and not row.tile.boxes:
                 confidence = confidence_text(row.tile.probabilities[row.tile.predicted])
-                _caption(axes, f"{shorten(row.tile.predicted, 12)} {confidence}", row.tile.incorrect)
+                _caption(shown, f"{shorten(row.tile.predicted, 12)} {confidence}", row.tile.incorrect)
             elif c and row.captions:
-                _caption(axes, row.captions[c - 1])
+                _caption(shown, row.captions[c - 1])
             if r == 0:
                 size = min(8.5, 115 / max(len(columns[c]), 1))  # long names fit their column
-                axes.set_title(columns[c], fontsize=size, color=INK if c else PALE, pad=4)
+                shown.write_above(columns[c], 4, fontsize=size, color=INK if c else PALE)
     add_legend(figure, style, model)
     save(figure, path)
 
 
-def _caption(axes: Axes, text: str, incorrect: bool = False) -> None:
+def _caption(shown: PlacedImage, text: str, incorrect: bool = False) -> None:
     box = {"facecolor": INCORRECT if incorrect else "black", "alpha": 0.65, "edgecolor": "none", "pad": 1.5}
-    axes.text(0.04, 0.05, text, transform=axes.transAxes, fontsize=6.5, color="white", bbox=box)
+    shown.write(0.04, 0.05, text, fontsize=6.5, color="white", bbox=box)

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from crackcam.render.figures.grids import Tile
 from crackcam.render.figures.layout import CORRECT, DPI, GREY, INCORRECT, INK, PALE, save
+from crackcam.render.figures.tiles import Tile
 from crackcam.text import confidence_text, shorten, wrap
 
 

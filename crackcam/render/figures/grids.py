@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.transforms import Bbox
 
 from crackcam.render.figures.layout import (
     CORRECT,
@@ -26,9 +23,9 @@ from crackcam.render.figures.layout import (
     add_legend,
     extra_head,
     foot_height,
-    mark_spines,
     save,
 )
+from crackcam.render.figures.tiles import Box, PlacedImage, Tile, rectangle, write
 from crackcam.render.overlays import Style
 from crackcam.text import confidence_text, percent, shorten
 from crackcam.types import Prediction
@@ -36,49 +33,13 @@ from crackcam.types import Prediction
 SIDE = 2.7  # inches of an image
 GAP, NAME_HEIGHT, HEAD = 0.12, 0.24, 0.5  # inches
 BARS, MOST = 3, 10  # classes whose probability is shown: by default, and however many are asked for
-NAMED_BOXES = 12  # more names than that hide an image
 
 
-class Box(NamedTuple):
-    """A box on an image.
+class Cell(NamedTuple):
+    """Where a tile of a grid is: its image and the lines below it, in inches from the lower left corner."""
 
-    Attributes:
-        edges: (left, top, right, bottom) in pixels of the image.
-        text: written on it.
-        class_index: boxes of one class have one color, the same in all figures.
-    """
-
-    edges: tuple[float, float, float, float]
-    text: str
-    class_index: int
-
-
-class Tile(NamedTuple):
-    """One image of a grid.
-
-    Attributes:
-        image: (H, W, 3) uint8.
-        name: file name.
-        probabilities: by class name, highest first.
-        true: class, where it is known.
-        note: lines below the image.
-        boxes: drawn on the image.
-    """
-
-    image: np.ndarray
-    name: str
-    probabilities: dict[str, float]
-    true: str | None
-    note: str = ""
-    boxes: Sequence[Box] = ()
-
-    @property
-    def predicted(self) -> str:
-        return next(iter(self.probabilities))
-
-    @property
-    def incorrect(self) -> bool:
-        return self.true is not None and self.predicted != self.true
+    image: Bbox
+    note: Bbox
 
 
 def prediction_grid(path: Path, title: str, tiles: list[Tile], bars: int | None = None, model: str = "") -> None:
@@ -95,15 +56,15 @@ def prediction_grid(path: Path, title: str, tiles: list[Tile], bars: int | None 
     complete = abs(sum(tiles[0].probabilities.values()) - 1) < 1e-3
     bars = min(bars or (BARS if complete else known), known, MOST)
     figure, cells = _grid(len(tiles), title, 0.26 * bars + 0.1, model)
-    for tile, (axes, below) in zip(tiles, cells, strict=True):
-        _show(axes, tile)
-        below.set(xlim=(0, 1), ylim=(bars - 0.4, -0.6))
-        for row, (name, probability) in enumerate(list(tile.probabilities.items())[:bars]):
-            color = (INCORRECT if tile.incorrect else CORRECT) if row == 0 else GREY
-            below.barh(row, 1, color="#f0f0f0", height=0.82)
-            below.barh(row, probability, color=color, alpha=0.55, height=0.82)
-            below.text(0.02, row, shorten(name, 24), va="center", fontsize=8, color=INK)
-            below.text(0.98, row, confidence_text(probability), va="center", ha="right", fontsize=8, color=INK)
+    for tile, cell in zip(tiles, cells, strict=True):
+        _show(figure, tile, cell.image)
+        lines = zip(_lines(cell.note, bars), tile.probabilities.items(), strict=False)
+        for i, (line, (name, probability)) in enumerate(lines):
+            color = GREY if i else INCORRECT if tile.incorrect else CORRECT
+            _bar(figure, line, 1, color="#f0f0f0")
+            _bar(figure, line, probability, color=color, alpha=0.55)
+            _write(figure, line, 0.02, shorten(name, 24), fontsize=8, color=INK)
+            _write(figure, line, 0.98, confidence_text(probability), ha="right", fontsize=8, color=INK)
     save(figure, path)
 
 
@@ -121,15 +82,15 @@ def heatmap_grid(path: Path, title: str, tiles: list[Tile], style: Style, lines:
     lines = min(lines, len(tiles[0].probabilities), MOST)
     rows = lines + max(len(tile.note.splitlines()) or 1 for tile in tiles)
     figure, cells = _grid(len(tiles), title, 0.21 * rows, model, style)
-    for tile, (axes, below) in zip(tiles, cells, strict=True):
-        _show(axes, tile)
-        below.set(xlim=(0, 1), ylim=(rows - 0.4, -0.6))
-        for line, (name, probability) in enumerate(list(tile.probabilities.items())[:lines]):
+    for tile, cell in zip(tiles, cells, strict=True):
+        _show(figure, tile, cell.image)
+        below = _lines(cell.note, rows)
+        for i, (name, probability) in enumerate(list(tile.probabilities.items())[:lines]):
             text = f"{'' if lines > 1 else 'predicted: '}{shorten(name, 22)} {confidence_text(probability)}"
-            color = PALE if line else INCORRECT if tile.incorrect else INK
-            below.text(0.5, line, text, ha="center", va="center", fontsize=8 if line else 8.5, color=color)
-        for line, text in enumerate(tile.note.splitlines(), lines):
-            below.text(0.5, line, text, ha="center", va="center", fontsize=8, color=PALE)
+            color = PALE if i else INCORRECT if tile.incorrect else INK
+            _write(figure, below[i], 0.5, text, ha="center", fontsize=8 if i else 8.5, color=color)
+        for line, text in zip(below[lines:], tile.note.splitlines(), strict=False):
+            _write(figure, line, 0.5, text, ha="center", fontsize=8, color=PALE)
     save(figure, path)
 
 
@@ -145,10 +106,9 @@ def detection_grid(path: Path, title: str, tiles: list[Tile], style: Style | Non
     """
     side = detection_side(len(tiles))
     figure, cells = _grid(len(tiles), title, 0.3, model, style, side)
-    for tile, (axes, below) in zip(tiles, cells, strict=True):
-        _show(axes, tile)
-        below.set(xlim=(0, 1), ylim=(0, 1))
-        below.text(0.5, 0.5, shorten(tile.note, int(16 * side)), ha="center", va="center", fontsize=8, color=INK)
+    for tile, cell in zip(tiles, cells, strict=True):
+        _show(figure, tile, cell.image)
+        _write(figure, cell.note, 0.5, shorten(tile.note, int(16 * side)), ha="center", fontsize=8, color=INK)
     save(figure, path)
 
 
@@ -180,8 +140,8 @@ def detection_side(count: int) -> float:
 
 def _grid(
     count: int, title: str, note_height: float, model: str = "", style: Style | None = None, side: float = SIDE
-) -> tuple[Figure, list[tuple[Axes, Axes]]]:
-    """A figure of ``count`` cells, as square as can be; each has axes for an image and for a note below it."""
+) -> tuple[Figure, list[Cell]]:
+    """A figure of ``count`` cells, as square as can be."""
     tile = 1.9 * side if style and style.side_by_side else side
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -196,41 +156,34 @@ def _grid(
     for i in range(count):
         row, column = divmod(i, columns)
         x, top = left + column * (tile + GAP), height - head - row * cell - NAME_HEIGHT
-        axes = figure.add_axes((x / width, (top - side) / height, tile / width, side / height))
-        below = figure.add_axes((x / width, (top - side - note_height) / height, tile / width, note_height / height))
-        below.axis("off")
-        cells.append((axes, below))
+        note = Bbox.from_bounds(x, top - side - note_height, tile, note_height)
+        cells.append(Cell(Bbox.from_bounds(x, top - side, tile, side), note))
     if style:
         add_legend(figure, style, model)
     return figure, cells
 
 
-def _show(axes: Axes, tile: Tile) -> None:
-    axes.imshow(tile.image, interpolation="lanczos")
-    axes.set(xticks=[], yticks=[])
-    axes.set_title(shorten(tile.name, 34), fontsize=8, color=PALE, pad=3)
-    draw_boxes(axes, tile.boxes)
-    mark_spines(axes, tile.incorrect)
+def _show(figure: Figure, tile: Tile, place: Bbox) -> None:
+    shown = PlacedImage(figure, tile.image, place)
+    shown.write_above(shorten(tile.name, 34), 3, fontsize=8, color=PALE)
+    shown.draw_boxes(tile.boxes)
     if tile.incorrect:
+        shown.frame()
         mark = {"facecolor": INCORRECT, "edgecolor": "none", "pad": 2.5}
         text = f"✗ true: {shorten(tile.true or '', 20)}"
-        axes.text(0.03, 0.97, text, transform=axes.transAxes, va="top", fontsize=8.5, color="white", bbox=mark)
+        shown.write(0.03, 0.97, text, va="top", fontsize=8.5, color="white", bbox=mark)
 
 
-def draw_boxes(axes: Axes, boxes: Sequence[Box], small: bool = False) -> None:
-    """Draw boxes, best first: the best are drawn last, on top, and only they are named.
+def _lines(note: Bbox, count: int) -> list[Bbox]:
+    """The lines of a note, from the top; a little of it stays empty below the image."""
+    pitch = note.height / (count + 0.2)
+    return [Bbox.from_bounds(note.x0, note.y1 - (i + 1.1) * pitch, note.width, pitch) for i in range(count)]
 
-    Args:
-        axes: that show the image.
-        boxes: at most 12 of them are named.
-        small: name none of them.
-    """
-    for rank, box in reversed(list(enumerate(boxes))):
-        left, top, right, bottom = box.edges
-        color = hsv_to_rgb((0.61803 * box.class_index % 1, 0.75, 0.95))  # neighbors in the list of classes differ most
-        line = 0.8 if small else 1.6
-        axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=color, linewidth=line))
-        if not small and rank < NAMED_BOXES:
-            mark = {"facecolor": color, "edgecolor": "none", "pad": 1.2, "alpha": 0.85}
-            above = "bottom" if top > 12 else "top"
-            axes.text(left, top, shorten(box.text, 24), fontsize=7, va=above, clip_on=True, bbox=mark)
+
+def _write(figure: Figure, line: Bbox, x: float, text: str, **style: Any) -> None:
+    write(figure, line.x0 + x * line.width, (line.y0 + line.y1) / 2, text, va="center", **style)
+
+
+def _bar(figure: Figure, line: Bbox, share: float, **style: Any) -> None:
+    box = Bbox.from_bounds(line.x0, line.y0 + 0.09 * line.height, share * line.width, 0.82 * line.height)
+    figure.add_artist(rectangle(figure, box, linewidth=0, **style))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
@@ -99,12 +98,6 @@ def add_legend(figure: Figure, style: Style, model: str) -> None:
     scale = figure.colorbar(ScalarMappable(cmap=style.colormap), cax=axes, orientation="horizontal", ticks=[0, 0.5, 1])
     scale.ax.tick_params(labelsize=7, color=PALE, labelcolor=PALE, length=2, pad=1)
     scale.outline.set_visible(False)
-
-
-def mark_spines(axes: Axes, incorrect: bool, width: float = 3) -> None:
-    """Frame an image in red where its prediction is incorrect; no frame elsewhere."""
-    for spine in axes.spines.values():
-        spine.set(color=INCORRECT, linewidth=width) if incorrect else spine.set_visible(False)
 
 
 def save(figure: Figure, path: Path) -> None:
