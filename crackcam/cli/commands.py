@@ -9,11 +9,10 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 from crackcam.cli.arguments import Parser, config_from
-from crackcam.cli.console import Main, command
+from crackcam.cli.console import Main, command, import_without_collection
 from crackcam.cli.runs import ExplainRun, PredictRun
 from crackcam.config import (
     AnalysisConfig,
@@ -62,7 +61,7 @@ class Command:
         def main(argv: Sequence[str] | None = None) -> int:
             args = self.parser(manual, prog).parse_args(argv)
             asked = self.collect(args)
-            return import_module(f"crackcam.cli.{self.module}").run(asked)
+            return import_without_collection(f"crackcam.cli.{self.module}").run(asked)
 
         return main
 
