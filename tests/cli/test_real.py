@@ -36,8 +36,9 @@ def test_probe_on_concrete(some_concrete, imagenet_weights, tmp_path, monkeypatc
     assert result.origin.kind == "imagenet"
     assert [epoch.epoch for epoch in result.history] == [0]
     assert result.metrics["test"]["accuracy"] >= 0.975
-    explanations = list(result.classifier.explain(some_concrete / "test/Positive", method="layercam"))
-    assert len(explanations) == 60
+    some = sorted((some_concrete / "test/Positive").iterdir())[:12]
+    explanations = list(result.classifier.explain(some, method="layercam"))
+    assert len(explanations) == 12
     assert all(explanation.heatmap.max() > 0 for explanation in explanations)
 
 
