@@ -8,8 +8,8 @@ import xai
 
 @pytest.fixture
 def some_concrete(real_data, tmp_path):
-    """The first 80 photographs of each class to learn from, 30 to choose, 60 for testing: links."""
-    for split, count in {"train": 80, "val": 30, "test": 60}.items():
+    """The first 50 photographs of each class to learn from, 20 to choose, 40 for testing: links."""
+    for split, count in {"train": 50, "val": 20, "test": 40}.items():
         for name in ("Negative", "Positive"):
             folder = tmp_path / "concrete" / split / name
             folder.mkdir(parents=True)
