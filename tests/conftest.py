@@ -144,7 +144,7 @@ def flight(flown, tmp_path, monkeypatch):
     return tmp_path / "place"
 
 
-LIBRARIES = {"torch", "torchvision", "timm", "crackcam"}
+LIBRARIES = {"torch", "torchvision", "timm", "crackcam", "narrow_resnet"}
 _examined: dict = {}
 
 
