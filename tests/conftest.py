@@ -1,5 +1,7 @@
 """Shared by all tests: a tiny generated data set, and a tiny network trained on it by the real train.py, once."""
 
+import copy
+import gc
 import hashlib
 import os
 import re
@@ -150,18 +152,23 @@ _examined: dict = {}
 
 def _identity(model):
     """What the layers of a model follow from; None where its code is none of ours, or something watches it."""
-    import torch
-
     kinds = [type(module) for module in model.modules()]
     if any(kind.__module__.split(".")[0] not in LIBRARIES for kind in kinds):
         return None
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return None
+    return _digest(model), *kinds
+
+
+def _digest(model):
+    """Of its layers and weights."""
+    import torch
+
     digest = hashlib.sha1(repr(model).encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.digest(), *kinds
+    return digest.digest()
 
 
 @pytest.fixture
@@ -185,6 +192,28 @@ def examined_once(monkeypatch):
         return _examined[key]
 
     monkeypatch.setattr(target_layers, "_examine", remembered)
+
+
+_exported: dict = {}
+
+
+@pytest.fixture
+def exported_once(monkeypatch):
+    """Exporting a graph takes seconds: those of the same models, for the same sizes, are made once in a test run."""
+    from crackcam.models import graphs
+
+    export = graphs.export_graph
+
+    def settings(module):
+        return {name: value for name, value in vars(module).items() if isinstance(value, int | float | str)}
+
+    def remembered(model, inputs, names):
+        key = _digest(model), str([settings(module) for module in model.modules()]), inputs.shape, names
+        if key not in _exported:
+            _exported[key] = export(model, inputs, names)
+        return copy.deepcopy(_exported[key])
+
+    monkeypatch.setattr(graphs, "export_graph", remembered)
 
 
 @pytest.fixture(autouse=True)
@@ -238,6 +267,12 @@ def pytest_ignore_collect(collection_path, config):
         bool(re.search(r"^pytestmark = \[?pytest.mark.slow\b", collection_path.read_text("utf-8"), re.MULTILINE))
         or None
     )
+
+
+def pytest_collection_finish():
+    """Modules and tests stay: tests that collect garbage need not look at them each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):
