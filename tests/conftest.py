@@ -150,43 +150,31 @@ LIBRARIES = {"torch", "torchvision", "timm", "crackcam", "narrow_resnet"}
 _examined: dict = {}
 
 
-def _identity(model):
-    """What the layers of a model follow from; None where its code is none of ours, or something watches it."""
+def _architecture(model):
+    """The layers of a model; None where their code is none of ours, or something watches them."""
     kinds = [type(module) for module in model.modules()]
     if any(kind.__module__.split(".")[0] not in LIBRARIES for kind in kinds):
         return None
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return None
-    return _digest(model), *kinds
-
-
-def _digest(model):
-    """Of its layers and weights."""
-    import torch
-
-    digest = hashlib.sha1(repr(model).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.digest()
+    return repr(model), *kinds
 
 
 @pytest.fixture
 def examined_once(monkeypatch):
-    """Which layers are grids takes seconds to tell: of models with the same weights it is told once in a test run.
+    """Which layers are grids takes seconds to tell: of an architecture it is told once in a test run.
 
-    Most tests explain or train the same few models, loaded anew each time. Tests of the examination itself lie in
-    tests/unit and leave this out.
+    Tests of the examination itself, and of weights that make a difference to it, leave this out.
     """
     from crackcam.models import target_layers
 
     examine = target_layers._examine
 
     def remembered(model, image_size):
-        identity = _identity(model)
-        if identity is None:
+        architecture = _architecture(model)
+        if architecture is None:
             return examine(model, image_size)
-        key = image_size, identity
+        key = image_size, architecture
         if key not in _examined:
             _examined[key] = examine(model, image_size)
         return _examined[key]
@@ -200,15 +188,22 @@ _exported: dict = {}
 @pytest.fixture
 def exported_once(monkeypatch):
     """Exporting a graph takes seconds: those of the same models, for the same sizes, are made once in a test run."""
+    import torch
+
     from crackcam.models import graphs
 
     export = graphs.export_graph
 
-    def settings(module):
-        return {name: value for name, value in vars(module).items() if isinstance(value, int | float | str)}
+    def identity(model):
+        digest = hashlib.sha1(repr(model).encode())
+        for name, tensor in model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
+        settings = [{k: v for k, v in vars(m).items() if isinstance(v, int | float | str)} for m in model.modules()]
+        return digest.digest(), str(settings)
 
     def remembered(model, inputs, names):
-        key = _digest(model), str([settings(module) for module in model.modules()]), inputs.shape, names
+        key = identity(model), inputs.shape, names
         if key not in _exported:
             _exported[key] = export(model, inputs, names)
         return copy.deepcopy(_exported[key])
