@@ -1,5 +1,6 @@
 """Shared by all tests: a tiny generated data set, and a tiny network trained on it by the real train.py, once."""
 
+import contextlib
 import copy
 import gc
 import hashlib
@@ -50,9 +51,6 @@ class Workplace:
     """A folder with data/, weights/ and outputs/, as a user's clone has them."""
 
     root: Path
-    train_code: int = 0
-    train_out: str = ""
-    train_err: str = ""
 
     def files(self, folder: str) -> set[str]:
         return {p.relative_to(self.root).as_posix() for p in (self.root / folder).rglob("*") if p.is_file()}
@@ -70,18 +68,19 @@ def tiny_data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(tiny_data, tmp_path_factory):
-    """A workplace after ``python train.py``; tests read it and write elsewhere."""
+    """A workplace after ``python train.py``; tests read it and write elsewhere. The processes of a run share one."""
+    from filelock import FileLock
+
     import train
 
-    place = Workplace(tmp_path_factory.mktemp("trained"))
-    shutil.copytree(tiny_data, place.root / "data")
-    before = Path.cwd()
-    os.chdir(place.root)
-    try:
-        place.train_code = train.main(TINY_TRAINING)
-    finally:
-        os.chdir(before)
-    return place
+    own = tmp_path_factory.getbasetemp()
+    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "trained"
+    with FileLock(f"{root}.lock"):
+        if not (root / "weights/model.safetensors").exists():
+            shutil.copytree(tiny_data, root / "data")
+            with contextlib.chdir(root):
+                assert train.main(TINY_TRAINING) == 0
+    return Workplace(root)
 
 
 @pytest.fixture
