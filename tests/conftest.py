@@ -69,27 +69,77 @@ def tiny_data(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="session")
-def trained(tiny_data, tmp_path_factory):
-    """A workplace after ``python train.py``; tests read it and write elsewhere. The processes of a run share one."""
+def shared_by_run(tmp_path_factory, name, make):
+    """A folder that the processes of a run share: the first one that needs it makes it."""
     from filelock import FileLock
 
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+    with FileLock(f"{folder}.lock"):
+        if not Path(f"{folder}.made").exists():
+            folder.mkdir()
+            make(folder)
+            Path(f"{folder}.made").touch()
+    return folder
+
+
+def train_in(folder, data, *flags):
+    """Makes a folder a workplace after ``python train.py`` with these flags."""
     import train
 
-    own = tmp_path_factory.getbasetemp()
-    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "trained"
-    with FileLock(f"{root}.lock"):
-        if not (root / "weights/model.safetensors").exists():
-            shutil.copytree(tiny_data, root / "data")
-            with contextlib.chdir(root):
-                assert train.main(TINY_TRAINING) == 0
-    return Workplace(root)
+    shutil.copytree(data, folder / "data")
+    with contextlib.chdir(folder):
+        assert train.main([*TINY_TRAINING, *flags]) == 0
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_data, tmp_path_factory):
+    """A workplace after ``python train.py``, with the default network, ResNet-18; tests read it and write elsewhere."""
+    return Workplace(shared_by_run(tmp_path_factory, "trained", lambda folder: train_in(folder, tiny_data)))
+
+
+@pytest.fixture(scope="session")
+def trained_small(tiny_data, tmp_path_factory):
+    """The same with a network of a thirtieth of the weights, whose layers have the same names.
+
+    Two epochs teach it nothing. With a head that is drawn instead, each class is predicted for half of the images, and
+    most images have evidence for both.
+    """
+    import torch
+
+    from crackcam.models import checkpoint
+
+    def make(folder):
+        train_in(folder, tiny_data, "--arch", "timm/test_resnet")
+        path = folder / "weights/model.safetensors"
+        model, card = checkpoint.load(path, torch.device("cpu"))
+        torch.manual_seed(1)
+        draw_head(model, card, tiny_data / "test", std=1)
+        checkpoint.save(path, model, card)
+
+    return Workplace(shared_by_run(tmp_path_factory, "trained_small", make))
+
+
+def draw_head(model, card, folder, std):
+    """A random head that predicts one of two classes for half of the images of a folder."""
+    import torch
+
+    from crackcam.data import images
+    from crackcam.models import heads
+
+    head = model.get_submodule(heads.head_name(model))
+    torch.nn.init.normal_(head.weight, std=std)
+    arrays = [images.read_image(path) for path in sorted(folder.rglob("*.jpg"))]
+    pixels = torch.stack([torch.tensor(card.preprocessing.apply(array)).permute(2, 0, 1) for array in arrays])
+    with torch.no_grad():
+        logits = model(card.preprocessing.normalize(pixels, torch.device("cpu")))
+        head.bias[1] -= (logits[:, 1] - logits[:, 0]).median() + 1e-3
 
 
 @pytest.fixture
-def place(trained, tmp_path, monkeypatch):
-    """A copy of the trained workplace, to break at will; the working directory."""
-    shutil.copytree(trained.root, tmp_path / "place")
+def place(trained_small, tmp_path, monkeypatch):
+    """A copy of the workplace with the small network, to break at will; the working directory."""
+    shutil.copytree(trained_small.root, tmp_path / "place")
     monkeypatch.chdir(tmp_path / "place")
     return Workplace(tmp_path / "place")
 
@@ -107,20 +157,13 @@ def tiny_checkpoint(tiny_data, tmp_path_factory):
     """A checkpoint of a random SqueezeNet, 64 px, that predicts one class for half of the images of tiny_data/train."""
     import torch
 
-    from crackcam.data import images
-    from crackcam.models import checkpoint, heads, pretrained
+    from crackcam.models import checkpoint, pretrained
     from crackcam.types import ModelCard
 
     torch.manual_seed(3)
     model = pretrained.build_classifier("squeezenet1_1", 2).eval()
-    head = model.get_submodule(heads.head_name(model))
-    torch.nn.init.normal_(head.weight, std=0.2)
     card = ModelCard("squeezenet1_1", ["Negative", "Positive"], 64)
-    arrays = [images.read_image(path) for path in sorted((tiny_data / "train").rglob("*.jpg"))]
-    pixels = torch.stack([torch.tensor(card.preprocessing.apply(array)).permute(2, 0, 1) for array in arrays])
-    with torch.no_grad():
-        logits = model(card.preprocessing.normalize(pixels, torch.device("cpu")))
-        head.bias[1] -= (logits[:, 1] - logits[:, 0]).median() + 1e-3
+    draw_head(model, card, tiny_data / "train", std=0.2)
     path = tmp_path_factory.mktemp("tiny_checkpoint") / "model.safetensors"
     checkpoint.save(path, model, card)
     return path

@@ -15,10 +15,10 @@ import xai
 
 
 @pytest.fixture(scope="module")
-def exported(trained, tmp_path_factory):
+def exported(trained_small, tmp_path_factory):
     """The trained model as a file, as train.py writes it."""
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    crackcam.load(trained.root / "weights/model.safetensors").export(path)
+    crackcam.load(trained_small.root / "weights/model.safetensors").export(path)
     return path
 
 
@@ -50,7 +50,7 @@ def test_predictions_are_those_of_the_checkpoint(place, exported, capsys):
     capsys.readouterr()
     assert inference.main([*arguments, "--weights", str(exported), "--output", "b.csv"]) == 0
     err = capsys.readouterr().err
-    assert f"network: resnet18, Negative, Positive, 64 px, from {exported}" in err
+    assert f"network: timm/test_resnet, Negative, Positive, 64 px, from {exported}" in err
     assert "machine: cpu, fp32, ONNX Runtime (as exported)" in err
     ours, theirs = table("a.csv"), table("b.csv")
     assert len(ours) == len(theirs) == 12

@@ -160,10 +160,10 @@ def test_a_split_that_training_held_out(place, run):
 
 def test_plain_state_dict_with_arch_and_classes(place, run):
     torch.save(checkpoint.read_tensors(Path("weights/model.safetensors")), "weights/plain.pth")
-    code, _, _ = run("--weights", "weights/plain.pth", "--arch", "resnet18", "--classes", "Negative,Positive")
+    code, _, _ = run("--weights", "weights/plain.pth", "--arch", "timm/test_resnet", "--classes", "Negative,Positive")
     assert code == 0
     source = document()["checkpoint"]
-    assert (source["file"], source["arch"]) == ("weights/plain.pth", "resnet18")
+    assert (source["file"], source["arch"]) == ("weights/plain.pth", "timm/test_resnet")
     code, _, err = run("--weights", "weights/plain.pth")
     assert code == 2
     assert "weights/plain.pth is a plain state dict: describe it with --arch and --classes" in err

@@ -15,7 +15,9 @@ from conftest import ROOT, TINY_TRAINING
 from PIL import Image
 from processes import start_python
 
+import inference
 import train
+import xai
 from crackcam.models import checkpoint
 
 FIGURES = {"outputs/training_curves.png", "outputs/confusion_matrix.png", "outputs/reliability.png"}
@@ -63,6 +65,19 @@ def test_checkpoint_carries_all_that_inference_needs(trained):
     assert card.metrics["near_duplicates"] == {"val": 0, "test": 0}
     assert card.metrics["test"]["per_class"]["Positive"]["pictures"] == 6
     assert card.versions["torch"] == version("torch")
+
+
+def test_the_default_network_is_predicted_with_and_explained(trained, tmp_path, monkeypatch, capsys):
+    """The one of other tests is smaller."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("data", "weights"):
+        Path(name).symlink_to(trained.root / name)
+    for script in (inference, xai):
+        assert script.main(["--num", "1"]) == 0
+        err = capsys.readouterr().err
+        assert "network: resnet18, Negative, Positive, 64 px, from weights/model.safetensors" in err
+    assert "best: --method layercam --stride 8 --fuse product" in err
+    assert "layercam: evidence for Positive, at layer2, layer3, layer4" in err
 
 
 def test_result_as_table_and_as_json(fresh, capsys):
