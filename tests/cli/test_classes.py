@@ -105,8 +105,8 @@ def test_layouts(tmp_path, monkeypatch, capsys, layout):
     folders, scored, held_out = LAYOUTS[layout]
     for number, folder in enumerate(folders):
         for i, name in enumerate(["cats", "dogs"]):
-            fill(Path("data", folder.format(name)), i / 2, 12, 10 * number + i)
-            fill(Path("data", folder.format(name), "nested", "deeper"), i / 2, 2, 10 * number + i)
+            fill(Path("data", folder.format(name)), i / 2, 6, 10 * number + i)
+            fill(Path("data", folder.format(name), "nested", "deeper"), i / 2, 1, 10 * number + i)
         fill(Path("data", folder.format(".hidden")), 0, 1, 0)
         Path("data", folder.format("cats"), ".DS_Store").write_text("not an image")
     result, _ = result_of(train.main, capsys, *FLAGS)
@@ -117,6 +117,6 @@ def test_layouts(tmp_path, monkeypatch, capsys, layout):
     assert f"in the {scored} split of data" in err
     files = {row["file"] for row in found["pictures"]}
     assert all("dogs" in file for file in files)
-    assert len(files) == (14 if scored not in held_out else 2)
+    assert len(files) == (7 if scored not in held_out else 1)
     again, _ = result_of(xai.main, capsys, "--type", "dogs", "--num", "100", "--method", "guidedbackprop")
     assert {row["file"] for row in again["pictures"]} == files

@@ -232,7 +232,7 @@ def test_boxes_of_one_class_can_be_explained(street, capsys):
 
 
 def test_several_methods_share_a_figure(street, capsys):
-    methods = ["eigencam", "ablationcam", "scorecam", "gradcam", "layercam"]
+    methods = ["eigencam", "scorecam", "gradcam", "layercam"]  # Ablation-CAM: tests/unit/test_detectors.py
     flags = ["--image", str(street), *RANDOM, "--method", ",".join(methods), "--save-maps", "maps"]
     result_of(xai.main, capsys, *flags)
     assert {p.name for p in Path("maps").iterdir()} == {f"000000000139_{name}.npy" for name in methods}

@@ -6,20 +6,22 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY_TRAINING
+from conftest import TINY_TRAINING, train_in
 
-import crackcam
 import inference
 import train
 import xai
+from crackcam.models import onnx
 
 
 @pytest.fixture(scope="module")
-def exported(trained_small, tmp_path_factory):
-    """The trained model as a file, as train.py writes it."""
-    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    crackcam.load(trained_small.root / "weights/model.safetensors").export(path)
-    return path
+def exported(tiny_data, tmp_path_factory):
+    """A file as train.py writes it; the checkpoint is beside it."""
+    flags = ["--arch", "timm/test_resnet", "--epochs", "1", "--lr", "0.1", "--export", "onnx"]
+    place = train_in(tmp_path_factory.mktemp("onnx"), tiny_data, *flags)
+    assert place.train_code == 0
+    assert place.files("weights") == {"weights/model.safetensors", "weights/model.onnx"}
+    return place.root / "weights/model.onnx"
 
 
 def table(path):
@@ -33,20 +35,37 @@ def test_a_missing_package_is_missed_before_training(fresh, capsys, monkeypatch)
     assert not list(Path("weights").iterdir())
 
 
+MULTISCALE = [
+    *TINY_TRAINING, "--arch", "squeezenet1_1", "--head", "multiscale", "--mix-sample", "0",
+    "--image-size", "256", "--epochs", "1", "--export", "onnx", "--json",
+]  # fmt: skip
+
+
+def test_the_full_input_size_is_exported(fresh, capsys, monkeypatch):
+    """A multiscale head trains on 224 px where the images have no more; the file has the model's own size."""
+    sizes = []
+    monkeypatch.setattr(onnx, "export", lambda path, network, pixels: sizes.append(network.card.preprocessing.size))
+    assert train.main(MULTISCALE) == 0
+    assert "weights/model.onnx" in json.loads(capsys.readouterr().out)["files"]
+    assert {row["size"] for row in table("outputs/training.csv")} == {"128"}
+    assert sizes == [256]
+
+
+@pytest.mark.torture
 def test_training_exports_the_full_input_size(fresh, capsys):
-    """A multiscale head trains on 224 px where the images have no more; inference uses the model's own size."""
-    arguments = [*TINY_TRAINING, "--arch", "squeezenet1_1", "--head", "multiscale", "--mix-sample", "0"]
-    assert train.main([*arguments, "--image-size", "256", "--epochs", "1", "--export", "onnx", "--json"]) == 0
+    assert train.main(MULTISCALE) == 0
     assert {p.name for p in Path("weights").iterdir()} == {"model.safetensors", "model.onnx"}
     assert "weights/model.onnx" in json.loads(capsys.readouterr().out)["files"]
     assert inference.main(["--weights", "weights/model.onnx", "--num", "1"]) == 0
     assert "256 px, from weights/model.onnx" in capsys.readouterr().err
 
 
-def test_predictions_are_those_of_the_checkpoint(place, exported, capsys):
+def test_predictions_are_those_of_the_checkpoint(fresh, exported, capsys):
     """Every image of the test split, with a last batch that is not full."""
     arguments = ["--all", "--precision", "fp32", "--batch-size", "5"]
-    assert inference.main([*arguments, "--output", "a.csv"]) == 0
+    assert (
+        inference.main([*arguments, "--weights", str(exported.with_suffix(".safetensors")), "--output", "a.csv"]) == 0
+    )
     capsys.readouterr()
     assert inference.main([*arguments, "--weights", str(exported), "--output", "b.csv"]) == 0
     err = capsys.readouterr().err
@@ -54,6 +73,7 @@ def test_predictions_are_those_of_the_checkpoint(place, exported, capsys):
     assert "machine: cpu, fp32, ONNX Runtime (as exported)" in err
     ours, theirs = table("a.csv"), table("b.csv")
     assert len(ours) == len(theirs) == 12
+    assert len({row["p_Positive"] for row in ours}) == 12
     for a, b in zip(ours, theirs, strict=True):
         assert (a["file"], a["true"], a["predicted"]) == (b["file"], b["true"], b["predicted"])
         assert float(a["p_Positive"]) == pytest.approx(float(b["p_Positive"]), abs=1e-5)
@@ -79,10 +99,10 @@ def test_foreign_files(place, exported, capsys):
     Path("half.onnx").write_bytes(exported.read_bytes()[:5000])
     assert inference.main(["--weights", "half.onnx"]) == 2
     assert "half.onnx is truncated or not an ONNX file" in capsys.readouterr().err
-    import onnx
+    from onnx import load, save
 
-    plain = onnx.load(exported)
+    plain = load(exported)
     del plain.metadata_props[:]
-    onnx.save(plain, "plain.onnx")
+    save(plain, "plain.onnx")
     assert inference.main(["--weights", "plain.onnx"]) == 2
     assert "plain.onnx does not contain a model card" in capsys.readouterr().err
