@@ -124,6 +124,16 @@ def test_every_width_is_usable_and_outlines_lie_on_the_photograph(opened, page_f
     assert card.locator(".line").first.is_hidden()
 
 
+def test_the_widest_regions_lead_to_their_photographs(opened, page_file):
+    page = opened(page_file, viewport={"width": 360, "height": 800})
+    table = page.get_by_role("table", name="All regions, the widest first")
+    assert table.get_by_role("link").first.text_content() == "wide.jpg, region 2"
+    assert all(cell.bounding_box()["x"] + cell.bounding_box()["width"] <= 360 for cell in table.locator("td").all())
+    table.get_by_role("link", name=NAMES[1]).click()
+    assert page.evaluate("location.hash") == "#image-2"
+    assert page.locator(":target").get_by_role("heading").text_content() == NAMES[1]
+
+
 def test_on_a_phone_each_region_is_read_without_scrolling(opened, page_file):
     page = opened(page_file, viewport={"width": 360, "height": 800})
     for line in page.locator(".finding tbody tr:visible").all():

@@ -36,7 +36,7 @@ def rows(tmp_path):
 
 
 def tiles(html):
-    found = re.findall(r"<div><dt>([^<]*)</dt><dd><b>([^<]*)</b> <span>([^<]*)</span>", html)
+    found = re.findall(r"<div><dt>([^<]*)</dt><dd><b>([^<]*)</b> <span>(?:<a [^>]*>)?([^<]*)(?:</a>)?</span>", html)
     return {name: (value, remark) for name, value, remark in found}
 
 
@@ -72,6 +72,59 @@ def test_key_figures_and_order(rows, tmp_path):
         ("not classified", "0", "-"),
     ]
     assert "broken.jpg</th><td>truncated" in html
+
+
+def widest(html):
+    """Of each line of the table of the widest regions: where it leads, and its texts."""
+    table = re.search(r'<table aria-labelledby="widest">.*?</table>', html, re.DOTALL)
+    found = []
+    for line in re.findall(r"<tr><th scope=\"row\">.*?</tr>", table[0] if table else ""):
+        cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line)
+        found.append([re.search(r'href="([^"]*)"', line)[1], *(re.sub(r"<[^>]*>", "", cell) for cell in cells)])
+    return found
+
+
+def test_the_widest_regions_of_all_photographs(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(findings, "PAGE", 1)
+    monkeypatch.setattr(flight, "WIDEST", 3)
+    rows[3]["regions"][0]["crack"]["length"] = 60.0  # as wide as another region, and shorter
+    rows[2]["regions"][0] = region(1, BOX, crack(61.0, 4.0), 0.5, "from 2 mm")
+    html = written(tmp_path, rows, **{"width-limits": [1, 2]}).read_text()
+    assert "The 3 widest of 4 regions" in html
+    assert widest(html) == [
+        ["#image-1", "wide.jpg, region 2", "4.00 mm 8.0 px", "20.0 mm 40.0 px", "from 2 mm"],
+        ["#image-1", "wide.jpg, region 1", "2.00 mm 4.0 px", "30.5 mm 61.0 px", "from 2 mm"],
+        ["report-2.html#image-2", "middle.jpg, region 1", "2.00 mm 4.0 px", "30.5 mm 60.0 px", "from 2 mm"],
+    ]
+    assert '<a href="#image-1">95th percentile, region 2 of wide.jpg</a>' in html
+    assert widest((tmp_path / "report-2.html").read_text()) == []
+
+
+def test_few_regions_are_remembered_and_without_outlines(tmp_path):
+    found = [region(i, BOX, crack(61.0, float(i))) for i in range(1, 100)]
+    pair = [row(tmp_path, "a.jpg", found), row(tmp_path, "b.jpg", found)]
+    read = flight.Flight.read(iter(pair))
+    assert len(read.heap) == flight.WIDEST
+    assert [(each.photograph, each.region["number"]) for each in read.widest][:4] == [
+        ("a.jpg", 99),
+        ("b.jpg", 99),
+        ("a.jpg", 98),
+        ("b.jpg", 98),
+    ]
+    assert not any("polygons" in each.region for each in read.heap)
+    read.close()
+
+
+def test_regions_of_one_photograph_are_not_listed_twice(tmp_path):
+    found = [region(1, BOX, crack(61.0, 3.0)), region(2, (100, 70, 30, 30), crack(40.0, 8.0))]
+    assert widest(written(tmp_path, [row(tmp_path, "a.jpg", found), row(tmp_path, "b.jpg")]).read_text()) == []
+    html = written(tmp_path, [row(tmp_path, "a.jpg", found), row(tmp_path, "b.jpg", found[:1])]).read_text()
+    assert [line[1:3] for line in widest(html)] == [
+        ["a.jpg, region 2", "8.0 px"],
+        ["a.jpg, region 1", "3.0 px"],
+        ["b.jpg, region 1", "3.0 px"],
+    ]
+    assert "All regions, the widest first" in html
 
 
 def test_the_probability_stands_on_each_card(tmp_path):
