@@ -11,6 +11,7 @@ from numbers import Real
 from typing import Any
 
 from crackcam.errors import UserError
+from crackcam.text import percent
 
 NARROWEST = 2.0  # pixels: narrower cracks are not measurable
 SCALES_MM = (1e-4, 1000)  # of a pixel: what lies outside is a mistake of the unit
@@ -183,6 +184,37 @@ def check_limits(limits: Sequence[float]) -> None:
     ascending = all(map(_is_number, limits)) and all(low < high for low, high in pairwise([0, *limits]))
     if not limits or not ascending:
         raise UserError(f"width_limits: {tuple(limits)} are not ascending numbers above 0, as in (0.1, 0.2, 0.4)")
+
+
+def too_fine(limits: Sequence[float], mm_per_pixel: float, distance_m: float | None = None) -> str:
+    """Which limits of width classes are below the narrowest width that can be measured; empty where none is.
+
+    Args:
+        limits: in millimetres.
+        mm_per_pixel: scale of the photograph.
+        distance_m: from which it was taken, in metres; None: not known.
+
+    Examples:
+        >>> from crackcam.sizes import too_fine
+        >>> too_fine((0.3, 1), 0.275, 2)
+        'the limit of 0.3 mm is 1.09 px: fly closer, to 54.5 % of the distance (1.09 m)'
+    """
+    below = [limit for limit in limits if limit < NARROWEST * mm_per_pixel]
+    if not below:
+        return ""
+    named, pixels = (
+        " and ".join(f"{value:.3g}" for value in (limit / unit for limit in below)) for unit in (1, mm_per_pixel)
+    )
+    closer = below[0] / (NARROWEST * mm_per_pixel)
+    metres = "" if distance_m is None else f" ({_rounded_down(closer * distance_m):g} m)"
+    verb = "limits of {} mm are {} px" if len(below) > 1 else "limit of {} mm is {} px"
+    return f"the {verb.format(named, pixels)}: fly closer, to {percent(closer)} of the distance{metres}"
+
+
+def _rounded_down(value: float) -> float:
+    """To three digits: from no farther away a width can be measured."""
+    digits = 2 - math.floor(math.log10(value))
+    return math.floor(value * 10**digits + 1e-6) / 10**digits
 
 
 def class_names(limits: Sequence[float]) -> list[str]:

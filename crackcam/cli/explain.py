@@ -73,6 +73,7 @@ def _run(asked: ExplainRun) -> int:
     explainers = Explainer.of(network, explain, asked.runtime.batch_size)
     selection = select(asked.images, network.card, every_class=asked.output.all)
     target = _target(asked, explainers[0], selection)
+    findings.warn_of_limits(asked.sizes, selection.paths)
     if mosaics := surveyed(asked, network, selection):
         return survey(asked, explainers[0], selection, target, mosaics)
     path = asked.output.output or _default_path(asked, selection)
@@ -157,7 +158,7 @@ def _explain_some(
     compared = compare(explainers, images, target, selection.true, timed=analysis.verify)
     sheet = Sheet(asked, network, compared, masks)
     sheet.draw(path, _title(compared, target))
-    _warn_of_scales(asked, sum(row.get("mm_per_pixel") is None for row in sheet.rows), len(sheet.rows))
+    findings.warn_of_scales(asked.sizes, sum(row.get("mm_per_pixel") is None for row in sheet.rows), len(sheet.rows))
     settings = next(iter(compared.explainers.values())).config
     document = {
         **manifest(network, asked, selection, sheet.rows),
@@ -197,14 +198,6 @@ def _explain_some(
     if asked.output.report:
         sheet.write_report(asked.output.report, document)
     return _finish(asked, document, tables)
-
-
-def _warn_of_scales(asked: ExplainRun, missing: int, images: int) -> None:
-    """Warn, once for a run, of images whose sizes cannot be had in millimetres."""
-    if missing and asked.sizes.distance is not None:
-        has = "has" if missing == 1 else "have"
-        where = f"{missing:,} of {counted(images, 'image')} {has} no focal length in EXIF"
-        logger.warning("%s: sizes in pixels, no width class; --mm-per-pixel sets the scale of all images", where)
 
 
 def _title(compared: Comparison, target: int | None) -> str:
@@ -321,7 +314,7 @@ def _explain_all(asked: ExplainRun, explainer: Explainer, selection: Selection, 
             run, task, made, output.resume, findings.handover(asked, task, run) if task.measures else None
         )
     if document and "without_scale" in document:
-        _warn_of_scales(asked, document["without_scale"], document["pictures"])
+        findings.warn_of_scales(asked.sizes, document["without_scale"], document["pictures"])
     return print_summary(document, asked)
 
 
@@ -356,7 +349,7 @@ def _explain_boxes(asked: ExplainRun) -> int:
         logger.info("%s: explaining %s by %s", image.path, boxes, ", ".join(config.method))
         explained.append(network.explain_boxes(image, prediction, config, layers))
     sheet = Sheet.of_boxes(asked, network, explained)
-    _warn_of_scales(asked, sum(row.get("mm_per_pixel") is None for row in sheet.rows), len(sheet.rows))
+    findings.warn_of_scales(asked.sizes, sum(row.get("mm_per_pixel") is None for row in sheet.rows), len(sheet.rows))
     methods = {name: list(layers) if NAMED[name].uses_layers else [] for name in config.method}
     sheet.draw_boxes(path, captions.describe(methods, config.target or "the boxes"))
     with_boxes = [row for row in coco.rows(predictions) if row["detections"]]

@@ -17,6 +17,8 @@ from pycocotools.coco import COCO
 from shapely.geometry import shape
 
 import xai
+from crackcam.cli import findings
+from crackcam.config import SizesConfig
 from crackcam.data import listing
 from crackcam.preprocessing import Preprocessing
 
@@ -228,6 +230,46 @@ def test_overlays_keep_time_and_place_and_stand_upright(site, threshold):
         assert not overlay.getexif()
 
 
+@pytest.fixture
+def coarse(tmp_path):
+    """Photographs of a camera 24 mm long, whose pixels are 0.5 mm from 1 m: the first without EXIF, two with it."""
+    with_lens = Image.Exif()
+    with_lens.get_ifd(IFD.Exif)[Base.FocalLength] = 24.0
+    for name, more in {"a.jpg": {}, "b.jpg": {"exif": with_lens}, "c.jpg": {"exif": with_lens}}.items():
+        draw(1).save(tmp_path / name, **more)
+    return [tmp_path / name for name in ("a.jpg", "b.jpg", "c.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("given", "messages"),
+    [
+        (
+            {"distance": 1.0, "sensor_width": 1.92, "width_limits": (0.1, 0.4, 2.0)},
+            [
+                "widths below 1.00 mm (2 px) cannot be measured; the limits of 0.1 and 0.4 mm are 0.2 and 0.8 px: "
+                "fly closer, to 10.0 % of the distance (0.1 m)"
+            ],
+        ),
+        ({"distance": 1.0, "sensor_width": 1.92, "width_limits": (1.0, 2.0)}, []),
+        ({"distance": 1.0, "sensor_width": 1.92}, []),
+    ],
+)
+def test_limits_that_cannot_be_measured_are_named_once(coarse, caplog, given, messages):
+    findings.warn_of_limits(SizesConfig(**given), coarse)
+    assert [record.getMessage() for record in caplog.records] == messages
+    caplog.clear()
+    findings.warn_of_limits(SizesConfig(**given), [*coarse[:1], coarse[0].with_name("none.jpg")])  # no scale is known
+    assert not caplog.records
+
+
+def test_limits_that_cannot_be_measured_are_named_before_the_work(site, threshold, capsys):
+    assert xai.main([*CALL, *threshold, "--mm-per-pixel", "0.25", "--width-limits", "0.3,1"]) == 0
+    err = capsys.readouterr().err
+    warning = "warning: widths below 0.50 mm (2 px) cannot be measured; the limit of 0.3 mm is 1.2 px: fly closer, to 60.0 % of the distance\n"
+    assert err.count("cannot be measured") == 1
+    assert err.index(warning) < err.index("readme.txt")  # the file that is no image
+
+
 def test_no_place_at_all(site, threshold, capsys):
     shutil.rmtree("site/north")
     Path("outputs").mkdir(exist_ok=True)
@@ -288,10 +330,10 @@ def test_verdicts_come_back(site, threshold, capsys):
 def test_decisions_of_a_person_are_not_overwritten(site, threshold, capsys):
     table = Path(f"{NAME}_findings.csv")
     assert xai.main([*CALL, *threshold]) == 0
-    findings = pd.read_csv(table)
+    found = pd.read_csv(table)
     shutil.copyfile(table, "undecided.csv")
-    findings["verdict"] = ["reject", *[None] * (len(findings) - 1)]
-    findings.to_csv(table, index=False)
+    found["verdict"] = ["reject", *[None] * (len(found) - 1)]
+    found.to_csv(table, index=False)
     decided = table.read_bytes()
     assert xai.main([*CALL, *threshold, "--verdicts", str(table)]) == 2
     assert f"error: this run replaces {table}: save the verdicts as another file" in capsys.readouterr().err
@@ -301,7 +343,7 @@ def test_decisions_of_a_person_are_not_overwritten(site, threshold, capsys):
     assert f"{table} has regions that were rejected: keeping it as {previous}" in (messages := capsys.readouterr().err)
     assert "warning: undecided.csv has no verdicts: its column verdict is empty" in messages
     assert previous.read_bytes() == decided
-    assert len(pd.read_csv(table)) == len(findings)
+    assert len(pd.read_csv(table)) == len(found)
 
 
 @pytest.mark.parametrize(

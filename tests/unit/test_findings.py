@@ -398,7 +398,7 @@ def test_what_a_width_limit_needs_and_what_an_earlier_review_rejected(tmp_path):
     found[0]["mm_per_pixel"] = 0.46
     document = {"width-limits": [0.3, 1.0], "distance": 2.0, "sensor-width": 13.2, "findings": {"rejected": 3}}
     html = written(tmp_path, found, **document).read_text()
-    assert "0.92 mm (2 px); not fine enough for the limit of 0.3 mm: fly closer, to 32.6 % of the distance" in html
+    assert "0.92 mm (2 px); the limit of 0.3 mm is 0.652 px: fly closer, to 32.6 % of the distance (0.652 m)" in html
     assert '<th scope="row">below 0.3 mm</th><td>not measurable below 0.92 mm</td>' in html
     assert '<th scope="row">0.3 to 1 mm</th><td>0, measurable from 0.92 mm</td>' in html
     assert "0.46 mm per pixel (camera 2 m from the surface, sensor 13.2 mm wide)" in html
