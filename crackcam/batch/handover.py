@@ -137,7 +137,8 @@ class Handover:
         findings, coco_file = findings_table(self.run.table), self._beside("_coco.json")
         table.write(findings, shown())
         coco.write(coco_file, shown, self.classes, self.title or "regions found by crackcam")
-        found |= {"findings_table": str(findings), "geojson": self._write_places(shown, totals), "coco": str(coco_file)}
+        places = self._write_places(shown, totals, document.get("width-limits") or ())
+        found |= {"findings_table": str(findings), "geojson": places, "coco": str(coco_file)}
         logger.info("findings: %s", totals.description())
         if self.report:
             found["report"] = self.report({**document, **found, "verdicts": self._known_verdicts()}, shown())
@@ -173,7 +174,7 @@ class Handover:
                 )
         return totals
 
-    def _write_places(self, rows: Rows, totals: Totals) -> str | None:
+    def _write_places(self, rows: Rows, totals: Totals, limits: Sequence[float]) -> str | None:
         """The GeoJSON file; None where no place is known: an earlier file is removed then, it is of other images."""
         path = self._beside(".geojson")
         if not totals.places:
@@ -183,7 +184,7 @@ class Handover:
         if totals.places < totals.images:
             missing = counted(totals.images - totals.places, "image")
             logger.info("%s without a place in the EXIF data: not in %s", missing, path.name)
-        geojson.write(path, rows())
+        geojson.write(path, rows(), limits)
         return str(path)
 
 

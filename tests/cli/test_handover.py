@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from itertools import chain
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from crackcam.preprocessing import Preprocessing
 
 CALL = ["--image", "site", "--all", "--batch-size", "2", "--method", "eigencam", "--style", "mask"]
 NAME = "outputs/xai_images_eigencam"
+CLASSES = ("below 0.5 mm", "0.5 to 1 mm", "from 1 mm", "not classified")  # of --width-limits 0.5,1
 PLACES = {"a.jpg": (-33.8568, 151.2153, -3.5), "b.jpg": (52.5, -13.25, 40.0)}
 
 
@@ -186,6 +188,8 @@ def check_places(rows):
         wide = [region for region in row["regions"] if region["crack"]["p95"]]
         widest = max(wide, key=lambda region: region["crack"]["p95"], default={"width_class": None})
         assert properties["width_class"] == widest["width_class"]
+        classes = Counter(region["width_class"] or "not classified" for region in row["regions"])
+        assert {name: properties[f"regions {name}"] for name in CLASSES} == {name: classes[name] for name in CLASSES}
         assert properties["time"] == "2026-05-01T10:11:12"
     assert found
 
