@@ -321,6 +321,8 @@ def test_verdicts_come_back(site, threshold, capsys):
     assert (shown["image"].iloc[-1], shown["region"].iloc[-1]) == (accepted["image"], accepted["region"])
     assert not ((shown["image"] == rejected["image"]) & (shown["region"] == rejected["region"])).any()
     assert len(COCO(f"{NAME}_coco.json").anns) == len(verdicts) - 1
+    assert xai.main([*CALL, *flags, "--verdicts", "checked.csv"]) == 0
+    assert not list(Path("outputs").glob("*.previous*"))  # what is accepted is in the file of verdicts
     page = Path("outputs/report.html").read_text()  # its file of verdicts will hold those of this round too
     assert "north/other.jpg" in page
     document = json.loads(Path(f"{NAME}.json").read_text())["findings"]

@@ -6,14 +6,15 @@ import logging
 import pytest
 from findings import crack, region, row
 
+from crackcam.data.verdicts import ACCEPT, Verdict
 from crackcam.render.handover import geojson, table
 
 HEAD = "image,x,y,width,height,verdict\n"
 
 
-def replaced(path, text):
+def replaced(path, text, known=()):
     path.write_text(text)
-    table.write(path, [])
+    table.write(path, [], known)
     return path.read_text().splitlines()
 
 
@@ -21,6 +22,7 @@ def replaced(path, text):
     ("text", "reason"),
     [
         (f"{HEAD}a.jpg,1,2,3,4,reject\n", "has regions that were rejected"),
+        (f"{HEAD}a.jpg,1,2,3,4,accept\n", "has regions that were accepted"),
         (f"{HEAD}a.jpg,1,2,3,4,rejct\n", "cannot be read as verdicts"),
     ],
 )
@@ -40,10 +42,20 @@ def test_earlier_verdicts_are_not_replaced_by_later_ones(tmp_path):
     assert [each.read_text() for each in kept] == texts
 
 
-@pytest.mark.parametrize("text", ["", "a.jpg,1,2,3,4,accept\n"])
-def test_a_table_without_rejections_is_not_kept(tmp_path, text):
-    replaced(tmp_path / "a.csv", HEAD + text)
-    assert [each.name for each in tmp_path.iterdir()] == ["a.csv"]
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("", False),
+        ("a.jpg,1,2,30,40,accept\na.jpg,90,2,30,40,accept\n", False),
+        ("a.jpg,1,2,30,40,accept\na.jpg,200,2,30,40,accept\n", True),  # one more
+        ("b.jpg,1,2,30,40,accept\n", True),  # of another image
+        ("a.jpg,1,2,30,40,reject\n", True),  # decided otherwise
+    ],
+)
+def test_a_table_is_kept_where_the_run_does_not_know_a_verdict(tmp_path, text, kept):
+    known = [Verdict("a.jpg", box, ACCEPT) for box in ((1, 2, 30, 42), (90, 2, 30, 40))]  # overlap is enough
+    replaced(tmp_path / "a.csv", HEAD + text, known)
+    assert (tmp_path / "a.previous.csv").exists() == kept
 
 
 @pytest.mark.parametrize(
