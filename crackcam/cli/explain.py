@@ -60,6 +60,9 @@ def _run(asked: ExplainRun) -> int:
     check_processes(asked)
     check_files(asked)
     choose_style(asked.explain.style, asked.explain.colormap)  # before anything is loaded
+    if asked.output.verdicts:
+        name = "images" if asked.images.image else asked.images.type or "all"
+        findings.check_verdicts(asked.output.verdicts, asked.output.output or _default_path(asked, name))
     if is_detector(asked.model.arch):
         return _explain_boxes(asked)
     network = as_asked(Loader(asked.model, asked.runtime, asked.images.seed).load(layers=True), asked)
@@ -76,8 +79,8 @@ def _run(asked: ExplainRun) -> int:
     findings.warn_of_limits(asked.sizes, selection.paths)
     if mosaics := surveyed(asked, network, selection):
         return survey(asked, explainers[0], selection, target, mosaics)
-    path = asked.output.output or _default_path(asked, selection)
-    prepare_output(asked.output.resume, path, asked.output.report)
+    path = asked.output.output or _default_path(asked, selection.name)
+    prepare_output(asked.output.resume, path, asked.output.report, inputs=_inputs(asked, selection, path))
     if asked.output.all:
         return _explain_all(asked, explainers[0], selection, target, path)
     images = read_selection(asked.images, selection)
@@ -109,7 +112,18 @@ def _target(asked: ExplainRun, explainer: Explainer, selection: Selection) -> in
     return target
 
 
-def _default_path(asked: ExplainRun, selection: Selection) -> Path:
+def _inputs(asked: ExplainRun, selection: Selection, path: Path) -> list[Path]:
+    """The images; and the path, where it is that of a mask of one, which is named like it."""
+    masks = asked.analysis.masks
+    is_mask = (
+        masks
+        and path.resolve().is_relative_to(masks.resolve())
+        and path.stem in {image.stem for image in selection.paths}
+    )
+    return [*selection.paths, path] if is_mask else selection.paths
+
+
+def _default_path(asked: ExplainRun, name: str) -> Path:
     several = asked.explain.several
     kind = (
         "anatomy"
@@ -120,7 +134,7 @@ def _default_path(asked: ExplainRun, selection: Selection) -> Path:
         if several
         else asked.explain.method[0]
     )
-    return OUTPUTS / f"xai_{selection.name}_{kind}.{'csv' if asked.output.all else 'png'}"
+    return OUTPUTS / f"xai_{name}_{kind}.{'csv' if asked.output.all else 'png'}"
 
 
 def check_names(images: list[DecodedImage]) -> None:
@@ -336,7 +350,7 @@ def _explain_boxes(asked: ExplainRun) -> int:
     selection = select(asked.images, network.card)
     kind = "compared" if config.several else config.method[0]
     path = asked.output.output or OUTPUTS / f"xai_{selection.name}_{kind}.png"
-    prepare_output(False, path)
+    prepare_output(False, path, inputs=selection.paths)
     network.set_score_threshold(asked.predict.score_threshold)
     images = read_selection(asked.images, selection)
     predictions = _detected(asked, network, images)

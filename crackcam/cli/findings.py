@@ -16,6 +16,7 @@ from crackcam.config import SizesConfig
 from crackcam.data.capture import read_capture
 from crackcam.data.names import HandoverNames
 from crackcam.data.scene import ImageError
+from crackcam.data.verdicts import read_verdicts
 from crackcam.data.windows import is_orthomosaic, open_orthomosaic
 from crackcam.errors import UserError
 from crackcam.models.loaded import LoadedModel
@@ -45,16 +46,17 @@ def write_table(asked: ExplainRun, network: LoadedModel, rows: list[dict], path:
 
 
 def check_verdicts(verdicts: Path, path: Path) -> None:
-    """Refuse verdicts in the table that the run writes: rejected regions would be gone from it.
+    """Refuse verdicts that cannot be read, or in a table that the run writes: rejected regions would be gone from it.
 
     Args:
         verdicts: their file.
         path: the table of the run.
 
     Raises:
-        UserError: they are the same file.
+        UserError: see above.
     """
-    if verdicts.resolve() == findings_table(path).resolve():
+    read_verdicts(verdicts)
+    if verdicts.resolve() in (path.resolve(), findings_table(path).resolve()):
         raise UserError(f"this run replaces {verdicts}: save the verdicts as another file, such as verdicts.csv")
 
 

@@ -333,7 +333,7 @@ def test_verdicts_come_back(site, threshold, capsys):
     assert mask.sum() == sum(region["area"] for region in row["regions"][1:])
 
 
-def test_decisions_of_a_person_are_not_overwritten(site, threshold, capsys):
+def test_decisions_of_a_person_are_not_overwritten(site, threshold, capsys, monkeypatch):
     table = Path(f"{NAME}_findings.csv")
     assert xai.main([*CALL, *threshold]) == 0
     found = pd.read_csv(table)
@@ -341,9 +341,13 @@ def test_decisions_of_a_person_are_not_overwritten(site, threshold, capsys):
     found["verdict"] = ["reject", *[None] * (len(found) - 1)]
     found.to_csv(table, index=False)
     decided = table.read_bytes()
-    assert xai.main([*CALL, *threshold, "--verdicts", str(table)]) == 2
-    assert f"error: this run replaces {table}: save the verdicts as another file" in capsys.readouterr().err
-    assert table.read_bytes() == decided
+    capsys.readouterr()
+    with monkeypatch.context() as patched:  # before seconds are spent on the network
+        patched.setattr("crackcam.classifier.Loader.load", lambda *_, **__: pytest.fail("the network was loaded"))
+        for flags in (["--verdicts", str(table)], ["--verdicts", str(table), "--output", str(table)]):
+            assert xai.main([*CALL, *threshold, *flags]) == 2
+            assert f"error: this run replaces {table}: save the verdicts as another file" in capsys.readouterr().err
+            assert table.read_bytes() == decided
     assert xai.main([*CALL, *threshold, "--verdicts", "undecided.csv"]) == 0
     previous = table.with_name(f"{table.stem}.previous.csv")
     assert f"{table} has regions that were rejected: keeping it as {previous}" in (messages := capsys.readouterr().err)
