@@ -4,9 +4,11 @@ import re
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from findings import crack, region, row, written
 from reports import EVIL, decoded
 
+from crackcam import sizes
 from crackcam.data import images
 from crackcam.errors import UserError
 from crackcam.render.report import finding_cards, findings, findings_content, flight, quantities, site_map
@@ -372,6 +374,23 @@ def test_first_and_last_time():
     assert quantities.times_text(same_day) == "1 May 2026, 10:11 to 10:58"
     assert quantities.times_text([*same_day, "2026-05-02T09:00:00"]) == "1 May 2026, 10:11 to 2 May 2026, 09:00"
     assert quantities.times_text(same_day[:1]) == "1 May 2026, 10:58"
+
+
+def test_how_accurate_widths_are_stands_on_the_page(rows, tmp_path):
+    """The figures are those of the documentation, in millimetres too where a scale is known; technical facts are folded."""
+    page = (ROOT / "docs/how-to/measure-regions.md").read_text()
+    assert re.search(rf"^\| all \| {sizes.TYPICAL_ERROR} px \| 0.4 px \| 0.8 px \| 99 % \|$", page, re.MULTILINE)
+    assert "2 to 30 px wide" in page
+    html = written(tmp_path, rows).read_text()
+    half = "half of the mean widths were off by at most 0.4 px (here 0.2 mm), 99 % by at most 2 px or 30 %"
+    assert f"<dd>of 500 drawn cracks 2 to 30 px wide, {half}</dd>" in html
+    shown, folded = html[: html.index("<details>")], html[html.index("<details>") : html.index("</details>")]
+    for names_of, part in ((("taken", "scale", "narrowest width"), shown), (("model", "command", "device"), folded)):
+        assert all(f"<dt>{name}</dt>" in part for name in names_of)
+    assert html.count("class Positive, named as the folder of the network&#39;s training images") <= 1
+    assert "class Positive, named as the folder of the network" in html
+    found = [region(1, BOX, crack(61.0, 3.0))]
+    assert "at most 0.4 px, 99 %" in written(tmp_path, [row(tmp_path, "a.jpg", found)]).read_text()
 
 
 def test_places():

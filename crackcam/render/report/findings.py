@@ -26,7 +26,14 @@ from crackcam.render.report.finding_cards import (
     finding_cards,
     other_cards,
 )
-from crackcam.render.report.findings_content import class_table, facts, key_figures, title, unreadable_table
+from crackcam.render.report.findings_content import (
+    class_table,
+    facts,
+    key_figures,
+    technical_facts,
+    title,
+    unreadable_table,
+)
 from crackcam.render.report.flight import Flight, Photograph, Row, WideRegion
 from crackcam.render.report.quantities import Size, length_size, width_size
 from crackcam.render.report.site_map import SiteMap, draw_map
@@ -117,6 +124,7 @@ def _shared(document: dict, flight: Flight, now: datetime) -> dict[str, Any]:
         "classes": class_names(limits) if limits else [],
         "unit": "mm" if flight.metric else "px",
         "regions": flight.regions,
+        "targets": sorted(flight.targets),
         "sides": (PHOTO_SIDE, DETAIL_SIDE),
         "most": {"details": DETAILS, "listed": LISTED},
     }
@@ -135,6 +143,7 @@ def _overview(document: dict, flight: Flight, links: dict[str, Link]) -> dict[st
     return {
         "key_figures": key_figures(document, flight),
         "facts": facts(document, flight),
+        "technical": technical_facts(document, flight),
         "classified": class_table(flight, limits),
         "map": drawn,
         "places": _places(flight, drawn, links) if drawn else [],

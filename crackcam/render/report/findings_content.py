@@ -14,7 +14,7 @@ from crackcam.render.figures.layout import model_label
 from crackcam.render.report.flight import Flight, Photograph
 from crackcam.render.report.quantities import times_text
 from crackcam.render.report.tables import Table
-from crackcam.sizes import NARROWEST, class_names, length_text, metric_text, too_fine
+from crackcam.sizes import NARROWEST, class_names, error_text, length_text, metric_text, too_fine
 from crackcam.text import counted, percent
 
 
@@ -63,17 +63,26 @@ def _total_length(flight: Flight) -> tuple[str, str]:
 
 
 def facts(document: dict, flight: Flight) -> list[tuple[str, str]]:
+    """What a reader of the sizes needs: name and value."""
+    times = [time for photograph in flight.all if (time := photograph.capture.get("time"))]
+    narrowest = narrowest_width(flight)
+    found = [
+        ("taken", times_text(times)),
+        ("scale", _scale(document, flight)),
+        ("narrowest width", _narrowest(document, flight)),
+        ("error of widths", error_text(narrowest and narrowest / NARROWEST) if flight.findings else ""),
+    ]
+    return [(name, value) for name, value in found if value]
+
+
+def technical_facts(document: dict, flight: Flight) -> list[tuple[str, str]]:
     """How the run was made: name and value; without the folders of the machine that made it."""
     checkpoint, source = document["checkpoint"], document["checkpoint"]["file"]
     if checkpoint["sha256"] and Path(source) != BUNDLED:
         source = Path(source).name
     model = model_label(checkpoint["arch"], source)
     digest = checkpoint["sha256"] and f"SHA-256 {checkpoint['sha256'][:16]}…"
-    times = [time for photograph in flight.all if (time := photograph.capture.get("time"))]
     found = [
-        ("taken", times_text(times)),
-        ("scale", _scale(document, flight)),
-        ("narrowest width", _narrowest(document, flight)),
         ("model", ", ".join(filter(None, [model, digest]))),
         ("method", document.get("method") or ""),
         ("threshold", _range(flight.thresholds)),

@@ -84,6 +84,7 @@ class Flight:
         unmeasured: regions whose width was not measured.
         narrow: regions that are narrower than what can be measured.
         heap: the widest regions so far, :data:`WIDEST` at most, the least wide one at the front.
+        targets: the classes of regions.
         thresholds: the detection thresholds that were used.
         scales: the scales of the photographs, mm per pixel; None: not known.
     """
@@ -97,6 +98,7 @@ class Flight:
     unmeasured: int = 0
     narrow: int = 0
     heap: list[WideRegion] = field(default_factory=list)
+    targets: set[str] = field(default_factory=set)
     thresholds: set[float] = field(default_factory=set)
     scales: set[float | None] = field(default_factory=set)
 
@@ -118,6 +120,7 @@ class Flight:
         if photograph.regions:
             self.rows.write(json.dumps(row).encode() + b"\n")
             self.findings.append(photograph)
+            self.targets.add(row["target"])
         else:
             self.others.append(photograph)
         if row.get("threshold") is not None:
