@@ -137,7 +137,10 @@ def test_the_probability_stands_on_each_card(tmp_path):
     assert html.count('<p class="remark">probability of Positive: 87.5 %</p>') == 1
     assert html.count('<p class="remark">probability of Positive: 25.0 %, predicted: Negative</p>') == 1
     assert html.count("probability of Positive") == 2
-    assert "The 12 largest regions of a photograph are shown at their widest place, the 60 largest have a line" in html
+    assert (
+        "The 12 largest regions of a photograph and its widest one are shown at their widest place, the 60 largest have a line"
+        in html
+    )
 
 
 def test_a_line_of_each_region(rows, tmp_path):
@@ -291,6 +294,31 @@ def test_a_detail_shows_the_widest_place(tmp_path):
     dark = np.argwhere(detail < 100)
     assert dark.mean(axis=0).tolist() == pytest.approx([79.5, 79.5], abs=1)
     assert (moved > 150).all()
+
+
+@pytest.mark.parametrize("place", [20, finding_cards.LISTED + 3])
+def test_the_widest_region_has_a_line_and_a_picture(tmp_path, place):
+    """Regions come largest first, and the widest may be a small one."""
+    found = [region(i + 1, (2 * i, 2 * i, 6, 6), crack(9.0, 3.0)) for i in range(finding_cards.LISTED + 5)]
+    found[place - 1]["crack"] = crack(9.0, 5.0)
+    html = written(tmp_path, [row(tmp_path, "a.jpg", found, size=(200, 200))]).read_text()
+    shown = [int(number) for number in re.findall(r'alt="region (\d+) at its widest place"', html)]
+    assert shown == [*range(1, finding_cards.DETAILS + 1), place]
+    assert len(lines(html)) == html.count("<circle") == finding_cards.LISTED + (place > finding_cards.LISTED)
+    assert html.count('<path class="line"') == len(found)
+
+
+@pytest.mark.parametrize(("ground", "line"), [(30, 12), (200, 12)])
+def test_a_detail_in_shadow_is_brightened(ground, line):
+    pixels = np.full((300, 300, 3), ground, np.uint8)
+    pixels[:, 148:152] = line
+    found = region(1, (140, 100, 20, 100), crack(100.0, 4.0, place=[150, 150]))
+    summary = flight.summarize({"image": "a", "file": "a", "overlay": "", "regions": [found]}, 0)
+    card = finding_cards.make_card(summary, {"regions": [found]}, finding_cards.Decoded(pixels), metric=False)
+    detail = np.asarray(decoded(card.lines[0].detail).convert("L")).astype(float)
+    factor = min(5.0, 160 / ground) if ground < 96 else 1
+    assert detail[:, :60].mean() == pytest.approx(factor * ground, abs=6)
+    assert detail[:, 79:81].mean() == pytest.approx(factor * line, abs=20)
 
 
 def test_numbers_of_regions_do_not_cover_each_other():

@@ -23,8 +23,9 @@ from crackcam.sizes import NARROWEST
 
 PHOTO_SIDE, OTHER_SIDE, DETAIL_SIDE = 1200, 176, 160  # pixels of the longer side
 PHOTO_QUALITY, DETAIL_QUALITY = 72, 78  # of WebP
-DETAILS = 12  # regions of a photograph that are shown at full resolution
-LISTED = 60  # regions in a table; all are outlined
+DETAILS = 12  # regions of a photograph that are shown at full resolution, besides the widest
+LISTED = 60  # regions in a table, besides the widest; all are outlined
+DARK, LIT, MOST_LIT = 96, 160, 5.0  # grey values of the brightest places of a detail, and the largest factor
 CLOSE = 3.0  # a detail is at least so many times as wide as its crack
 FINENESS = 0.6  # pixels of the shown photograph that an outline may be off
 LABEL = 0.034  # diameter of a number, in widths of the photograph
@@ -188,20 +189,25 @@ def make_card(photograph: Photograph, row: Row, original: Original, metric: bool
     size = small.shape[1::-1]
     regions = row["regions"]
     full = original.width, original.height
-    labels: list[Place | None] = [*place_labels(regions[:LISTED], full)]
-    labels += [None] * (len(regions) - len(labels))
+    widest = [region for region in regions[DETAILS:] if region["number"] == photograph.widest]
+    listed = regions[:LISTED] + [region for region in widest if region not in regions[:LISTED]]
+    numbers = [region["number"] for region in listed]
+    labels = dict(zip(numbers, place_labels(listed, full), strict=True))
     outlines = [
         Outline(
             region["number"],
             outline_path(region["polygons"], size[0] / full[0]),
-            label,
+            label := labels.get(region["number"]),
             label and nearest_corner(region, label, full),
         )
-        for region, label in zip(regions, labels, strict=True)
+        for region in regions
     ]
+    detailed = {region["number"] for region in regions[:DETAILS] + widest}
     lines = [
-        _line(region, row.get("mm_per_pixel"), metric, _detail(original, region) if i < DETAILS else "")
-        for i, region in enumerate(regions[:LISTED])
+        _line(
+            region, row.get("mm_per_pixel"), metric, _detail(original, region) if region["number"] in detailed else ""
+        )
+        for region in listed
     ]
     return FindingCard(photograph, row, webp(small, PHOTO_QUALITY), size, full, outlines, lines)
 
@@ -225,7 +231,15 @@ def _detail(original: Original, region: dict) -> str:
     side = max(DETAIL_SIDE, round(CLOSE * (crack.get("maximum") or 0)))
     top, height = _around(y, side, original.height)
     left, width = _around(x, side, original.width)
-    return webp(thumbnail(original.read(top, left, height, width), DETAIL_SIDE), DETAIL_QUALITY)
+    return webp(_lit(thumbnail(original.read(top, left, height, width), DETAIL_SIDE)), DETAIL_QUALITY)
+
+
+def _lit(pixels: np.ndarray) -> np.ndarray:
+    """A detail that lies in shadow brightened: on the page nothing would be seen in it."""
+    brightest = float(np.percentile(pixels, 99))
+    if brightest >= DARK:
+        return pixels
+    return cv2.convertScaleAbs(pixels, alpha=min(MOST_LIT, LIT / max(brightest, 1.0)))
 
 
 def _around(middle: float, side: int, end: int) -> tuple[int, int]:
