@@ -332,6 +332,23 @@ def test_numbers_of_regions_do_not_cover_each_other():
     assert (places <= np.array((2000, 1500)) - step / 2 + 1).all()
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_numbers_stand_beside_a_crack_and_not_on_it(turned):
+    """One crack along the image, in five regions."""
+    found = [region(i, (300 * i, 600 + 40 * i, 250, 16)) for i in range(1, 6)]
+    for each in found if turned else ():
+        each["polygons"] = [np.reshape(each["polygons"], (-1, 2))[:, ::-1].ravel().tolist()]
+    size = (1500, 2000) if turned else (2000, 1500)
+    places = np.array(finding_cards.place_labels(found, size)) * size
+    radius = finding_cards.LABEL * size[0] / 2
+    for own, (x, y) in zip(found, places[:, ::-1] if turned else places, strict=True):
+        assert abs(y - own["box"][1] - 8) > radius  # beside it: the crack goes on at both ends
+        for each in found:
+            left, top, width, height = each["box"]
+            across, down = max(left - x, x - left - width, 0), max(top - y, y - top - height, 0)
+            assert np.hypot(across, down) >= radius
+
+
 def test_many_regions_are_outlined_and_the_first_ones_listed(tmp_path):
     found = [region(i + 1, (2 * i, 2 * i, 6, 6)) for i in range(finding_cards.LISTED + 5)]
     html = written(tmp_path, [row(tmp_path, "a.jpg", found, size=(200, 200))]).read_text()
