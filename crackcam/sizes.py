@@ -88,18 +88,16 @@ def length_text(pixels: float, scale: Scale | None = None) -> str:
 
 
 def metric_text(mm: float) -> str:
-    """Millimetres with the digits that they deserve: '0.84 mm', '12.3 mm', '812 mm', '1.24 m'.
+    """Millimetres with the digits that they deserve, three at most: '0.84 mm', '12.3 mm', '1.24 m', '2.46 km'.
 
     Examples:
         >>> from crackcam.sizes import metric_text
         >>> metric_text(0.842), metric_text(12.34), metric_text(1243)
         ('0.84 mm', '12.3 mm', '1.24 m')
     """
-    if mm < 9.995:
-        return f"{mm:.2f} mm"
-    if mm < 999.5:
-        return f"{mm:.1f} mm" if mm < 99.95 else f"{mm:.0f} mm"
-    return f"{mm / 1000:.2f} m" if mm < 99_995 else f"{mm / 1000:,.0f} m"
+    value, unit = (mm, "mm") if mm < 999.5 else (mm / 1000, "m") if mm < 999_500 else (mm / 1_000_000, "km")
+    digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:,.{digits}f} {unit}"
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,19 @@ def test_the_map_leads_to_the_photographs(opened, page_file):
     assert page.locator(".map a").count() == 4
 
 
+def test_a_table_that_goes_on_names_its_photograph_in_print(opened, tmp_path):
+    found = [region(i, (2 * i, 2 * i, 9, 9), crack(9.0, 3.0)) for i in range(1, 60)]
+    page = opened(written(tmp_path, [row(tmp_path, "long.jpg", found), row(tmp_path, "short.jpg", found[:2])]))
+    head = page.get_by_text("Regions of long.jpg", exact=True)
+    assert head.is_hidden()
+    page.emulate_media(media="print")
+    assert head.is_visible()
+    assert (
+        head.locator("xpath=ancestor::thead").evaluate("head => getComputedStyle(head).display") == "table-header-group"
+    )
+    assert page.get_by_text("Regions of short.jpg", exact=True).count() == 0  # it is not broken
+
+
 def test_print_on_a4(opened, page_file):
     page = opened(page_file, color_scheme="dark")
     verdict(page, NAMES[0], 2, "accept")

@@ -28,7 +28,7 @@ LISTED = 60  # regions in a table, besides the widest; all are outlined
 DARK, LIT, MOST_LIT = 96, 160, 5.0  # grey values of the brightest places of a detail, and the largest factor
 CLOSE = 3.0  # a detail is at least so many times as wide as its crack
 FINENESS = 0.6  # pixels of the shown photograph that an outline may be off
-LABEL = 0.034  # diameter of a number, in widths of the photograph
+LABEL = 0.04  # diameter of a number where photographs are shown small, as in print, in widths of the photograph
 
 
 Place = tuple[float, float]
