@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 IMAGES, OUTPUTS, DEMO = ROOT / "docs/images", ROOT / "outputs", "weights/demo.safetensors"
 COMPARED = "gradcam,layercam,fullgrad,shapleycam,ablationcam,refinecam,guidedgradcam"
 REPORTED = "gradcam,layercam,eigencam"
+FLIGHT = "--report outputs/flight.html --title Pier --distance 2 --sensor-width 13.2 --width-limits 1,2"
 
 
 def run(command: str) -> None:
@@ -57,12 +58,15 @@ def take(browser: Browser, report: str, name: str, size: tuple[int, int], prepar
     page = browser.new_page(viewport={"width": size[0], "height": size[1]})
     page.goto((OUTPUTS / report).as_uri())
     prepare(page)
+    page.wait_for_timeout(1500)  # photographs are decoded while the page is shown already
     page.screenshot(path=IMAGES / name, type="jpeg", quality=85)
     page.close()
 
 
 def reports() -> None:
     """What the pages of --report look like."""
+    run("examples/inspection_flight.py outputs/flight --count 9")
+    run(f"xai.py --image outputs/flight --all --style mask --output outputs/flight.csv {FLIGHT}")
     run(f"xai.py --type Positive --method {REPORTED} --num 60 --masks data/masks --report --weights {DEMO}")
     page = "report.html"
     with sync_playwright() as playwright:
@@ -70,6 +74,7 @@ def reports() -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         take(browser, page, "report.jpg", (1180, 960), scrolled_to("#controls"))
         take(browser, page, "report_enlarged.jpg", (1180, 960), lambda p: p.locator(".card .stage").first.click())
+        take(browser, "flight.html", "findings.jpg", (1280, 820), scrolled_to("#shown"))
         take(browser, "training.html", "report_training.jpg", (1360, 640), scrolled_to("h2:has-text('Training')"))
         browser.close()
 

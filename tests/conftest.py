@@ -1,5 +1,8 @@
 """Shared by all tests: a tiny generated data set, and a tiny network trained on it by the real train.py, once."""
 
+import contextlib
+import copy
+import gc
 import hashlib
 import os
 import re
@@ -20,6 +23,9 @@ TINY_TRAINING = ["--pretrained", "none", "--image-size", "64", "--epochs", "2", 
 
 # pytest-xdist runs tests side by side: one thread each, also in the processes that they start. Before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# Nothing that is imported is garbage, and looking for it takes a sixth of the time. Until all tests are collected.
+gc.disable()
 
 
 def tiny_config(**others):
@@ -48,9 +54,6 @@ class Workplace:
     """A folder with data/, weights/ and outputs/, as a user's clone has them."""
 
     root: Path
-    train_code: int = 0
-    train_out: str = ""
-    train_err: str = ""
 
     def files(self, folder: str) -> set[str]:
         return {p.relative_to(self.root).as_posix() for p in (self.root / folder).rglob("*") if p.is_file()}
@@ -66,25 +69,33 @@ def tiny_data(tmp_path_factory):
     return root
 
 
+def shared_by_run(tmp_path_factory, name, make):
+    """A folder that the processes of a run share: the first one that needs it makes it."""
+    from filelock import FileLock
+
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+    with FileLock(f"{folder}.lock"):
+        if not Path(f"{folder}.made").exists():
+            folder.mkdir()
+            make(folder)
+            Path(f"{folder}.made").touch()
+    return folder
+
+
 def train_in(folder, data, *flags):
-    """A workplace after ``python train.py`` with these flags."""
+    """Makes a folder a workplace after ``python train.py`` with these flags."""
     import train
 
-    place = Workplace(folder)
     shutil.copytree(data, folder / "data")
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        place.train_code = train.main([*TINY_TRAINING, *flags])
-    finally:
-        os.chdir(before)
-    return place
+    with contextlib.chdir(folder):
+        assert train.main([*TINY_TRAINING, *flags]) == 0
 
 
 @pytest.fixture(scope="session")
 def trained(tiny_data, tmp_path_factory):
     """A workplace after ``python train.py``, with the default network, ResNet-18; tests read it and write elsewhere."""
-    return train_in(tmp_path_factory.mktemp("trained"), tiny_data)
+    return Workplace(shared_by_run(tmp_path_factory, "trained", lambda folder: train_in(folder, tiny_data)))
 
 
 @pytest.fixture(scope="session")
@@ -98,13 +109,15 @@ def trained_small(tiny_data, tmp_path_factory):
 
     from crackcam.models import checkpoint
 
-    place = train_in(tmp_path_factory.mktemp("trained_small"), tiny_data, "--arch", "timm/test_resnet")
-    path = place.root / "weights/model.safetensors"
-    model, card = checkpoint.load(path, torch.device("cpu"))
-    torch.manual_seed(1)
-    draw_head(model, card, tiny_data / "test", std=1)
-    checkpoint.save(path, model, card)
-    return place
+    def make(folder):
+        train_in(folder, tiny_data, "--arch", "timm/test_resnet")
+        path = folder / "weights/model.safetensors"
+        model, card = checkpoint.load(path, torch.device("cpu"))
+        torch.manual_seed(1)
+        draw_head(model, card, tiny_data / "test", std=1)
+        checkpoint.save(path, model, card)
+
+    return Workplace(shared_by_run(tmp_path_factory, "trained_small", make))
 
 
 def draw_head(model, card, folder, std):
@@ -178,47 +191,69 @@ def flight(flown, tmp_path, monkeypatch):
     return tmp_path / "place"
 
 
-LIBRARIES = {"torch", "torchvision", "timm", "crackcam"}
+LIBRARIES = {"torch", "torchvision", "timm", "crackcam", "narrow_resnet"}
 _examined: dict = {}
 
 
-def _identity(model):
-    """What the layers of a model follow from; None where its code is none of ours, or something watches it."""
-    import torch
-
+def _architecture(model):
+    """The layers of a model; None where their code is none of ours, or something watches them."""
     kinds = [type(module) for module in model.modules()]
     if any(kind.__module__.split(".")[0] not in LIBRARIES for kind in kinds):
         return None
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return None
-    digest = hashlib.sha1(repr(model).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.digest(), *kinds
+    return repr(model), *kinds
 
 
 @pytest.fixture
 def examined_once(monkeypatch):
-    """Which layers are grids takes seconds to tell: of models with the same weights it is told once in a test run.
+    """Which layers are grids takes seconds to tell: of an architecture it is told once in a test run.
 
-    Most tests explain or train the same few models, loaded anew each time. Tests of the examination itself lie in
-    tests/unit and leave this out.
+    Tests of the examination itself, and of weights that make a difference to it, leave this out.
     """
     from crackcam.models import target_layers
 
     examine = target_layers._examine
 
     def remembered(model, image_size):
-        identity = _identity(model)
-        if identity is None:
+        architecture = _architecture(model)
+        if architecture is None:
             return examine(model, image_size)
-        key = image_size, identity
+        key = image_size, architecture
         if key not in _examined:
             _examined[key] = examine(model, image_size)
         return _examined[key]
 
     monkeypatch.setattr(target_layers, "_examine", remembered)
+
+
+_exported: dict = {}
+
+
+@pytest.fixture
+def exported_once(monkeypatch):
+    """Exporting a graph takes seconds: those of the same models, for the same sizes, are made once in a test run."""
+    import torch
+
+    from crackcam.models import graphs
+
+    export = graphs.export_graph
+
+    def identity(model):
+        digest = hashlib.sha1(repr(model).encode())
+        for name, tensor in model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
+        settings = [{k: v for k, v in vars(m).items() if isinstance(v, int | float | str)} for m in model.modules()]
+        return digest.digest(), str(settings)
+
+    def remembered(model, inputs, names):
+        key = identity(model), inputs.shape, names
+        if key not in _exported:
+            _exported[key] = export(model, inputs, names)
+        return copy.deepcopy(_exported[key])
+
+    monkeypatch.setattr(graphs, "export_graph", remembered)
 
 
 @pytest.fixture(autouse=True)
@@ -272,6 +307,12 @@ def pytest_ignore_collect(collection_path, config):
         bool(re.search(r"^pytestmark = \[?pytest.mark.slow\b", collection_path.read_text("utf-8"), re.MULTILINE))
         or None
     )
+
+
+def pytest_collection_finish():
+    """Modules and tests stay: nobody need look at them for garbage."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from crackcam.batch.streaming import Row, Rows, Run
 from crackcam.data.names import HandoverNames
-from crackcam.data.verdicts import ACCEPT, REJECT, FileVerdicts
+from crackcam.data.verdicts import ACCEPT, REJECT, FileVerdicts, Verdict
 from crackcam.render.handover import coco, geojson, table
 from crackcam.text import counted
 
@@ -135,21 +135,25 @@ class Handover:
         totals = self._count(shown())
         found: dict[str, Any] = {"title": self.title, "findings": totals.to_dict()}
         findings, coco_file = findings_table(self.run.table), self._beside("_coco.json")
-        table.write(findings, shown())
+        known = self._known_verdicts()
+        table.write(findings, shown(), known)
         coco.write(coco_file, shown, self.classes, self.title or "regions found by crackcam")
-        found |= {"findings_table": str(findings), "geojson": self._write_places(shown, totals), "coco": str(coco_file)}
+        places = self._write_places(shown, totals, document.get("width-limits") or ())
+        found |= {"findings_table": str(findings), "geojson": places, "coco": str(coco_file)}
         logger.info("findings: %s", totals.description())
         if self.report:
-            found["report"] = self.report({**document, **found, "verdicts": self._known_verdicts()}, shown())
+            found["report"] = self.report(
+                {**document, **found, "verdicts": [each.to_dict() for each in known]}, shown()
+            )
         return found
 
-    def _known_verdicts(self) -> list[dict[str, Any]]:
+    def _known_verdicts(self) -> list[Verdict]:
         """All verdicts as their file has them, images named as in this run: a review goes on where it ended."""
         if not self.verdicts:
             return []
         by_file = self.verdicts.by_file.items()
         meant = {id(each): self.names.name(path) for path, found in by_file for each in found}
-        return [each.to_dict(meant.get(id(each))) for each in self.verdicts.source.verdicts]
+        return [replace(each, image=meant.get(id(each), each.image)) for each in self.verdicts.source.verdicts]
 
     def _beside(self, end: str) -> Path:
         return self.run.table.with_name(f"{self.run.table.stem}{end}")
@@ -173,7 +177,7 @@ class Handover:
                 )
         return totals
 
-    def _write_places(self, rows: Rows, totals: Totals) -> str | None:
+    def _write_places(self, rows: Rows, totals: Totals, limits: Sequence[float]) -> str | None:
         """The GeoJSON file; None where no place is known: an earlier file is removed then, it is of other images."""
         path = self._beside(".geojson")
         if not totals.places:
@@ -183,7 +187,7 @@ class Handover:
         if totals.places < totals.images:
             missing = counted(totals.images - totals.places, "image")
             logger.info("%s without a place in the EXIF data: not in %s", missing, path.name)
-        geojson.write(path, rows())
+        geojson.write(path, rows(), limits)
         return str(path)
 
 

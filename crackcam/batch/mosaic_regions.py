@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 
 from crackcam.data.windows import Orthomosaic
-from crackcam.evaluation.centre_lines import surroundings
 from crackcam.evaluation.components import Component, component_mask, find_components
 from crackcam.evaluation.regions import measure
 from crackcam.models.evidence_maps import CHUNK, EvidenceFile
@@ -94,6 +93,8 @@ class RegionFinder:
         detected = heatmap > self.threshold
         if not detected.any():
             return []
+        from crackcam.evaluation.centre_lines import surroundings  # needs scipy: slow to import
+
         margin = surroundings(detected)
         above, beside = min(margin, top), min(margin, left)
         below, behind = min(margin, self.mosaic.height - bottom), min(margin, self.mosaic.width - right)

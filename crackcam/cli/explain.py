@@ -60,6 +60,9 @@ def _run(asked: ExplainRun) -> int:
     check_processes(asked)
     check_files(asked)
     choose_style(asked.explain.style, asked.explain.colormap)  # before anything is loaded
+    if asked.output.verdicts:
+        name = "images" if asked.images.image else asked.images.type or "all"
+        findings.check_verdicts(asked.output.verdicts, asked.output.output or _default_path(asked, name))
     if is_detector(asked.model.arch):
         return _explain_boxes(asked)
     network = as_asked(Loader(asked.model, asked.runtime, asked.images.seed).load(layers=True), asked)
@@ -73,10 +76,11 @@ def _run(asked: ExplainRun) -> int:
     explainers = Explainer.of(network, explain, asked.runtime.batch_size)
     selection = select(asked.images, network.card, every_class=asked.output.all)
     target = _target(asked, explainers[0], selection)
+    findings.warn_of_limits(asked.sizes, selection.paths)
     if mosaics := surveyed(asked, network, selection):
         return survey(asked, explainers[0], selection, target, mosaics)
-    path = asked.output.output or _default_path(asked, selection)
-    prepare_output(asked.output.resume, path, asked.output.report)
+    path = asked.output.output or _default_path(asked, selection.name)
+    prepare_output(asked.output.resume, path, asked.output.report, inputs=_inputs(asked, selection, path))
     if asked.output.all:
         return _explain_all(asked, explainers[0], selection, target, path)
     images = read_selection(asked.images, selection)
@@ -108,7 +112,18 @@ def _target(asked: ExplainRun, explainer: Explainer, selection: Selection) -> in
     return target
 
 
-def _default_path(asked: ExplainRun, selection: Selection) -> Path:
+def _inputs(asked: ExplainRun, selection: Selection, path: Path) -> list[Path]:
+    """The images; and the path, where it is that of a mask of one, which is named like it."""
+    masks = asked.analysis.masks
+    is_mask = (
+        masks
+        and path.resolve().is_relative_to(masks.resolve())
+        and path.stem in {image.stem for image in selection.paths}
+    )
+    return [*selection.paths, path] if is_mask else selection.paths
+
+
+def _default_path(asked: ExplainRun, name: str) -> Path:
     several = asked.explain.several
     kind = (
         "anatomy"
@@ -119,7 +134,7 @@ def _default_path(asked: ExplainRun, selection: Selection) -> Path:
         if several
         else asked.explain.method[0]
     )
-    return OUTPUTS / f"xai_{selection.name}_{kind}.{'csv' if asked.output.all else 'png'}"
+    return OUTPUTS / f"xai_{name}_{kind}.{'csv' if asked.output.all else 'png'}"
 
 
 def check_names(images: list[DecodedImage]) -> None:
@@ -157,7 +172,7 @@ def _explain_some(
     compared = compare(explainers, images, target, selection.true, timed=analysis.verify)
     sheet = Sheet(asked, network, compared, masks)
     sheet.draw(path, _title(compared, target))
-    _warn_of_scales(asked, sum(row.get("mm_per_pixel") is None for row in sheet.rows), len(sheet.rows))
+    findings.warn_of_scales(asked.sizes, sum(row.get("mm_per_pixel") is None for row in sheet.rows), len(sheet.rows))
     settings = next(iter(compared.explainers.values())).config
     document = {
         **manifest(network, asked, selection, sheet.rows),
@@ -197,14 +212,6 @@ def _explain_some(
     if asked.output.report:
         sheet.write_report(asked.output.report, document)
     return _finish(asked, document, tables)
-
-
-def _warn_of_scales(asked: ExplainRun, missing: int, images: int) -> None:
-    """Warn, once for a run, of images whose sizes cannot be had in millimetres."""
-    if missing and asked.sizes.distance is not None:
-        has = "has" if missing == 1 else "have"
-        where = f"{missing:,} of {counted(images, 'image')} {has} no focal length in EXIF"
-        logger.warning("%s: sizes in pixels, no width class; --mm-per-pixel sets the scale of all images", where)
 
 
 def _title(compared: Comparison, target: int | None) -> str:
@@ -321,7 +328,7 @@ def _explain_all(asked: ExplainRun, explainer: Explainer, selection: Selection, 
             run, task, made, output.resume, findings.handover(asked, task, run) if task.measures else None
         )
     if document and "without_scale" in document:
-        _warn_of_scales(asked, document["without_scale"], document["pictures"])
+        findings.warn_of_scales(asked.sizes, document["without_scale"], document["pictures"])
     return print_summary(document, asked)
 
 
@@ -343,7 +350,7 @@ def _explain_boxes(asked: ExplainRun) -> int:
     selection = select(asked.images, network.card)
     kind = "compared" if config.several else config.method[0]
     path = asked.output.output or OUTPUTS / f"xai_{selection.name}_{kind}.png"
-    prepare_output(False, path)
+    prepare_output(False, path, inputs=selection.paths)
     network.set_score_threshold(asked.predict.score_threshold)
     images = read_selection(asked.images, selection)
     predictions = _detected(asked, network, images)
@@ -356,7 +363,7 @@ def _explain_boxes(asked: ExplainRun) -> int:
         logger.info("%s: explaining %s by %s", image.path, boxes, ", ".join(config.method))
         explained.append(network.explain_boxes(image, prediction, config, layers))
     sheet = Sheet.of_boxes(asked, network, explained)
-    _warn_of_scales(asked, sum(row.get("mm_per_pixel") is None for row in sheet.rows), len(sheet.rows))
+    findings.warn_of_scales(asked.sizes, sum(row.get("mm_per_pixel") is None for row in sheet.rows), len(sheet.rows))
     methods = {name: list(layers) if NAMED[name].uses_layers else [] for name in config.method}
     sheet.draw_boxes(path, captions.describe(methods, config.target or "the boxes"))
     with_boxes = [row for row in coco.rows(predictions) if row["detections"]]

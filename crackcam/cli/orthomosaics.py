@@ -71,7 +71,7 @@ def survey(asked: ExplainRun, explainer: Explainer, selection: Selection, target
     network = explainer.network
     how = Survey(explainer, target, asked.sizes, asked.runtime.batch_size, model_settings(network))
     paths = [asked.output.output or OUTPUTS / f"xai_{file.stem}_{explainer.method}.png" for file in files]
-    prepare_output(asked.output.resume, *paths)
+    prepare_output(asked.output.resume, *paths, inputs=files)
     documents = []
     for file, path in zip(files, paths, strict=True):
         state = path.with_name(f"{path.name}.part")

@@ -59,7 +59,7 @@ def run(asked: PredictRun) -> int:
     kind = "predictions" if asked.output.all else "inference"
     default = OUTPUTS / f"{kind}_{selection.name}{'.csv' if asked.output.all else '.png'}"
     path = asked.output.output or default
-    prepare_output(asked.output.resume, path, asked.output.report)
+    prepare_output(asked.output.resume, path, asked.output.report, inputs=selection.paths)
     if asked.output.all:
         return _score_all(asked, network, selection, path)
     return _draw_grid(asked, network, selection, path)
@@ -196,7 +196,7 @@ def _draw_boxes(asked: PredictRun) -> int:
     selection = select(asked.images, network.card)
     path = asked.output.output or OUTPUTS / f"inference_{selection.name}.png"
     coco_path = path.with_name(f"{path.stem}_coco.json")
-    prepare_output(False, path)
+    prepare_output(False, path, inputs=selection.paths)
     network.set_score_threshold(threshold)
     images = read_selection(asked.images, selection)
     predictions = [network.detect(image) for image in images]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from crackcam import distributed
 from crackcam.cli import console
-from crackcam.cli.documents import prepare_output
+from crackcam.cli.documents import check_inputs, prepare_output
 from crackcam.config import OUTPUTS, TrainConfig
 from crackcam.data.sources import has_loose_images
 from crackcam.errors import UserError
@@ -33,6 +33,7 @@ def run(config: TrainConfig) -> int:
         )
     prepare_output(config.resume, config.output)
     check_writable(LOG, CURVES, CONFUSION, RELIABILITY, config.report)
+    check_inputs(filter(None, [config.verdicts]), LOG)
     from crackcam.training.trainer import train
 
     result = train(config, on_epoch=write_log, on_result=lambda result: write_figures(result, config))

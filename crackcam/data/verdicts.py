@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,12 +43,11 @@ class Verdict:
     verdict: str
     region: str = ""
 
-    def to_dict(self, image: str | None = None) -> dict[str, str | int]:
-        """As a line of the file has it, for an image of that name."""
+    def to_dict(self) -> dict[str, str | int]:
+        """As a line of the file has it."""
         x, y, width, height = self.box
-        name = image or self.image
         box: dict[str, str | int] = {"x": x, "y": y, "width": width, "height": height}
-        return {"image": name, "region": self.region, **box, "verdict": self.verdict}
+        return {"image": self.image, "region": self.region, **box, "verdict": self.verdict}
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,26 @@ def judge(boxes: Sequence[Box], verdicts: Sequence[Verdict]) -> list[str | None]
         if overlap >= OVERLAP and i not in found and j not in found.values():
             found[i] = j
     return [verdicts[found[i]].verdict if i in found else None for i in range(len(boxes))]
+
+
+def missing(verdicts: Sequence[Verdict], known: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts that are not among those that are known, by the names of images and the overlap of boxes.
+
+    Examples:
+        >>> seen = Verdict("a.jpg", (10, 10, 40, 4), ACCEPT)
+        >>> missing([seen], [Verdict("a.jpg", (10, 10, 44, 4), ACCEPT)]), missing([seen], []) == [seen]
+        ([], True)
+    """
+    of_image: defaultdict[str, tuple[list[Verdict], list[Verdict]]] = defaultdict(lambda: ([], []))
+    for which, several in enumerate((verdicts, known)):
+        for each in several:
+            of_image[each.image][which].append(each)
+    return [
+        each
+        for own, others in of_image.values()
+        for each, same in zip(own, judge([one.box for one in own], others), strict=True)
+        if each.verdict != same
+    ]
 
 
 def _overlap(one: Box, other: Box) -> float:

@@ -124,6 +124,16 @@ def test_every_width_is_usable_and_outlines_lie_on_the_photograph(opened, page_f
     assert card.locator(".line").first.is_hidden()
 
 
+def test_the_widest_regions_lead_to_their_photographs(opened, page_file):
+    page = opened(page_file, viewport={"width": 360, "height": 800})
+    table = page.get_by_role("table", name="All regions, the widest first")
+    assert table.get_by_role("link").first.text_content() == "wide.jpg, region 2"
+    assert all(cell.bounding_box()["x"] + cell.bounding_box()["width"] <= 360 for cell in table.locator("td").all())
+    table.get_by_role("link", name=NAMES[1]).click()
+    assert page.evaluate("location.hash") == "#image-2"
+    assert page.locator(":target").get_by_role("heading").text_content() == NAMES[1]
+
+
 def test_on_a_phone_each_region_is_read_without_scrolling(opened, page_file):
     page = opened(page_file, viewport={"width": 360, "height": 800})
     for line in page.locator(".finding tbody tr:visible").all():
@@ -156,6 +166,19 @@ def test_the_map_leads_to_the_photographs(opened, page_file):
     page.keyboard.press("Enter")
     assert page.evaluate("location.hash") == "#image-3"
     assert page.locator(".map a").count() == 4
+
+
+def test_a_table_that_goes_on_names_its_photograph_in_print(opened, tmp_path):
+    found = [region(i, (2 * i, 2 * i, 9, 9), crack(9.0, 3.0)) for i in range(1, 60)]
+    page = opened(written(tmp_path, [row(tmp_path, "long.jpg", found), row(tmp_path, "short.jpg", found[:2])]))
+    head = page.get_by_text("Regions of long.jpg", exact=True)
+    assert head.is_hidden()
+    page.emulate_media(media="print")
+    assert head.is_visible()
+    assert (
+        head.locator("xpath=ancestor::thead").evaluate("head => getComputedStyle(head).display") == "table-header-group"
+    )
+    assert page.get_by_text("Regions of short.jpg", exact=True).count() == 0  # it is not broken
 
 
 def test_print_on_a4(opened, page_file):

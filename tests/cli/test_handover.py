@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from itertools import chain
 from pathlib import Path
 
@@ -17,11 +18,14 @@ from pycocotools.coco import COCO
 from shapely.geometry import shape
 
 import xai
+from crackcam.cli import findings
+from crackcam.config import SizesConfig
 from crackcam.data import listing
 from crackcam.preprocessing import Preprocessing
 
 CALL = ["--image", "site", "--all", "--batch-size", "2", "--method", "eigencam", "--style", "mask"]
 NAME = "outputs/xai_images_eigencam"
+CLASSES = ("below 0.5 mm", "0.5 to 1 mm", "from 1 mm", "not classified")  # of --width-limits 0.5,1
 PLACES = {"a.jpg": (-33.8568, 151.2153, -3.5), "b.jpg": (52.5, -13.25, 40.0)}
 
 
@@ -184,6 +188,8 @@ def check_places(rows):
         wide = [region for region in row["regions"] if region["crack"]["p95"]]
         widest = max(wide, key=lambda region: region["crack"]["p95"], default={"width_class": None})
         assert properties["width_class"] == widest["width_class"]
+        classes = Counter(region["width_class"] or "not classified" for region in row["regions"])
+        assert {name: properties[f"regions {name}"] for name in CLASSES} == {name: classes[name] for name in CLASSES}
         assert properties["time"] == "2026-05-01T10:11:12"
     assert found
 
@@ -226,6 +232,46 @@ def test_overlays_keep_time_and_place_and_stand_upright(site, threshold):
             assert (overlay.height > overlay.width) == (name == "b.jpg")
     with Image.open(rows.loc["site/south/c.png", "overlay"]) as overlay:
         assert not overlay.getexif()
+
+
+@pytest.fixture
+def coarse(tmp_path):
+    """Photographs of a camera 24 mm long, whose pixels are 0.5 mm from 1 m: the first without EXIF, two with it."""
+    with_lens = Image.Exif()
+    with_lens.get_ifd(IFD.Exif)[Base.FocalLength] = 24.0
+    for name, more in {"a.jpg": {}, "b.jpg": {"exif": with_lens}, "c.jpg": {"exif": with_lens}}.items():
+        draw(1).save(tmp_path / name, **more)
+    return [tmp_path / name for name in ("a.jpg", "b.jpg", "c.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("given", "messages"),
+    [
+        (
+            {"distance": 1.0, "sensor_width": 1.92, "width_limits": (0.1, 0.4, 2.0)},
+            [
+                "widths below 1.00 mm (2 px) cannot be measured; the limits of 0.1 and 0.4 mm are 0.2 and 0.8 px: "
+                "fly closer, to 10.0 % of the distance (0.1 m)"
+            ],
+        ),
+        ({"distance": 1.0, "sensor_width": 1.92, "width_limits": (1.0, 2.0)}, []),
+        ({"distance": 1.0, "sensor_width": 1.92}, []),
+    ],
+)
+def test_limits_that_cannot_be_measured_are_named_once(coarse, caplog, given, messages):
+    findings.warn_of_limits(SizesConfig(**given), coarse)
+    assert [record.getMessage() for record in caplog.records] == messages
+    caplog.clear()
+    findings.warn_of_limits(SizesConfig(**given), [*coarse[:1], coarse[0].with_name("none.jpg")])  # no scale is known
+    assert not caplog.records
+
+
+def test_limits_that_cannot_be_measured_are_named_before_the_work(site, threshold, capsys):
+    assert xai.main([*CALL, *threshold, "--mm-per-pixel", "0.25", "--width-limits", "0.3,1"]) == 0
+    err = capsys.readouterr().err
+    warning = "warning: widths below 0.50 mm (2 px) cannot be measured; the limit of 0.3 mm is 1.2 px: fly closer, to 60.0 % of the distance\n"
+    assert err.count("cannot be measured") == 1
+    assert err.index(warning) < err.index("readme.txt")  # the file that is no image
 
 
 def test_no_place_at_all(site, threshold, capsys):
@@ -275,6 +321,8 @@ def test_verdicts_come_back(site, threshold, capsys):
     assert (shown["image"].iloc[-1], shown["region"].iloc[-1]) == (accepted["image"], accepted["region"])
     assert not ((shown["image"] == rejected["image"]) & (shown["region"] == rejected["region"])).any()
     assert len(COCO(f"{NAME}_coco.json").anns) == len(verdicts) - 1
+    assert xai.main([*CALL, *flags, "--verdicts", "checked.csv"]) == 0
+    assert not list(Path("outputs").glob("*.previous*"))  # what is accepted is in the file of verdicts
     page = Path("outputs/report.html").read_text()  # its file of verdicts will hold those of this round too
     assert "north/other.jpg" in page
     document = json.loads(Path(f"{NAME}.json").read_text())["findings"]
@@ -285,23 +333,27 @@ def test_verdicts_come_back(site, threshold, capsys):
     assert mask.sum() == sum(region["area"] for region in row["regions"][1:])
 
 
-def test_decisions_of_a_person_are_not_overwritten(site, threshold, capsys):
+def test_decisions_of_a_person_are_not_overwritten(site, threshold, capsys, monkeypatch):
     table = Path(f"{NAME}_findings.csv")
     assert xai.main([*CALL, *threshold]) == 0
-    findings = pd.read_csv(table)
+    found = pd.read_csv(table)
     shutil.copyfile(table, "undecided.csv")
-    findings["verdict"] = ["reject", *[None] * (len(findings) - 1)]
-    findings.to_csv(table, index=False)
+    found["verdict"] = ["reject", *[None] * (len(found) - 1)]
+    found.to_csv(table, index=False)
     decided = table.read_bytes()
-    assert xai.main([*CALL, *threshold, "--verdicts", str(table)]) == 2
-    assert f"error: this run replaces {table}: save the verdicts as another file" in capsys.readouterr().err
-    assert table.read_bytes() == decided
+    capsys.readouterr()
+    with monkeypatch.context() as patched:  # before seconds are spent on the network
+        patched.setattr("crackcam.classifier.Loader.load", lambda *_, **__: pytest.fail("the network was loaded"))
+        for flags in (["--verdicts", str(table)], ["--verdicts", str(table), "--output", str(table)]):
+            assert xai.main([*CALL, *threshold, *flags]) == 2
+            assert f"error: this run replaces {table}: save the verdicts as another file" in capsys.readouterr().err
+            assert table.read_bytes() == decided
     assert xai.main([*CALL, *threshold, "--verdicts", "undecided.csv"]) == 0
     previous = table.with_name(f"{table.stem}.previous.csv")
     assert f"{table} has regions that were rejected: keeping it as {previous}" in (messages := capsys.readouterr().err)
     assert "warning: undecided.csv has no verdicts: its column verdict is empty" in messages
     assert previous.read_bytes() == decided
-    assert len(pd.read_csv(table)) == len(findings)
+    assert len(pd.read_csv(table)) == len(found)
 
 
 @pytest.mark.parametrize(

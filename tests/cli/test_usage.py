@@ -1,6 +1,7 @@
 """What bad usage gets: one line, exit 2, and an answer before torch is loaded."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -149,3 +150,24 @@ def test_scripts_are_thin(script):
     text = (ROOT / f"{script}.py").read_text()
     assert len(text.splitlines()) <= 60
     assert "add_argument" not in text
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "kept"),
+    [
+        ("inference", ["--image", "walls", "--output", "walls/wall.png"], "walls/wall.png"),
+        ("xai", ["--image", "walls/wall.png", "--output", "linked/wall.png"], "linked/wall.png"),
+        ("xai", ["--image", "walls/wall.png", "--masks", "masks", "--output", "masks/wall.png"], "masks/wall.png"),
+        ("train", ["--verdicts", "outputs/training.csv", "--verdict-images", "walls"], "outputs/training.csv"),
+    ],
+)
+def test_what_a_run_reads_is_not_written_over(place, capsys, script, flags, kept):
+    for folder in ("walls", "masks"):
+        Path(folder).mkdir()
+        shutil.copyfile(min(Path("data/masks").rglob("*.png")), f"{folder}/wall.png")
+    Path("linked").symlink_to("walls")
+    before = Path(kept).read_bytes()
+    assert SCRIPTS[script](flags) == 2
+    reason = f"error: this run reads {kept}, and would replace it: choose another name for the output"
+    assert capsys.readouterr().err.splitlines()[-1] == reason
+    assert Path(kept).read_bytes() == before

@@ -18,6 +18,8 @@ from crackcam.preprocessing import pad_to
 from crackcam.training import area
 from crackcam.types import ModelCard
 
+pytestmark = pytest.mark.slow
+
 
 def split_of(images, labels):
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

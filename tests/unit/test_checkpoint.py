@@ -49,6 +49,7 @@ def test_round_trip(file):
     assert torch.equal(model(x), other(x))
 
 
+@pytest.mark.slow
 def test_buffers_that_no_file_contains(tmp_path):
     """The indices of LeViT's attention biases: created with the model, or its predictions are wrong."""
     arch, path = "timm/levit_128s", tmp_path / "model.safetensors"
@@ -63,6 +64,7 @@ def test_buffers_that_no_file_contains(tmp_path):
         assert torch.allclose(model(image), network.eval()(image), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_regnet_which_cannot_be_built_on_the_meta_device(tmp_path):
     path, network = tmp_path / "model.safetensors", build_classifier("regnet_y_400mf", 2)
     checkpoint.save(path, network, ModelCard("regnet_y_400mf", ["a", "b"], 64))
@@ -143,6 +145,7 @@ def test_a_checkpoint_stores_its_architecture(file):
         checkpoint.load(file, CPU, "squeezenet1_1", ["a", "b", "c"])
 
 
+@pytest.mark.slow
 def test_the_bundled_model():
     model, card = checkpoint.load(checkpoint.BUNDLED, CPU)
     assert card.classes == ["Negative", "Positive"]
@@ -151,6 +154,7 @@ def test_the_bundled_model():
     assert model.class_mask.tolist() == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_file_of_an_earlier_version_is_written_as_it_was(tmp_path):
     """Same metadata, same tensors, so that earlier versions read what this one writes."""
     model, card = checkpoint.load(checkpoint.BUNDLED, CPU)
@@ -185,6 +189,7 @@ def trained(file):
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "classes", "data", "kept"),
     [

@@ -252,6 +252,7 @@ def walls(tiny_data, tiny_checkpoint, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_predictions_equal_those_of_the_script(loaded, walls, capsys):
     assert inference.main(["--image", "walls", "--num", "3", "--precision", "fp32", "--device", "cpu"]) == 0
     rows = json.loads(Path("outputs/inference_images.json").read_text())["pictures"]
@@ -262,6 +263,7 @@ def test_predictions_equal_those_of_the_script(loaded, walls, capsys):
         assert script[str(prediction.path)] == prediction.to_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["best", "gradcam"])
 def test_explanations_equal_those_of_the_script(loaded, walls, capsys, method):
     flags = [
@@ -323,6 +325,7 @@ def test_what_cannot_be_loaded(call, message, tmp_path, monkeypatch):
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_an_architecture_with_random_weights():
     model = crackcam.load("squeezenet1_1", pretrained="none", device="cpu")
     assert len(model.classes) == 1000
@@ -332,6 +335,7 @@ def test_an_architecture_with_random_weights():
     assert torch.isfinite(model.explain(RED, "gradcam").map).all()
 
 
+@pytest.mark.slow
 def test_the_default_is_the_bundled_crack_network(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = crackcam.load()

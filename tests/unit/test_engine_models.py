@@ -61,6 +61,7 @@ def in_part(model):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled_as", [functional, by_method, in_part])
 def test_compiled_models(compiled_as, expected, images):
     """Compiled and run before, since compiled code skips hooks; afterwards it runs compiled again."""

@@ -152,6 +152,7 @@ def test_mixed_modes_in_an_evaluated_model(images):
     assert not model.training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["levit_128s", "tiny_vit_5m_224"])
 def test_caches_of_timm_models_follow_their_parameters(name):
     """LeViT and TinyViT keep attention biases in eval mode and discard them in train()."""

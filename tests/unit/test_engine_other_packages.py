@@ -12,6 +12,8 @@ from pytorch_grad_cam import (
     Occlusion,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def model():

@@ -243,6 +243,7 @@ class OneLogit(Small):
 METHODS = (GradCAM, ScoreCAM, AblationCAM, FullGrad, Occlusion)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize("cam_class", METHODS)
 def test_squeezed_outputs(count, cam_class, images):

@@ -82,8 +82,9 @@ def images_of(size, count=2):
     return list(np.random.default_rng(1).integers(0, 256, (count, size, size, 3), np.uint8))
 
 
-# Each 5 to 12 s; smaller networks of their kinds are mobilenet_v3_small, mnasnet0_5, shufflenet_v2_x0_5 and timm's.
+# Each 3 to 12 s; smaller networks of their kinds are mobilenet_v3_small, mnasnet0_5, shufflenet_v2_x0_5 and timm's.
 SLOW = {
+    "alexnet",
     "convnext_tiny",
     "densenet121",
     "efficientnet_b0",

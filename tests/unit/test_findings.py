@@ -4,9 +4,11 @@ import re
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from findings import crack, region, row, written
 from reports import EVIL, decoded
 
+from crackcam import sizes
 from crackcam.data import images
 from crackcam.errors import UserError
 from crackcam.render.report import finding_cards, findings, findings_content, flight, quantities, site_map
@@ -36,7 +38,7 @@ def rows(tmp_path):
 
 
 def tiles(html):
-    found = re.findall(r"<div><dt>([^<]*)</dt><dd><b>([^<]*)</b> <span>([^<]*)</span>", html)
+    found = re.findall(r"<div><dt>([^<]*)</dt><dd><b>([^<]*)</b> <span>(?:<a [^>]*>)?([^<]*)(?:</a>)?</span>", html)
     return {name: (value, remark) for name, value, remark in found}
 
 
@@ -74,6 +76,59 @@ def test_key_figures_and_order(rows, tmp_path):
     assert "broken.jpg</th><td>truncated" in html
 
 
+def widest(html):
+    """Of each line of the table of the widest regions: where it leads, and its texts."""
+    table = re.search(r'<table aria-labelledby="widest">.*?</table>', html, re.DOTALL)
+    found = []
+    for line in re.findall(r"<tr><th scope=\"row\">.*?</tr>", table[0] if table else ""):
+        cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line)
+        found.append([re.search(r'href="([^"]*)"', line)[1], *(re.sub(r"<[^>]*>", "", cell) for cell in cells)])
+    return found
+
+
+def test_the_widest_regions_of_all_photographs(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(findings, "PAGE", 1)
+    monkeypatch.setattr(flight, "WIDEST", 3)
+    rows[3]["regions"][0]["crack"]["length"] = 60.0  # as wide as another region, and shorter
+    rows[2]["regions"][0] = region(1, BOX, crack(61.0, 4.0), 0.5, "from 2 mm")
+    html = written(tmp_path, rows, **{"width-limits": [1, 2]}).read_text()
+    assert "The 3 widest of 4 regions" in html
+    assert widest(html) == [
+        ["#image-1", "wide.jpg, region 2", "4.00 mm 8.0 px", "20.0 mm 40.0 px", "from 2 mm"],
+        ["#image-1", "wide.jpg, region 1", "2.00 mm 4.0 px", "30.5 mm 61.0 px", "from 2 mm"],
+        ["report-2.html#image-2", "middle.jpg, region 1", "2.00 mm 4.0 px", "30.5 mm 60.0 px", "from 2 mm"],
+    ]
+    assert '<a href="#image-1">95th percentile, region 2 of wide.jpg</a>' in html
+    assert widest((tmp_path / "report-2.html").read_text()) == []
+
+
+def test_few_regions_are_remembered_and_without_outlines(tmp_path):
+    found = [region(i, BOX, crack(61.0, float(i))) for i in range(1, 100)]
+    pair = [row(tmp_path, "a.jpg", found), row(tmp_path, "b.jpg", found)]
+    read = flight.Flight.read(iter(pair))
+    assert len(read.heap) == flight.WIDEST
+    assert [(each.photograph, each.region["number"]) for each in read.widest][:4] == [
+        ("a.jpg", 99),
+        ("b.jpg", 99),
+        ("a.jpg", 98),
+        ("b.jpg", 98),
+    ]
+    assert not any("polygons" in each.region for each in read.heap)
+    read.close()
+
+
+def test_regions_of_one_photograph_are_not_listed_twice(tmp_path):
+    found = [region(1, BOX, crack(61.0, 3.0)), region(2, (100, 70, 30, 30), crack(40.0, 8.0))]
+    assert widest(written(tmp_path, [row(tmp_path, "a.jpg", found), row(tmp_path, "b.jpg")]).read_text()) == []
+    html = written(tmp_path, [row(tmp_path, "a.jpg", found), row(tmp_path, "b.jpg", found[:1])]).read_text()
+    assert [line[1:3] for line in widest(html)] == [
+        ["a.jpg, region 2", "8.0 px"],
+        ["a.jpg, region 1", "3.0 px"],
+        ["b.jpg, region 1", "3.0 px"],
+    ]
+    assert "All regions, the widest first" in html
+
+
 def test_the_probability_stands_on_each_card(tmp_path):
     found = [row(tmp_path, f"{name}.jpg", [region(1, BOX, crack(61.0, 3.0))]) for name in "abc"]
     found[1] |= {"predicted": "Negative", "probabilities": {"Negative": 0.75, "Positive": 0.25}}
@@ -82,7 +137,10 @@ def test_the_probability_stands_on_each_card(tmp_path):
     assert html.count('<p class="remark">probability of Positive: 87.5 %</p>') == 1
     assert html.count('<p class="remark">probability of Positive: 25.0 %, predicted: Negative</p>') == 1
     assert html.count("probability of Positive") == 2
-    assert "The 12 largest regions of a photograph are shown at their widest place, the 60 largest have a line" in html
+    assert (
+        "The 12 largest regions of a photograph and its widest one are shown at their widest place, the 60 largest have a line"
+        in html
+    )
 
 
 def test_a_line_of_each_region(rows, tmp_path):
@@ -238,6 +296,31 @@ def test_a_detail_shows_the_widest_place(tmp_path):
     assert (moved > 150).all()
 
 
+@pytest.mark.parametrize("place", [20, finding_cards.LISTED + 3])
+def test_the_widest_region_has_a_line_and_a_picture(tmp_path, place):
+    """Regions come largest first, and the widest may be a small one."""
+    found = [region(i + 1, (2 * i, 2 * i, 6, 6), crack(9.0, 3.0)) for i in range(finding_cards.LISTED + 5)]
+    found[place - 1]["crack"] = crack(9.0, 5.0)
+    html = written(tmp_path, [row(tmp_path, "a.jpg", found, size=(200, 200))]).read_text()
+    shown = [int(number) for number in re.findall(r'alt="region (\d+) at its widest place"', html)]
+    assert shown == [*range(1, finding_cards.DETAILS + 1), place]
+    assert len(lines(html)) == html.count("<circle") == finding_cards.LISTED + (place > finding_cards.LISTED)
+    assert html.count('<path class="line"') == len(found)
+
+
+@pytest.mark.parametrize(("ground", "line"), [(30, 12), (200, 12)])
+def test_a_detail_in_shadow_is_brightened(ground, line):
+    pixels = np.full((300, 300, 3), ground, np.uint8)
+    pixels[:, 148:152] = line
+    found = region(1, (140, 100, 20, 100), crack(100.0, 4.0, place=[150, 150]))
+    summary = flight.summarize({"image": "a", "file": "a", "overlay": "", "regions": [found]}, 0)
+    card = finding_cards.make_card(summary, {"regions": [found]}, finding_cards.Decoded(pixels), metric=False)
+    detail = np.asarray(decoded(card.lines[0].detail).convert("L")).astype(float)
+    factor = min(5.0, 160 / ground) if ground < 96 else 1
+    assert detail[:, :60].mean() == pytest.approx(factor * ground, abs=6)
+    assert detail[:, 79:81].mean() == pytest.approx(factor * line, abs=20)
+
+
 def test_numbers_of_regions_do_not_cover_each_other():
     boxes = [(500, 400, 10, 10)] * 6 + [(0, 0, 50, 50), (1990, 1490, 10, 10)]
     found = [region(i, box) for i, box in enumerate(boxes)]
@@ -247,6 +330,23 @@ def test_numbers_of_regions_do_not_cover_each_other():
     assert apart.min() >= step - 1
     assert (places >= step / 2 - 1).all()
     assert (places <= np.array((2000, 1500)) - step / 2 + 1).all()
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_numbers_stand_beside_a_crack_and_not_on_it(turned):
+    """One crack along the image, in five regions."""
+    found = [region(i, (300 * i, 600 + 40 * i, 250, 16)) for i in range(1, 6)]
+    for each in found if turned else ():
+        each["polygons"] = [np.reshape(each["polygons"], (-1, 2))[:, ::-1].ravel().tolist()]
+    size = (1500, 2000) if turned else (2000, 1500)
+    places = np.array(finding_cards.place_labels(found, size)) * size
+    radius = finding_cards.LABEL * size[0] / 2
+    for own, (x, y) in zip(found, places[:, ::-1] if turned else places, strict=True):
+        assert abs(y - own["box"][1] - 8) > radius  # beside it: the crack goes on at both ends
+        for each in found:
+            left, top, width, height = each["box"]
+            across, down = max(left - x, x - left - width, 0), max(top - y, y - top - height, 0)
+            assert np.hypot(across, down) >= radius
 
 
 def test_many_regions_are_outlined_and_the_first_ones_listed(tmp_path):
@@ -321,6 +421,23 @@ def test_first_and_last_time():
     assert quantities.times_text(same_day[:1]) == "1 May 2026, 10:58"
 
 
+def test_how_accurate_widths_are_stands_on_the_page(rows, tmp_path):
+    """The figures are those of the documentation, in millimetres too where a scale is known; technical facts are folded."""
+    page = (ROOT / "docs/how-to/measure-regions.md").read_text()
+    assert re.search(rf"^\| all \| {sizes.TYPICAL_ERROR} px \| 0.4 px \| 0.8 px \| 99 % \|$", page, re.MULTILINE)
+    assert "2 to 30 px wide" in page
+    html = written(tmp_path, rows).read_text()
+    half = "half of the mean widths were off by at most 0.4 px (here 0.2 mm), 99 % by at most 2 px or 30 %"
+    assert f"<dd>of 500 drawn cracks 2 to 30 px wide, {half}</dd>" in html
+    shown, folded = html[: html.index("<details>")], html[html.index("<details>") : html.index("</details>")]
+    for names_of, part in ((("taken", "scale", "narrowest width"), shown), (("model", "command", "device"), folded)):
+        assert all(f"<dt>{name}</dt>" in part for name in names_of)
+    assert html.count("class Positive, named as the folder of the network&#39;s training images") <= 1
+    assert "class Positive, named as the folder of the network" in html
+    found = [region(1, BOX, crack(61.0, 3.0))]
+    assert "at most 0.4 px, 99 %" in written(tmp_path, [row(tmp_path, "a.jpg", found)]).read_text()
+
+
 def test_places():
     below = {"latitude": 51.5, "longitude": -0.1278, "altitude": -3.4}
     assert quantities.place_text(below) == "51.500000° N, 0.127800° W, 3 m below sea level"
@@ -345,7 +462,7 @@ def test_what_a_width_limit_needs_and_what_an_earlier_review_rejected(tmp_path):
     found[0]["mm_per_pixel"] = 0.46
     document = {"width-limits": [0.3, 1.0], "distance": 2.0, "sensor-width": 13.2, "findings": {"rejected": 3}}
     html = written(tmp_path, found, **document).read_text()
-    assert "0.92 mm (2 px); not fine enough for the limit of 0.3 mm: fly closer, to 32.6 % of the distance" in html
+    assert "0.92 mm (2 px); the limit of 0.3 mm is 0.652 px: fly closer, to 32.6 % of the distance (0.652 m)" in html
     assert '<th scope="row">below 0.3 mm</th><td>not measurable below 0.92 mm</td>' in html
     assert '<th scope="row">0.3 to 1 mm</th><td>0, measurable from 0.92 mm</td>' in html
     assert "0.46 mm per pixel (camera 2 m from the surface, sensor 13.2 mm wide)" in html

@@ -115,7 +115,8 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path, averaged):
         if epoch.epoch == 2:
             raise KeyboardInterrupt
 
-    settings = {"sizes": (32,) * 3, "frozen_epochs": 1, "backbone_lr": 1e-3, "averaged": averaged}
+    images = IMAGES if averaged else 8  # few steps are not averaged
+    settings = {"images": images, "sizes": (32,) * 3, "frozen_epochs": 1, "backbone_lr": 1e-3, "averaged": averaged}
     whole, state = tuning(tmp_path / "whole", **settings)
     (tmp_path / "whole").mkdir()
     whole.run([], state)

@@ -57,9 +57,9 @@ def test_a_layer_before_an_in_place_relu(page):
     for module in model.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = True
-    network = LoadedModel(model, ModelCard("vgg16", [str(number) for number in range(1000)], 224))
-    (layer,) = find_target_layers(model, 224, ["features.28"])
-    pixels = torch.randint(0, 256, (1, 3, 224, 224), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    network = LoadedModel(model, ModelCard("vgg16", [str(number) for number in range(1000)], 96))
+    (layer,) = find_target_layers(model, 96, ["features.28"])
+    pixels = torch.randint(0, 256, (1, 3, 96, 96), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     steps = gradcam_steps(network, layer, pixels, 7)
     for module in model.modules():
         if isinstance(module, nn.ReLU):
@@ -68,7 +68,7 @@ def test_a_layer_before_an_in_place_relu(page):
     handle = layer.module.register_forward_hook(lambda m, i, output: kept.append(output) or output.retain_grad())
     model(network.to_inputs(pixels))[0, 7].backward()
     handle.remove()
-    assert steps.activations.shape == (512, 14, 14)
+    assert steps.activations.shape == (512, 6, 6)
     assert steps.activations.min() < 0  # as the convolution made them
     assert torch.allclose(steps.activations, kept[0][0].detach(), atol=1e-5)
     assert torch.allclose(steps.gradients, kept[0].grad[0], atol=1e-7)

@@ -13,6 +13,8 @@ from crackcam.errors import UserError
 from crackcam.models.target_layers import examine_layers, find_target_layers, grid_layers
 from crackcam.preprocessing import Preprocessing
 
+pytestmark = pytest.mark.slow
+
 REGRESSION = Path(__file__).parents[1] / "regression"
 SIZE = 64
 SIDE = 8

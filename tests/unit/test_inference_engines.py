@@ -20,7 +20,7 @@ from crackcam.models.multiscale import Multiscale
 from crackcam.runtime import ENGINES, Runtime
 from crackcam.types import ModelCard
 
-pytestmark = [pytest.mark.unit, pytest.mark.slow]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("exported_once")]
 
 SIDE = 64
 BOTH = ["onnx", "openvino"]

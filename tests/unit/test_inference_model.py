@@ -14,7 +14,7 @@ from crackcam.models.inference import InferenceCopies, _folded, folded, images_a
 from crackcam.models.loaded import LoadedModel
 from crackcam.types import ModelCard
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.slow
 SIDE = 64
 
 

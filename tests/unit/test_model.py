@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 import torchvision
+from narrow_resnet import NarrowResNet
 
 from crackcam.errors import UserError
 from crackcam.models import checks, heads, multiscale, pretrained, registry, stages, target_layers
@@ -82,7 +83,7 @@ def test_vision_transformer_is_explained_on_its_tokens():
 
 
 def test_finding_the_layer_leaves_the_model_alone():
-    model = pretrained.build_classifier("resnet18", 2).train()
+    model = NarrowResNet(2).train()
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     target_layers.grid_layers(model, 64)
     assert model.training
@@ -91,13 +92,13 @@ def test_finding_the_layer_leaves_the_model_alone():
 
 
 def test_target_strides_are_the_same_at_another_size():
-    model = pretrained.build_classifier("resnet18", 2)
-    assert target_layers.grid_layers(model, 256)[0]["layer4"][:3] == (512, 8, 8)
+    model = NarrowResNet(2)
+    assert target_layers.grid_layers(model, 256)[0]["layer4"][:3] == (64, 8, 8)
 
 
 def test_unknown_layer_is_listed():
     with pytest.raises(UserError, match="no layer 'nope' with a grid; available: conv1, bn1"):
-        target_layers.find_target_layers(pretrained.build_classifier("resnet18", 2), 64, ["nope"])
+        target_layers.find_target_layers(NarrowResNet(2), 64, ["nope"])
 
 
 def test_sizes_that_a_model_does_not_accept():
@@ -163,7 +164,7 @@ def test_what_imagenet_weights_expect():
 
 def test_a_class_that_is_masked_out_has_no_evidence():
     torch.manual_seed(0)
-    model = stages.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 64).eval()
+    model = stages.add_multiscale_head(NarrowResNet(2), 2, 64).eval()
     model.mask_out_class(0)
     assert model.class_mask.tolist() == [0, 1]
     x = torch.randn(2, 3, 64, 64)
@@ -178,7 +179,7 @@ def test_a_class_that_is_masked_out_has_no_evidence():
 
 def test_a_multiscale_head_is_taken_from_a_checkpoint_of_the_same_shapes(tmp_path):
     def model(classes):
-        return stages.add_multiscale_head(pretrained.build_classifier("resnet18", classes), classes, 64)
+        return stages.add_multiscale_head(NarrowResNet(classes), classes, 64)
 
     one, other, path = model(2), model(2), tmp_path / "w.pth"
     torch.nn.init.normal_(one.maps[0][1].weight)

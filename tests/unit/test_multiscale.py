@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from narrow_resnet import NarrowResNet
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -58,10 +59,11 @@ def test_evidence_and_logits_by_hand():
         torch.testing.assert_close(model(image), expected.view(1, 1))
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "squeezenet1_0", "mobilenet_v3_small"])
+@pytest.mark.parametrize("arch", [NarrowResNet, "squeezenet1_0", "mobilenet_v3_small"])
 def test_map_sums_to_the_logit(arch):
     torch.manual_seed(0)
-    model = stages.add_multiscale_head(pretrained.build_classifier(arch, 3), 3, 64).eval()
+    backbone = arch(3) if arch is NarrowResNet else pretrained.build_classifier(arch, 3)
+    model = stages.add_multiscale_head(backbone, 3, 64).eval()
     with torch.no_grad():
         for convolution in (layer for layer in model.maps.modules() if isinstance(layer, nn.Conv2d)):
             convolution.weight.normal_()
@@ -75,14 +77,14 @@ def test_map_sums_to_the_logit(arch):
     torch.testing.assert_close(summed.float(), model(images), rtol=1e-5, atol=1e-5)
 
 
-def test_stages_of_resnet18():
-    model = stages.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 224)
-    assert model.stages == {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
-    assert target_layers.grid_layers(model.eval(), 224)[1] == "backbone.layer4"
-    (layer,) = target_layers.find_target_layers(model, 224, ["layer3"])  # by the name that the architecture gives it
+def test_stages_of_a_resnet():
+    model = stages.add_multiscale_head(NarrowResNet(2), 2, 96)
+    assert model.stages == {"layer1": 8, "layer2": 16, "layer3": 32, "layer4": 64}
+    assert target_layers.grid_layers(model.eval(), 96)[1] == "backbone.layer4"
+    (layer,) = target_layers.find_target_layers(model, 96, ["layer3"])  # by the name that the architecture gives it
     assert layer.module is model.backbone.layer3
-    found = target_layers.find_target_layers(model.train(), 224, stages=True)  # without examining all layers
-    grids = target_layers.grid_layers(model, 224)[0]
+    found = target_layers.find_target_layers(model.train(), 96, stages=True)  # without examining all layers
+    grids = target_layers.grid_layers(model, 96)[0]
     assert [each.name for each in found] == [f"backbone.layer{number}" for number in (1, 2, 3, 4)]
     assert [each.grid for each in found] == [grids[each.name] for each in found]
     assert found[2].module is model.backbone.layer3
@@ -172,8 +174,8 @@ def test_checkpoints_of_heads_without_a_decoder_still_load(tmp_path):
 
 def test_a_head_without_a_decoder_is_no_start_for_one_with_it(tmp_path):
     """Its decoder would stay random, and be trained at the low rate of a head that has learned."""
-    found = {"layer1": 64, "layer4": 512}
-    old, new = (stages.with_maps(pretrained.build_classifier("resnet18", 2), found, 2, width) for width in (0, 8))
+    found = {"layer1": 8, "layer4": 64}
+    old, new = (stages.with_maps(NarrowResNet(2), found, 2, width) for width in (0, 8))
     for name, model in (("old", old), ("new", new)):
         card = ModelCard("resnet18", ["a", "b"], 64, head="multiscale", stages=found, decoder=model.decoder_channels)
         checkpoint.save(tmp_path / f"{name}.safetensors", model, card)
@@ -182,7 +184,7 @@ def test_a_head_without_a_decoder_is_no_start_for_one_with_it(tmp_path):
 
 
 def test_a_card_that_names_no_layer(tmp_path):
-    model = stages.add_multiscale_head(pretrained.build_classifier("resnet18", 2), 2, 64)
+    model = stages.with_maps(pretrained.build_classifier("resnet18", 2), {"layer1": 64}, 2)
     card = ModelCard("resnet18", ["a", "b"], 64, head="multiscale", stages={"layer9": 64})
     checkpoint.save(tmp_path / "m.safetensors", model, card)
     with pytest.raises(UserError, match="damaged"):

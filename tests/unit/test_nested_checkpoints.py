@@ -8,6 +8,8 @@ from crackcam.errors import UserError
 from crackcam.models import checkpoint
 from crackcam.models.pretrained import build_classifier, load_backbone
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

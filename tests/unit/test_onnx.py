@@ -13,7 +13,7 @@ from crackcam.models.loaded import LoadedModel
 from crackcam.models.multiscale import Multiscale
 from crackcam.types import ModelCard
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("exported_once")]
 
 CPU = torch.device("cpu")
 
@@ -42,9 +42,9 @@ def network():
     return LoadedModel(model, ModelCard("resnet18", ["a", "ä ö"], 64, training={"data": "data"}))
 
 
-@pytest.fixture(scope="module")
-def exported(network, tmp_path_factory):
-    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+@pytest.fixture
+def exported(network, tmp_path):
+    path = tmp_path / "model.onnx"
     assert onnx.export(path, network, noise(5)) < 1e-5
     return path
 
@@ -65,11 +65,13 @@ def test_one_image_to_compare_on_is_enough(network, tmp_path):
     assert onnx.OnnxModel(tmp_path / "m.onnx", CPU)(inputs).shape == (3, 2)
 
 
-def test_a_failed_export_is_one_line(network, tmp_path, monkeypatch):
+def test_a_failed_export_is_one_line(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise AssertionError
 
     monkeypatch.setattr(torch.onnx, "export", fail)
+    network = LoadedModel(nn.Sequential(Backbone(), nn.Flatten(), nn.LazyLinear(2)), ModelCard("x", ["a", "b"], 64))
+    network.model(torch.zeros(1, 3, 64, 64))
     with pytest.raises(UserError, match="this model cannot be exported to ONNX: AssertionError"):
         onnx.export(tmp_path / "m.onnx", network, noise(1))
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from narrow_resnet import NarrowResNet
 from torch import nn
 from torchvision.models import ConvNeXt, DenseNet, SwinTransformer, VisionTransformer
 from torchvision.models.convnext import CNBlockConfig
@@ -14,6 +15,7 @@ pytestmark = pytest.mark.slow
 
 # Of the layers of the large ones, and quick to draw.
 SMALL = {
+    "small resnet": lambda: NarrowResNet(3),
     "small convnext": lambda: ConvNeXt([CNBlockConfig(8 * 2**i, 16 * 2**i if i < 3 else None, 1) for i in range(4)]),
     "small densenet": lambda: DenseNet(8, (2, 2, 2, 2), 16),
     "small vit": lambda: VisionTransformer(64, 16, 2, 2, 16, 32),
@@ -44,9 +46,9 @@ def output_of(model, layer, x):
 @pytest.mark.parametrize(
     ("arch", "size", "layer", "own", "stride", "tolerance"),
     [
-        ("resnet18", 96, "layer4", 32, 16, 1e-5),
-        ("resnet18", 96, "layer4", 32, 8, 1e-5),
-        ("resnet18", 70, "layer4", 32, 4, 1e-5),
+        ("small resnet", 96, "layer4", 32, 16, 1e-5),
+        ("small resnet", 96, "layer4", 32, 8, 1e-5),
+        ("small resnet", 70, "layer4", 32, 4, 1e-5),
         ("squeezenet1_0", 96, "features", 16, 8, 1e-5),  # pooling with ceil_mode, without padding
         ("squeezenet1_0", 111, "features", 16, 4, 1e-5),
         ("googlenet", 104, "inception5b", 32, 8, 1e-5),
@@ -83,7 +85,7 @@ def test_the_model_stays_as_it_was():
 
 
 def test_its_own_stride_changes_nothing():
-    model = random_network("resnet18")
+    model = random_network("small resnet")
     x = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(1))
     assert torch.equal(output_stride.dilate(model, 32, 96)(x), model(x))
 

@@ -18,10 +18,13 @@ import crackcam
 crackcam.UserError, crackcam.TrainConfig, crackcam.ExplainConfig, dir(crackcam), crackcam.__version__
 heavy = {"torch", "torchvision", "numpy", "matplotlib", "cv2", "PIL", "pytorch_grad_cam"} & set(sys.modules)
 assert not heavy, heavy
+import crackcam.cli.predict
+heavy = {"scipy", "sklearn", "skimage", "timm", "jinja2"} & set(sys.modules)
+assert not heavy, heavy
 """
 
 
-def test_importing_the_package_imports_no_torch_and_no_numpy(tmp_path, monkeypatch):
+def test_what_is_slow_to_import_is_imported_where_it_is_used(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_code(IMPORT)
 

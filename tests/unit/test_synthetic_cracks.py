@@ -7,6 +7,8 @@ import pytest
 from crackcam.data.synthetic import cracks, distractors, examples, paths, transplants
 from crackcam.data.synthetic.cracks import CrackLimits
 
+pytestmark = pytest.mark.slow
+
 SIDE = 260
 PLAIN = np.ones((SIDE, SIDE), np.float32)
 DRAWN = {

@@ -1,6 +1,7 @@
 """Verdicts of a person: names of images, the file, matching with regions, tiles for training."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +122,7 @@ def test_regions_are_matched_by_overlap_and_not_by_number():
 def test_a_verdict_as_a_line_of_the_next_file(tmp_path):
     (found,) = read_verdicts(verdict_file(tmp_path, HEAD + "a.jpg,7,1,2,3,4,reject\n")).verdicts
     line = {"image": "north/a.jpg", "region": "7", "x": 1, "y": 2, "width": 3, "height": 4, "verdict": "reject"}
-    assert found.to_dict("north/a.jpg") == line
+    assert replace(found, image="north/a.jpg").to_dict() == line
     assert ",".join(line) + "\n" == HEAD
 
 

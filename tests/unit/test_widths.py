@@ -12,7 +12,7 @@ from crackcam.evaluation import widths
 from crackcam.evaluation.centre_lines import trace_crack
 from crackcam.evaluation.skeletons import skeleton_length
 from crackcam.evaluation.widths import measure_width
-from crackcam.sizes import CrackWidth, Scale, width_class
+from crackcam.sizes import CrackWidth, Scale, metric_text, width_class
 
 SIDE = 160  # pixels
 
@@ -264,6 +264,24 @@ def test_what_cannot_be_measured(image, region, message):
 
 def found(mean, maximum):
     return CrackWidth(mean, None, maximum, (31, 40), 0.0, 100.0, 90)
+
+
+@pytest.mark.parametrize(
+    ("mm", "text"),
+    [
+        (0.004, "0.00 mm"),
+        (9.994, "9.99 mm"),
+        (9.996, "10.0 mm"),
+        (99.96, "100 mm"),
+        (999.4, "999 mm"),
+        (999.6, "1.00 m"),
+        (12_345, "12.3 m"),
+        (247_499, "247 m"),
+        (1_234_000, "1.23 km"),
+    ],
+)
+def test_lengths_have_three_digits_at_most(mm, text):
+    assert metric_text(mm) == text
 
 
 def test_descriptions():

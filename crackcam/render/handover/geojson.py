@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from crackcam.files import write_json_stream
+from crackcam.sizes import class_names
 
 Row = dict[str, Any]
 
@@ -17,23 +19,25 @@ def has_place(row: Row) -> bool:
     return capture.get("latitude") is not None and capture.get("longitude") is not None
 
 
-def write(path: Path, rows: Iterable[Row]) -> None:
+def write(path: Path, rows: Iterable[Row], limits: Sequence[float] = ()) -> None:
     """Write the images with regions whose place is known.
 
     Args:
         path: the file.
         rows: of the images, see :mod:`crackcam.batch.handover`.
+        limits: of the width classes, in mm; none: regions are not classified.
     """
-    write_json_stream(path, {"type": "FeatureCollection"}, {"features": _features(rows)})
+    classes = class_names(limits) if limits else []
+    write_json_stream(path, {"type": "FeatureCollection"}, {"features": _features(rows, classes)})
 
 
-def _features(rows: Iterable[Row]) -> Iterator[dict]:
+def _features(rows: Iterable[Row], classes: Sequence[str]) -> Iterator[dict]:
     for row in rows:
         if row["regions"] and has_place(row):
-            yield _feature(row)
+            yield _feature(row, classes)
 
 
-def _feature(row: Row) -> dict:
+def _feature(row: Row, classes: Sequence[str]) -> dict:
     capture = row["capture"]
     place = [capture["longitude"], capture["latitude"], capture["altitude"]]
     length, scale = sum(length_of(region) for region in row["regions"]), row.get("mm_per_pixel")
@@ -46,9 +50,17 @@ def _feature(row: Row) -> dict:
         "length_px": round(length, 2),
         "length_mm": round(length * scale, 1) if scale else None,
         "width_class": width_class(row),
+        **_counts(row, classes),
     }
     geometry = {"type": "Point", "coordinates": [value for value in place if value is not None]}
     return {"type": "Feature", "geometry": geometry, "properties": properties}
+
+
+def _counts(row: Row, classes: Sequence[str]) -> dict[str, int]:
+    """Regions by width class, flat: tables of GIS programs show no nested values."""
+    found = Counter(region.get("width_class") for region in row["regions"])
+    named = [*((name, name) for name in classes), (None, "not classified")] if classes else []
+    return {f"regions {text}": found[name] for name, text in named}
 
 
 def widest(row: Row, unit: str = "crack") -> float | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import logging
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from crackcam.data.verdicts import REJECT, read_verdicts
+from crackcam.data.verdicts import Verdict, missing, read_verdicts
 from crackcam.errors import UserError
 from crackcam.files import write_atomically, write_cells
 from crackcam.sizes import NARROWEST
@@ -52,26 +52,28 @@ COLUMNS = (
 WIDTHS = ("mean", "p95", "maximum")  # of a region; the last is max in the names of columns
 
 
-def write(path: Path, rows: Iterable[Row]) -> None:
+def write(path: Path, rows: Iterable[Row], known: Sequence[Verdict] = ()) -> None:
     """Write every region of the images as CSV; unknown values are empty cells.
 
     Args:
-        path: the file. An earlier one in which a person rejected regions, or whose verdicts cannot be read, is kept as
-            ``<name>.previous.csv``; if there is one already, as ``<name>.previous-2.csv`` and so on.
+        path: the file. An earlier one in which a person decided something that is not known, or whose verdicts cannot
+            be read, is kept as ``<name>.previous.csv``; if there is one already, as ``...previous-2.csv`` and so on.
         rows: of the images, see :mod:`crackcam.batch.handover`.
+        known: the verdicts that this run was given.
     """
-    _keep_rejections(path)
+    _keep_verdicts(path, known)
     write_atomically(path, lambda temporary: write_cells(temporary, _cells(rows)))
 
 
-def _keep_rejections(path: Path) -> None:
-    # A table that is written here has no rejected regions and no misspelt verdicts: those are a person's work.
+def _keep_verdicts(path: Path, known: Sequence[Verdict]) -> None:
+    # A table that is written here has no rejected regions and no misspelt verdicts, and accepts what was known.
     if not path.is_file():
         return
     try:
-        if not any(each.verdict == REJECT for each in read_verdicts(path).verdicts):
+        lost = sorted(each.verdict for each in missing(read_verdicts(path).verdicts, known))
+        if not lost:
             return
-        reason = "has regions that were rejected"
+        reason = f"has regions that were {lost[-1]}ed"
     except UserError as error:
         reason = f"cannot be read as verdicts ({error})"
     previous = _free_name(path)

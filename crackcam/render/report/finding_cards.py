@@ -23,11 +23,12 @@ from crackcam.sizes import NARROWEST
 
 PHOTO_SIDE, OTHER_SIDE, DETAIL_SIDE = 1200, 176, 160  # pixels of the longer side
 PHOTO_QUALITY, DETAIL_QUALITY = 72, 78  # of WebP
-DETAILS = 12  # regions of a photograph that are shown at full resolution
-LISTED = 60  # regions in a table; all are outlined
+DETAILS = 12  # regions of a photograph that are shown at full resolution, besides the widest
+LISTED = 60  # regions in a table, besides the widest; all are outlined
+DARK, LIT, MOST_LIT = 96, 160, 5.0  # grey values of the brightest places of a detail, and the largest factor
 CLOSE = 3.0  # a detail is at least so many times as wide as its crack
 FINENESS = 0.6  # pixels of the shown photograph that an outline may be off
-LABEL = 0.034  # diameter of a number, in widths of the photograph
+LABEL = 0.04  # diameter of a number where photographs are shown small, as in print, in widths of the photograph
 
 
 Place = tuple[float, float]
@@ -188,20 +189,25 @@ def make_card(photograph: Photograph, row: Row, original: Original, metric: bool
     size = small.shape[1::-1]
     regions = row["regions"]
     full = original.width, original.height
-    labels: list[Place | None] = [*place_labels(regions[:LISTED], full)]
-    labels += [None] * (len(regions) - len(labels))
+    widest = [region for region in regions[DETAILS:] if region["number"] == photograph.widest]
+    listed = regions[:LISTED] + [region for region in widest if region not in regions[:LISTED]]
+    numbers = [region["number"] for region in listed]
+    labels = dict(zip(numbers, place_labels(listed, full), strict=True))
     outlines = [
         Outline(
             region["number"],
             outline_path(region["polygons"], size[0] / full[0]),
-            label,
+            label := labels.get(region["number"]),
             label and nearest_corner(region, label, full),
         )
-        for region, label in zip(regions, labels, strict=True)
+        for region in regions
     ]
+    detailed = {region["number"] for region in regions[:DETAILS] + widest}
     lines = [
-        _line(region, row.get("mm_per_pixel"), metric, _detail(original, region) if i < DETAILS else "")
-        for i, region in enumerate(regions[:LISTED])
+        _line(
+            region, row.get("mm_per_pixel"), metric, _detail(original, region) if region["number"] in detailed else ""
+        )
+        for region in listed
     ]
     return FindingCard(photograph, row, webp(small, PHOTO_QUALITY), size, full, outlines, lines)
 
@@ -223,12 +229,20 @@ def _detail(original: Original, region: dict) -> str:
     crack, (left, top, wide, high) = region.get("crack") or {}, region["box"]
     x, y = crack.get("place") or (left + wide / 2, top + high / 2)
     side = max(DETAIL_SIDE, round(CLOSE * (crack.get("maximum") or 0)))
-    top, height = _around(y, side, original.height)
-    left, width = _around(x, side, original.width)
-    return webp(thumbnail(original.read(top, left, height, width), DETAIL_SIDE), DETAIL_QUALITY)
+    top, height = _crop(y, side, original.height)
+    left, width = _crop(x, side, original.width)
+    return webp(_lit(thumbnail(original.read(top, left, height, width), DETAIL_SIDE)), DETAIL_QUALITY)
 
 
-def _around(middle: float, side: int, end: int) -> tuple[int, int]:
+def _lit(pixels: np.ndarray) -> np.ndarray:
+    """A detail that lies in shadow brightened: on the page nothing would be seen in it."""
+    brightest = float(np.percentile(pixels, 99))
+    if brightest >= DARK:
+        return pixels
+    return cv2.convertScaleAbs(pixels, alpha=min(MOST_LIT, LIT / max(brightest, 1.0)))
+
+
+def _crop(middle: float, side: int, end: int) -> tuple[int, int]:
     """``side`` pixels around the middle, moved into an image that ends at ``end``: the first one, their number."""
     start = max(0, min(round(middle - side / 2), end - side))
     return start, min(end - start, side)
@@ -255,7 +269,7 @@ def outline_path(polygons: list[list[float]], scale: float) -> str:
 
 
 def place_labels(regions: list[dict], size: tuple[int, int]) -> list[Place]:
-    """Where the numbers of regions stand: beside an end of each, inside the image, off earlier numbers.
+    """Where the numbers of regions stand: beside each, inside the image, off outlines and earlier numbers.
 
     Args:
         regions: of a row.
@@ -266,13 +280,16 @@ def place_labels(regions: list[dict], size: tuple[int, int]) -> list[Place]:
     """
     step = LABEL * size[0]
     edge = step / 2
+    lines = _along(regions, edge / 2)
     taken: list[tuple[float, float]] = []
     for region in regions:
-        wanted = _ends(region, 1.3 * edge)
+        wanted = _around(region, 1.3 * edge)
         inside = [(min(max(x, edge), size[0] - edge), min(max(y, edge), size[1] - edge)) for x, y in wanted]
         moved = [abs(x - a) + abs(y - b) for (x, y), (a, b) in zip(inside, wanted, strict=True)]
         crowded = [sum(max(0.0, step - max(abs(x - a), abs(y - b))) for a, b in taken) for x, y in inside]
-        taken.append(min(zip(crowded, moved, inside, strict=True), key=lambda place: place[0] + 0.5 * place[1])[2])
+        covered = [edge / 2 * int((np.abs(lines - place) < edge).all(axis=1).sum()) for place in inside]
+        costs = [2 * a + b + 0.5 * c for a, b, c in zip(crowded, covered, moved, strict=True)]
+        taken.append(inside[costs.index(min(costs))])
     return [(round(x / size[0], 4), round(y / size[1], 4)) for x, y in taken]
 
 
@@ -294,14 +311,27 @@ def _corners(region: dict) -> np.ndarray:
     return np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in region["polygons"]])
 
 
-def _ends(region: dict, off: float) -> list[tuple[float, float]]:
-    """Places around a region: ``off`` pixels beyond its leftmost, topmost, rightmost and lowest corners."""
+def _along(regions: list[dict], apart: float) -> np.ndarray:
+    """Places on all outlines, (n, 2) in pixels, at most ``apart`` pixels from one to the next."""
+    starts = [np.reshape(polygon, (-1, 2)) for region in regions for polygon in region["polygons"]]
+    if not starts:
+        return np.zeros((0, 2))
+    start, end = np.concatenate(starts), np.concatenate([np.roll(each, -1, axis=0) for each in starts])
+    counts = np.ceil(np.linalg.norm(end - start, axis=1) / apart).astype(int)
+    of = np.repeat(np.arange(len(counts)), counts)
+    step = np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return start[of] + (end - start)[of] * (step / counts[of])[:, None]
+
+
+def _around(region: dict, off: float) -> list[tuple[float, float]]:
+    """Places around a region, ``off`` pixels beyond its outermost corners: across it, then in the four directions."""
     corners = _corners(region)
-    left, top = corners[corners.argmin(axis=0)]
-    right, bottom = corners[corners.argmax(axis=0)]
-    far = 3 * off  # where those are taken
-    around = [(left, (-1, 0)), (top, (0, -1)), (right, (1, 0)), (bottom, (0, 1))]
-    return [(float(x + by * dx), float(y + by * dy)) for by in (off, far) for (x, y), (dx, dy) in around]
+    across = np.linalg.eigh(np.cov(corners.T))[1][:, 0]  # the crack may go on behind its ends
+    around = np.array([across, -across, (-1, 0), (0, -1), (1, 0), (0, 1)])
+    outermost = corners[(corners @ around.T).argmax(axis=0)]
+    return [
+        (float(x), float(y)) for by in (1, 3, 5) for x, y in outermost + by * off * around
+    ]  # farther where those are taken
 
 
 def webp(image: np.ndarray, quality: int) -> str:

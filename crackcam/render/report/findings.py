@@ -17,6 +17,7 @@ from typing import Any
 
 from crackcam.data.verdicts import REJECT
 from crackcam.files import write_atomically
+from crackcam.render.handover.geojson import length_of
 from crackcam.render.report.finding_cards import (
     DETAIL_SIDE,
     DETAILS,
@@ -25,8 +26,16 @@ from crackcam.render.report.finding_cards import (
     finding_cards,
     other_cards,
 )
-from crackcam.render.report.findings_content import class_table, facts, key_figures, title, unreadable_table
-from crackcam.render.report.flight import Flight, Photograph, Row
+from crackcam.render.report.findings_content import (
+    class_table,
+    facts,
+    key_figures,
+    technical_facts,
+    title,
+    unreadable_table,
+)
+from crackcam.render.report.flight import Flight, Photograph, Row, WideRegion
+from crackcam.render.report.quantities import Size, length_size, width_size
 from crackcam.render.report.site_map import SiteMap, draw_map
 from crackcam.sizes import class_names
 from crackcam.text import counted
@@ -114,7 +123,8 @@ def _shared(document: dict, flight: Flight, now: datetime) -> dict[str, Any]:
         "before": [each for each in document.get("verdicts") or [] if each["verdict"] == REJECT],
         "classes": class_names(limits) if limits else [],
         "unit": "mm" if flight.metric else "px",
-        "total": len(flight.all),
+        "regions": flight.regions,
+        "targets": sorted(flight.targets),
         "sides": (PHOTO_SIDE, DETAIL_SIDE),
         "most": {"details": DETAILS, "listed": LISTED},
     }
@@ -133,9 +143,11 @@ def _overview(document: dict, flight: Flight, links: dict[str, Link]) -> dict[st
     return {
         "key_figures": key_figures(document, flight),
         "facts": facts(document, flight),
+        "technical": technical_facts(document, flight),
         "classified": class_table(flight, limits),
         "map": drawn,
         "places": _places(flight, drawn, links) if drawn else [],
+        "widest": [_wide_line(each, links) for each in flight.widest],
     }
 
 
@@ -143,6 +155,13 @@ def _places(flight: Flight, drawn: SiteMap, links: dict[str, Link]) -> list[tupl
     """Of each dot of a map: its photograph, and where its card is."""
     photographs = flight.all
     return [(photographs[dot.photograph], links[photographs[dot.photograph].name]) for dot in drawn.dots]
+
+
+def _wide_line(found: WideRegion, links: dict[str, Link]) -> tuple[WideRegion, Link, Size, Size]:
+    """A line in the table of the widest regions: where its card is, its width and its length."""
+    region, scale = found.region, found.mm_per_pixel
+    length = length_size(length_of(region), (region.get("mm") or {}).get("length"))
+    return found, links[found.photograph], width_size(region, "p95", scale), length
 
 
 def _values(flight: Flight, part: Part) -> dict[str, Any]:
@@ -155,6 +174,7 @@ def _values(flight: Flight, part: Part) -> dict[str, Any]:
         "unreadable": None,
         "map": None,
         "places": [],
+        "widest": [],
         "findings": len(part.findings),
         "first": part.first,
         "others": len(part.others),

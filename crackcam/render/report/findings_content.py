@@ -14,7 +14,7 @@ from crackcam.render.figures.layout import model_label
 from crackcam.render.report.flight import Flight, Photograph
 from crackcam.render.report.quantities import times_text
 from crackcam.render.report.tables import Table
-from crackcam.sizes import NARROWEST, class_names, length_text, metric_text
+from crackcam.sizes import NARROWEST, class_names, error_text, length_text, metric_text, too_fine
 from crackcam.text import counted, percent
 
 
@@ -63,17 +63,26 @@ def _total_length(flight: Flight) -> tuple[str, str]:
 
 
 def facts(document: dict, flight: Flight) -> list[tuple[str, str]]:
+    """What a reader of the sizes needs: name and value."""
+    times = [time for photograph in flight.all if (time := photograph.capture.get("time"))]
+    narrowest = narrowest_width(flight)
+    found = [
+        ("taken", times_text(times)),
+        ("scale", _scale(document, flight)),
+        ("narrowest width", _narrowest(document, flight)),
+        ("error of widths", error_text(narrowest and narrowest / NARROWEST) if flight.findings else ""),
+    ]
+    return [(name, value) for name, value in found if value]
+
+
+def technical_facts(document: dict, flight: Flight) -> list[tuple[str, str]]:
     """How the run was made: name and value; without the folders of the machine that made it."""
     checkpoint, source = document["checkpoint"], document["checkpoint"]["file"]
     if checkpoint["sha256"] and Path(source) != BUNDLED:
         source = Path(source).name
     model = model_label(checkpoint["arch"], source)
     digest = checkpoint["sha256"] and f"SHA-256 {checkpoint['sha256'][:16]}…"
-    times = [time for photograph in flight.all if (time := photograph.capture.get("time"))]
     found = [
-        ("taken", times_text(times)),
-        ("scale", _scale(document, flight)),
-        ("narrowest width", _narrowest(flight, document.get("width-limits") or [])),
         ("model", ", ".join(filter(None, [model, digest]))),
         ("method", document.get("method") or ""),
         ("threshold", _range(flight.thresholds)),
@@ -94,16 +103,13 @@ def _scale(document: dict, flight: Flight) -> str:
     return f"{_range(known)} mm per pixel{rest}{camera}"
 
 
-def _narrowest(flight: Flight, limits: Sequence[float]) -> str:
+def _narrowest(document: dict, flight: Flight) -> str:
     """The narrowest crack that can be measured everywhere, and the limits of classes that are below it."""
     if (narrowest := narrowest_width(flight)) is None:
         return ""
+    limits, distance = document.get("width-limits") or [], document.get("distance")
     found = f"{metric_text(narrowest)} ({NARROWEST:g} px)"
-    below = [limit for limit in limits if limit < narrowest]
-    if not below:
-        return found
-    named, closer = " and ".join(f"{limit:g}" for limit in below), percent(below[0] / narrowest)
-    return f"{found}; not fine enough for the limit of {named} mm: fly closer, to {closer} of the distance"
+    return "; ".join(filter(None, [found, too_fine(limits, narrowest / NARROWEST, distance)]))
 
 
 def narrowest_width(flight: Flight) -> float | None:

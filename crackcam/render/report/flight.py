@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from crackcam.render.handover.geojson import length_of
 
 Row = dict[str, Any]
+WIDEST = 25  # regions of all photographs together that are listed
+
+
+class WideRegion(NamedTuple):
+    """A region among the widest of all photographs, without its outlines.
+
+    Attributes:
+        severity: what "widest first" sorts by: the width in mm, else in pixels, else the length.
+        order: minus the number of regions before it, so that of two alike the earlier comes first.
+        photograph: its name.
+        mm_per_pixel: scale of the photograph; None: not known.
+        region: the region.
+    """
+
+    severity: tuple[float, float, float]
+    order: int
+    photograph: str
+    mm_per_pixel: float | None
+    region: Row
 
 
 @dataclass(frozen=True)
@@ -60,8 +80,11 @@ class Flight:
         others: photographs without.
         unreadable: name and reason.
         classes: regions by width class, and their total length in mm; None: not classified.
+        regions: their number.
         unmeasured: regions whose width was not measured.
         narrow: regions that are narrower than what can be measured.
+        heap: the widest regions so far, :data:`WIDEST` at most, the least wide one at the front.
+        targets: the classes of regions.
         thresholds: the detection thresholds that were used.
         scales: the scales of the photographs, mm per pixel; None: not known.
     """
@@ -71,8 +94,11 @@ class Flight:
     others: list[Photograph] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     classes: dict[str | None, tuple[int, float]] = field(default_factory=dict)
+    regions: int = 0
     unmeasured: int = 0
     narrow: int = 0
+    heap: list[WideRegion] = field(default_factory=list)
+    targets: set[str] = field(default_factory=set)
     thresholds: set[float] = field(default_factory=set)
     scales: set[float | None] = field(default_factory=set)
 
@@ -94,6 +120,7 @@ class Flight:
         if photograph.regions:
             self.rows.write(json.dumps(row).encode() + b"\n")
             self.findings.append(photograph)
+            self.targets.add(row["target"])
         else:
             self.others.append(photograph)
         if row.get("threshold") is not None:
@@ -106,6 +133,23 @@ class Flight:
             count, length = self.classes.get(region.get("width_class"), (0, 0.0))
             mm = (region.get("mm") or {}).get("length") or 0.0
             self.classes[region.get("width_class")] = (count + 1, length + mm)
+            self._rank(row, region)
+
+    def _rank(self, row: Row, region: dict) -> None:
+        mm, pixels = _width(region)
+        severity = mm or 0.0, pixels or 0.0, length_of(region)
+        kept = {name: value for name, value in region.items() if name != "polygons"}
+        found = WideRegion(severity, -self.regions, row["image"], row.get("mm_per_pixel"), kept)
+        self.regions += 1
+        if len(self.heap) < WIDEST:
+            heapq.heappush(self.heap, found)
+        else:
+            heapq.heappushpop(self.heap, found)
+
+    @property
+    def widest(self) -> list[WideRegion]:
+        """The widest regions of all photographs, the widest first; none where one photograph has them all."""
+        return sorted(self.heap, reverse=True) if len(self.findings) > 1 else []
 
     def details(self, photographs: Iterable[Photograph]) -> Iterator[Row]:
         """The whole rows of photographs with findings."""
