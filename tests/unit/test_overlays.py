@@ -17,7 +17,8 @@ def test_a_region_is_tinted_outlined_and_boxed(size):
     assert drawn.shape == (200, 400, 3)
     tint = 255 * np.array(colormap(0.75)[:3])
     assert np.abs(drawn[80, 150] - (0.65 * 100 + 0.35 * tint)).max() <= 1  # inside
-    assert np.abs(drawn[80, 99:102].astype(float) - tint).max(axis=1).min() < 40  # its left edge
+    assert np.abs(drawn[80, 101] - (0.65 * 100 + 0.35 * tint)).max() <= 1  # its left edge, on which nothing lies
+    assert np.abs(drawn[80, 94:99].astype(float) - tint).max(axis=1).min() < 40  # but beside it
     assert (drawn == 255).all(axis=2).any()  # the box
     assert (drawn[150:] == 100).all()
     assert (drawn[:, 220:] == 100).all()
