@@ -1,13 +1,11 @@
-"""The table of findings, in which what a person wrote is kept; and the GeoJSON beside it."""
+"""The table of findings: what a person wrote into it is kept."""
 
-import json
 import logging
 
 import pytest
-from findings import crack, region, row
 
 from crackcam.data.verdicts import ACCEPT, Verdict
-from crackcam.render.handover import geojson, table
+from crackcam.render.handover import table
 
 HEAD = "image,x,y,width,height,verdict\n"
 
@@ -56,21 +54,3 @@ def test_a_table_is_kept_where_the_run_does_not_know_a_verdict(tmp_path, text, k
     known = [Verdict("a.jpg", box, ACCEPT) for box in ((1, 2, 30, 42), (90, 2, 30, 40))]  # overlap is enough
     replaced(tmp_path / "a.csv", HEAD + text, known)
     assert (tmp_path / "a.previous.csv").exists() == kept
-
-
-@pytest.mark.parametrize(
-    ("limits", "counts"),
-    [
-        ((1.0, 2.0), {"below 1 mm": 2, "1 to 2 mm": 0, "from 2 mm": 1, "not classified": 1}),
-        ((), {}),
-    ],
-)
-def test_places_have_the_number_of_regions_of_each_class(tmp_path, limits, counts):
-    found = [region(i, (10, 20, 60, 16), crack(61.0, 3.0), 0.5, "below 1 mm" if limits else None) for i in (1, 2)]
-    found += [region(3, (10, 20, 60, 16), crack(61.0, 9.0), 0.5, "from 2 mm" if limits else None)]
-    found += [region(4, (10, 20, 60, 16), crack(61.0, measured=0), 0.5)]
-    path = tmp_path / "a.geojson"
-    geojson.write(path, [row(tmp_path, "a.jpg", found, capture=(None, 47.0, 8.0, None), mm_per_pixel=0.5)], limits)
-    properties = json.loads(path.read_text())["features"][0]["properties"]
-    assert {k.removeprefix("regions "): v for k, v in properties.items() if k.startswith("regions ")} == counts
-    assert properties["regions"] == 4
