@@ -152,6 +152,13 @@ def fresh(tiny_data, tmp_path, monkeypatch):
     return Workplace(tmp_path / "fresh")
 
 
+@pytest.fixture
+def without_figures(monkeypatch):
+    """For tests of what train.py learns: its figures take as long as a short training."""
+    for name in ("training_curves", "confusion_matrix", "reliability"):
+        monkeypatch.setattr(f"crackcam.render.figures.{name}", lambda *_, **__: None)
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tiny_data, tmp_path_factory):
     """A checkpoint of a random SqueezeNet, 64 px, that predicts one class for half of the images of tiny_data/train."""
@@ -171,10 +178,13 @@ def tiny_checkpoint(tiny_data, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def flown(tiny_data, tiny_checkpoint, tmp_path_factory):
-    """flight/: 72 images in folders, half of them drawn masks, and two unreadable files; weights/model.safetensors."""
+    """flight/: 32 images in folders, 12 of them drawn masks, and two unreadable files; weights/model.safetensors."""
     root = tmp_path_factory.mktemp("flown")
     shutil.copytree(tiny_data, root / "flight")
     (root / "flight/masks").rename(root / "flight/drawn")  # masks would be left out
+    for folder, count in {"train/Negative": 4, "train/Positive": 4, "drawn": 12}.items():
+        for path in sorted((root / "flight" / folder).rglob("*.*"))[count:]:
+            path.unlink()
     (root / "flight/readme.txt").write_text("no image")
     whole = min((root / "flight/test/Negative").iterdir()).read_bytes()
     (root / "flight/test/Negative/torn.jpg").write_bytes(whole[:900])

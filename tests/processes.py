@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # Neither the library nor pytorch_grad_cam: a process may import the package grad-cam in place of ours.
-PRELOADED = ["torch", "torchvision", "cv2", "PIL.Image", "matplotlib.figure", "sklearn.decomposition"]
+PRELOADED = ["torch", "torchvision", "timm", "cv2", "PIL.Image", "matplotlib.figure", "sklearn.decomposition"]
 
 
 def start_python(program, *arguments, out=os.devnull, err=os.devnull, cwd=".", env=None, path=None) -> BaseProcess:

@@ -100,7 +100,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts(tmp_path, monkeypatch, capsys, layout):
+def test_layouts(tmp_path, without_figures, monkeypatch, capsys, layout):
     monkeypatch.chdir(tmp_path)
     folders, scored, held_out = LAYOUTS[layout]
     for number, folder in enumerate(folders):

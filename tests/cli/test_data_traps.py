@@ -147,7 +147,7 @@ def test_a_loss_of_nan_keeps_the_last_good_weights(fresh, monkeypatch, capsys, s
     assert all(torch.isfinite(tensor).all() for tensor in network.state_dict().values())
 
 
-def test_files_that_go_after_they_were_listed(fresh, monkeypatch, capsys):
+def test_files_that_go_after_they_were_listed(fresh, without_figures, monkeypatch, capsys):
     plan = splits.plan_splits
 
     def planned(*given):

@@ -140,7 +140,7 @@ def both_ways(arguments, processes, launch):
         pytest.param(3, by_torchrun, marks=pytest.mark.torture),
     ],
 )
-def test_training_in_several_processes(fresh, processes, launch):
+def test_training_in_several_processes(fresh, without_figures, processes, launch):
     """One writer, the losses and the predictions of a single process: ConvNeXt has layer norm and no dropout.
 
     In small steps: AdamW's first ones go by the signs of gradients, and where those are nothing but rounding, whole

@@ -24,7 +24,7 @@ def test_torn_lines_are_cut_off(flight, capsys, monkeypatch, script):
 
     def interrupted(self, image):
         calls.append(1)
-        if len(calls) == 40:
+        if len(calls) == 24:
             raise KeyboardInterrupt
         return real(self, image)
 
@@ -35,11 +35,11 @@ def test_torn_lines_are_cut_off(flight, capsys, monkeypatch, script):
     assert not TABLES[script].exists()
     journal = Path(f"{TABLES[script]}.part/0.jsonl")
     lines = journal.read_text().splitlines()
-    assert 4 <= len(lines) < 40
+    assert 4 <= len(lines) < 24
     assert len(lines) % 4 == 0
     journal.write_text("\n".join(lines) + "\n" + lines[0] + "\n" + lines[1][:30])
     if script == "xai.py":
-        Path("outputs/xai_images_gradcam/00000/.0000039_half.77.jpg").write_bytes(b"half")
+        Path("outputs/xai_images_gradcam/00000/.0000023_half.77.jpg").write_bytes(b"half")
         Path("outputs/xai_images_gradcam/00000/.keep").touch()  # none of ours
         whole["outputs/xai_images_gradcam/00000/.keep"] = b""
     monkeypatch.setattr(Preprocessing, "apply", real)
@@ -57,7 +57,7 @@ def test_another_run_is_not_resumed(flight, capsys, monkeypatch, script):
     code, out, err = run(capsys, script, "--resume")
     assert code == 0
     assert f"nothing to resume: {TABLES[script]} is complete" in err
-    assert out.startswith("72 images")
+    assert out.startswith("32 images")
     monkeypatch.setattr(folders, "_write_table", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run(capsys, script)[0] == 130
     for flags, message in (

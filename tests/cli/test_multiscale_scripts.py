@@ -35,8 +35,8 @@ def test_a_trained_head_is_trained_on(fresh, capsys):
     torch.testing.assert_close(first.maps[3][1].weight, second.maps[3][1].weight, rtol=1e-3, atol=1e-5)
 
 
-def test_training_and_explaining_one(fresh, capsys):
-    arguments = [*TINY_TRAINING, "--epochs", "1", "--arch", "squeezenet1_1"]
+def test_training_and_explaining_one(fresh, without_figures, capsys):
+    arguments = [*TINY_TRAINING, "--epochs", "1", "--arch", "timm/test_resnet"]
     assert train.main([*arguments, "--head", "multiscale", "--half", "--json"]) == 0
     capsys.readouterr()
     network, card = checkpoint.load(fresh.root / "weights/model.safetensors", CPU)
@@ -47,7 +47,7 @@ def test_training_and_explaining_one(fresh, capsys):
     tensors = checkpoint.read_tensors(fresh.root / "weights/model.safetensors")
     assert {t.dtype for t in tensors.values() if t.is_floating_point()} == {torch.float16}
     assert json.loads(json.dumps(card.metrics))["test"]["accuracy"] >= 0
-    assert xai.main(["--num", "2", "--save-maps", "maps", "--style", "mask", "--resize"]) == 0
+    assert xai.main(["--num", "1", "--save-maps", "maps", "--style", "mask", "--resize"]) == 0
     assert "best: --method evidence\n" in capsys.readouterr().err
     row = json.loads(Path("outputs/xai_Positive_best.json").read_text())["pictures"][0]
     assert row["maps"]["evidence"]["threshold"] == card.thresholds["evidence"]["Positive"]
@@ -60,15 +60,15 @@ def test_training_and_explaining_one(fresh, capsys):
     expected = torch.nn.functional.interpolate(evidence, (64, 64), mode="bilinear", align_corners=False)
     expected = torch.nn.functional.interpolate(expected, heatmap.shape, mode="bilinear", align_corners=False)[0, 0]
     np.testing.assert_allclose(heatmap, expected.numpy(), atol=1e-4)
-    assert xai.main(["--method", "gradcam,layercam,eigencam,evidence", "--num", "2"]) == 0
-    assert xai.main(["--method", "evidence", "--scales", "1,2", "--num", "2"]) == 0
+    assert xai.main(["--method", "gradcam,layercam,eigencam,evidence", "--num", "1"]) == 0
+    assert xai.main(["--method", "evidence", "--scales", "1,2", "--num", "1"]) == 0
     assert xai.main(["--method", "evidence", "--aug-smooth"]) == 2
     assert "is the decision itself" in capsys.readouterr().err
 
 
-def test_small_images_are_scored_as_inference_sees_them(fresh):
+def test_small_images_are_scored_as_inference_sees_them(fresh, without_figures):
     """They are trained on at their own size, and padded to that of the network."""
-    arguments = ["--pretrained", "none", "--arch", "squeezenet1_1", "--epochs", "1", "--workers", "0"]
+    arguments = ["--pretrained", "none", "--arch", "timm/test_resnet", "--epochs", "1", "--workers", "0"]
     flags = ["--image-size", "288", "--head", "multiscale", "--mix-sample", "0", "--precision", "fp32"]
     assert train.main([*arguments, *flags]) == 0
     _, card = checkpoint.load(fresh.root / "weights/model.safetensors", CPU)

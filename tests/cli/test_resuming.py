@@ -25,7 +25,7 @@ from crackcam.render import figures
 from crackcam.training import resume
 from crackcam.training.loop import FineTuning
 
-ARGUMENTS = [*TINY_TRAINING, "--arch", "squeezenet1_1", "--epochs", "3"]
+ARGUMENTS = [*TINY_TRAINING, "--arch", "timm/test_resnet", "--epochs", "3"]
 CSV, STATE = Path("outputs/training.csv"), Path("weights/model.resume")
 
 
@@ -66,7 +66,7 @@ def killed(number, config, monkeypatch):
             crackcam.train(config)
 
 
-def test_kills_between_two_files_lose_and_double_nothing(fresh, monkeypatch):
+def test_kills_between_two_files_lose_and_double_nothing(fresh, without_figures, monkeypatch):
     """Three in one run: before a state is written, while it is, and after the calibrated network was."""
     assert train.main([*ARGUMENTS, "--output", "weights/whole.safetensors"]) == 0
     curve = list(csv.reader(CSV.open()))
@@ -96,10 +96,18 @@ def test_kills_between_two_files_lose_and_double_nothing(fresh, monkeypatch):
     assert_equal_runs(curve)
 
 
-@pytest.mark.parametrize("head", ["linear", "multiscale"])
-def test_a_resumed_run_ends_with_the_same_weights_as_an_uninterrupted_one(fresh, monkeypatch, caplog, head):
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"arch": "squeezenet1_1"},
+        {"arch": "timm/test_resnet", "head": "multiscale", "mix_sample": 0.25},  # by default half: those take time
+    ],
+    ids=["linear", "multiscale"],
+)
+def test_a_resumed_run_ends_with_the_same_weights_as_an_uninterrupted_one(fresh, monkeypatch, caplog, own):
+    """With dropout, and with the statistics of batch norm."""
     caplog.set_level(logging.INFO, "crackcam")
-    settings = {"arch": "squeezenet1_1", "epochs": 4, "head": head}
+    settings = {"epochs": 4, **own}
     whole = crackcam.train(tiny_config(**settings, output="weights/whole.safetensors"))
     killed(3, tiny_config(**settings), monkeypatch)
     assert len(resume.read_state(STATE)["history"]) == 2

@@ -6,10 +6,10 @@ from conftest import TINY_TRAINING
 import train
 from crackcam.models.checkpoint import load
 
-QUICK = [*TINY_TRAINING, "--arch", "squeezenet1_1", "--head", "multiscale"]
+QUICK = [*TINY_TRAINING, "--arch", "timm/test_resnet", "--head", "multiscale"]
 
 
-def test_masks_are_learned_from(fresh, capsys):
+def test_masks_are_learned_from(fresh, without_figures, capsys):
     """Three runs: by default, from labels alone, without synthetic images. Their weights differ, and messages say so."""
     learned = []
     for flags in ([], ["--mask-weight", "0"], ["--mix-sample", "0"]):

@@ -14,7 +14,7 @@ METHODS = ["gradcam", "eigencam", "layercam", "scorecam"]
 
 
 @pytest.mark.parametrize("arch", ["timm/test_vit", "timm/test_byobnet"])
-def test_timm_models_are_trained_predicted_and_explained(fresh, arch):
+def test_timm_models_are_trained_predicted_and_explained(fresh, without_figures, arch):
     assert train.main(["--arch", arch, *QUICK]) == 0
     assert inference.main(["--type", "Positive", "--num", "2"]) == 0
     flags = ["--type", "Negative", "--num", "1", "--method", ",".join(METHODS), "--save-maps", "maps"]

@@ -16,17 +16,17 @@ import crackcam
 from crackcam.data.synthetic import write_sample
 
 assert "checkout" not in crackcam.__file__ and Path(crackcam.__file__).is_relative_to(Path(HOME)), crackcam.__file__
-write_sample(Path("data"), counts={"train": 10, "test": 4})
+write_sample(Path("data"), counts={"train": 6, "test": 2})
 model = crackcam.load()
 predictions = list(model.predict("data/test/Positive"))
-assert len(predictions) == 4 and sum(p.label == "Positive" for p in predictions) >= 3
+assert [p.label for p in predictions] == ["Positive"] * 2
 explanation = model.explain(predictions[0].path)
 overlay = explanation.overlay()
 assert overlay.size == Image.open(predictions[0].path).size == (227, 227)
 overlay.save("overlay.png")
 assert explanation.regions()[0].length > 20
 config = crackcam.TrainConfig(
-    data="data", arch="squeezenet1_1", pretrained="none", image_size=64, epochs=1, batch_size=8, workers=0,
+    data="data", arch="timm/test_resnet", pretrained="none", image_size=64, epochs=1, batch_size=8, workers=0,
     output="own.safetensors",
 )
 result = crackcam.train(config)
@@ -54,9 +54,9 @@ def wheel(tmp_path_factory):
 def environment(wheel, tmp_path_factory):
     """The python of a new environment with the wheel in it; its dependencies are those of this environment."""
     home = tmp_path_factory.mktemp("environment")
-    run([sys.executable, "-m", "venv", home], home)
+    run([sys.executable, "-m", "venv", "--without-pip", home], home)  # a pip of its own takes seven seconds
     python = home / "bin" / "python"
-    run([python, "-m", "pip", "install", "--no-deps", "--no-index", wheel], home)
+    run([sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel], home)
     site = Path(run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], home).stdout.strip())
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python, site
