@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY_TRAINING, train_in
+from conftest import TINY_TRAINING, Workplace, train_in
 
 import inference
 import train
@@ -18,8 +18,8 @@ from crackcam.models import onnx
 def exported(tiny_data, tmp_path_factory):
     """A file as train.py writes it; the checkpoint is beside it."""
     flags = ["--arch", "timm/test_resnet", "--epochs", "1", "--lr", "0.1", "--export", "onnx"]
-    place = train_in(tmp_path_factory.mktemp("onnx"), tiny_data, *flags)
-    assert place.train_code == 0
+    place = Workplace(tmp_path_factory.mktemp("onnx"))
+    train_in(place.root, tiny_data, *flags)
     assert place.files("weights") == {"weights/model.safetensors", "weights/model.onnx"}
     return place.root / "weights/model.onnx"
 
