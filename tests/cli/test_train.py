@@ -23,7 +23,7 @@ from crackcam.models import checkpoint
 FIGURES = {"outputs/training_curves.png", "outputs/confusion_matrix.png", "outputs/reliability.png"}
 OUTPUTS = {"outputs/training.csv", *FIGURES}
 CPU = torch.device("cpu")
-QUICK = [*TINY_TRAINING, "--arch", "squeezenet1_1", "--epochs", "1"]
+QUICK = [*TINY_TRAINING, "--arch", "timm/test_resnet", "--epochs", "1"]
 
 
 def test_writes_exactly_its_files(trained):
@@ -119,7 +119,7 @@ def test_ctrl_c_keeps_the_best_epoch_and_exits_130(fresh):
 # -- data ------------------------------------------------------------------------------------------------------------
 
 
-def test_sample_generates_only_where_there_is_nothing(tmp_path, monkeypatch, capsys):
+def test_sample_generates_only_where_there_is_nothing(tmp_path, without_figures, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("crackcam.data.synthetic.sample.COUNTS", {"train": 4, "test": 2})
     assert train.main([*QUICK, "--sample"]) == 0
@@ -130,7 +130,7 @@ def test_sample_generates_only_where_there_is_nothing(tmp_path, monkeypatch, cap
     assert Path("data/train/Positive/00001.jpg").stat().st_mtime_ns == stamp
 
 
-def test_classes_travel_by_name(fresh, capsys):
+def test_classes_travel_by_name(fresh, without_figures, capsys):
     """A class missing in test and a stranger there shift no index."""
     shutil.rmtree("data/test/Negative")
     shutil.copytree("data/test/Positive", "data/test/Aardvark")
@@ -145,7 +145,7 @@ def test_classes_travel_by_name(fresh, capsys):
     assert "warning: no images of Negative in the test split" in err
 
 
-def test_broken_files_are_named_skipped_and_counted(fresh, capsys):
+def test_broken_files_are_named_skipped_and_counted(fresh, without_figures, capsys):
     folder = Path("data/test/Positive")
     first = sorted(folder.iterdir())[0]
     (folder / "cut.jpg").write_bytes(first.read_bytes()[:2000])
@@ -216,7 +216,7 @@ def test_output_that_is_a_folder(fresh, capsys):
     assert "weights/model.safetensors: is a folder" in capsys.readouterr().err
 
 
-def test_images_of_the_training_split_in_the_test_split_are_counted(fresh, capsys):
+def test_images_of_the_training_split_in_the_test_split_are_counted(fresh, without_figures, capsys):
     shutil.copy("data/train/Positive/00003.jpg", "data/test/Positive/renamed.jpg")
     assert train.main([*QUICK, "--json"]) == 0
     out, err = capsys.readouterr()
@@ -242,7 +242,7 @@ def test_group_by_that_is_no_pattern_or_has_nothing_to_do(fresh, capsys):
 # -- earlier results ---------------------------------------------------------------------------------------------------
 
 
-def test_weights_of_other_data_are_kept_with_a_warning(fresh, capsys):
+def test_weights_of_other_data_are_kept_with_a_warning(fresh, without_figures, capsys):
     """Of a file that no training of ours wrote, too."""
     Path("weights").mkdir()
     Path("weights/model.safetensors").write_bytes(b"earlier")
