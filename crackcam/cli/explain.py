@@ -76,7 +76,7 @@ def _run(asked: ExplainRun) -> int:
     explainers = Explainer.of(network, explain, asked.runtime.batch_size)
     selection = select(asked.images, network.card, every_class=asked.output.all)
     target = _target(asked, explainers[0], selection)
-    findings.warn_of_limits(asked.sizes, selection.paths)
+    findings.warn_of_scale(asked.sizes, selection.paths)
     if mosaics := surveyed(asked, network, selection):
         return survey(asked, explainers[0], selection, target, mosaics)
     path = asked.output.output or _default_path(asked, selection.name)

@@ -13,7 +13,7 @@ from crackcam.batch.streaming import Row, Rows, Run
 from crackcam.batch.tasks import ExplainTask
 from crackcam.cli.runs import ExplainRun
 from crackcam.config import SizesConfig
-from crackcam.data.capture import read_capture
+from crackcam.data.capture import FULL_FRAME, Capture, read_capture
 from crackcam.data.names import HandoverNames
 from crackcam.data.scene import ImageError
 from crackcam.data.verdicts import read_verdicts
@@ -77,15 +77,15 @@ def handover(asked: ExplainRun, task: ExplainTask, run: Run) -> Callable[[dict, 
 # -- scales
 
 
-def warn_of_limits(sizes: SizesConfig, files: Sequence[Path]) -> None:
-    """Warn, before the work, of width limits that cannot be measured at the scale of the first image that has one.
+def warn_of_scale(sizes: SizesConfig, files: Sequence[Path]) -> None:
+    """Log, before the work, the scale of the first image that has one; warn of limits that are too fine for it.
 
     Args:
         sizes: how the sizes of cracks become millimetres, and their limits.
         files: the images.
     """
-    scale = _first_scale(sizes, files) if sizes.limits else None
-    if scale and (why := too_fine(sizes.limits, scale.mm_per_pixel, sizes.distance)):
+    scale = _first_scale(sizes, files)
+    if sizes.limits and scale and (why := too_fine(sizes.limits, scale.mm_per_pixel, sizes.distance)):
         narrowest = metric_text(scale.millimetres(NARROWEST))
         logger.warning("widths below %s (%g px) cannot be measured; %s", narrowest, NARROWEST, why)
 
@@ -93,6 +93,8 @@ def warn_of_limits(sizes: SizesConfig, files: Sequence[Path]) -> None:
 def _first_scale(sizes: SizesConfig, files: Sequence[Path]) -> Scale | None:
     if sizes.mm_per_pixel is not None:
         return Scale(sizes.mm_per_pixel)
+    if sizes.distance is None and not sizes.limits:
+        return None
     scales = (_scale_of(sizes, file) for file in itertools.islice(files, FIRST))
     return next((scale for scale in scales if scale), None)
 
@@ -102,8 +104,27 @@ def _scale_of(sizes: SizesConfig, file: Path) -> Scale | None:
         if is_orthomosaic(file):
             with open_orthomosaic(file) as mosaic:
                 return mosaic.scale()
-        return read_capture(file).scale(sizes)
+        capture = read_capture(file)
+        if scale := capture.scale(sizes):
+            _log_scale(sizes, file, capture, scale)
+        return scale
     return None
+
+
+def _log_scale(sizes: SizesConfig, file: Path, capture: Capture, scale: Scale) -> None:
+    assert sizes.sensor_width is not None
+    focal_length, known = capture.focal_length(sizes.sensor_width), capture.sensor_width()
+    logger.info("%s: focal length %g mm, %.3g mm per pixel", file.name, focal_length, scale.mm_per_pixel)
+    if known and sizes.sensor_width != FULL_FRAME and not 0.8 < known / sizes.sensor_width < 1.25:
+        logger.warning(
+            "EXIF of %s gives a focal length of %g mm that equals %g mm on a sensor 36 mm wide: its sensor would be "
+            "%.3g mm wide, not %g mm; all sizes depend on it",
+            file.name,
+            capture.focal_length_mm,
+            capture.focal_length_35mm,
+            known,
+            sizes.sensor_width,
+        )
 
 
 def warn_of_scales(sizes: SizesConfig, missing: int, images: int) -> None:

@@ -56,13 +56,26 @@ class Capture:
     exif: bytes = b""
 
     def to_dict(self) -> dict[str, str | float | None]:
-        """Time, latitude, longitude and altitude, as JSON has them."""
+        """As JSON has it."""
         return {
             "time": self.time.isoformat() if self.time else None,
             "latitude": self.latitude,
             "longitude": self.longitude,
             "altitude": self.altitude,
+            "focal_length_mm": self.focal_length_mm,
+            "focal_length_35mm": self.focal_length_35mm,
         }
+
+    def focal_length(self, sensor_width: float) -> float | None:
+        """In mm, for a sensor of that width: the equivalent where it is 36 mm, which equivalents are given for."""
+        equivalent = self.focal_length_35mm if sensor_width == FULL_FRAME else None
+        return equivalent or self.focal_length_mm
+
+    def sensor_width(self) -> float | None:
+        """In mm, from both focal lengths; equivalents are rounded, and some are for diagonals: within a fifth."""
+        if not self.focal_length_mm or not self.focal_length_35mm:
+            return None
+        return FULL_FRAME * self.focal_length_mm / self.focal_length_35mm
 
     def scale(self, sizes: SizesConfig) -> Scale | None:
         """Millimetres of a pixel, from the settings and the focal length.
@@ -76,9 +89,7 @@ class Capture:
             return Scale(sizes.mm_per_pixel)
         if sizes.distance is None or sizes.sensor_width is None or self.size is None:
             return None
-        # Equal where the sensor is 36 mm wide; else the user means the sensor that equivalents are given for.
-        equivalent = self.focal_length_35mm if sizes.sensor_width == FULL_FRAME else None
-        focal_length = equivalent or self.focal_length_mm
+        focal_length = self.focal_length(sizes.sensor_width)
         if focal_length is None:
             return None
         return Scale.from_distance(sizes.distance, focal_length, sizes.sensor_width, max(self.size))

@@ -259,11 +259,25 @@ def coarse(tmp_path):
     ],
 )
 def test_limits_that_cannot_be_measured_are_named_once(coarse, caplog, given, messages):
-    findings.warn_of_limits(SizesConfig(**given), coarse)
-    assert [record.getMessage() for record in caplog.records] == messages
+    with caplog.at_level("INFO"):
+        findings.warn_of_scale(SizesConfig(**given), coarse)
+    assert [record.getMessage() for record in caplog.records] == [
+        "b.jpg: focal length 24 mm, 0.5 mm per pixel",
+        *messages,
+    ]
     caplog.clear()
-    findings.warn_of_limits(SizesConfig(**given), [*coarse[:1], coarse[0].with_name("none.jpg")])  # no scale is known
+    findings.warn_of_scale(SizesConfig(**given), [*coarse[:1], coarse[0].with_name("none.jpg")])  # no scale is known
     assert not caplog.records
+
+
+@pytest.mark.parametrize(("sensor_width", "warned"), [(13.2, False), (36.0, False), (24.0, True)])
+def test_a_sensor_that_does_not_fit_the_focal_lengths_is_named(tmp_path, caplog, sensor_width, warned):
+    lens = Image.Exif()
+    lens.get_ifd(IFD.Exif).update({Base.FocalLength: 8.8, Base.FocalLengthIn35mmFilm: 24})
+    draw(1).save(tmp_path / "a.jpg", exif=lens)
+    findings.warn_of_scale(SizesConfig(distance=1.0, sensor_width=sensor_width), [tmp_path / "a.jpg"])
+    said = "EXIF of a.jpg gives a focal length of 8.8 mm that equals 24 mm on a sensor 36 mm wide: its sensor would be 13.2 mm wide, not 24 mm"
+    assert (said in caplog.text) == warned
 
 
 def test_limits_that_cannot_be_measured_are_named_before_the_work(site, threshold, capsys):

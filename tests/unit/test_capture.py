@@ -51,6 +51,7 @@ def test_a_photograph_south_west_and_below_the_sea(file):
     assert (it.focal_length_35mm, it.size) == (24, (40, 30))
     assert it.to_dict() == {
         "time": "2026-05-01T10:11:12", "latitude": it.latitude, "longitude": it.longitude, "altitude": -12.5,
+        "focal_length_mm": it.focal_length_mm, "focal_length_35mm": 24,
     }  # fmt: skip
 
 

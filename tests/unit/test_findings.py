@@ -49,7 +49,7 @@ def names(html):
 def lines(html):
     """Of each region: the texts of its cells, without verdict and picture."""
     found = []
-    for line in re.findall(r"<tr data-region.*?</tr>", html, re.DOTALL):
+    for line in re.findall(r"<tr id=\S+ data-region.*?</tr>", html, re.DOTALL):
         cells = re.findall(r'<t[hd](?! class="(?:detail|judge))[^>]*>(.*?)</t[hd]>', line, re.DOTALL)
         found.append([re.sub(r"<[^>]*>", "", cell).strip() for cell in cells])
     return found
@@ -94,11 +94,13 @@ def test_the_widest_regions_of_all_photographs(rows, tmp_path, monkeypatch):
     html = written(tmp_path, rows, **{"width-limits": [1, 2]}).read_text()
     assert "The 3 widest of 4 regions" in html
     assert widest(html) == [
-        ["#image-1", "wide.jpg, region 2", "4.00 mm 8.0 px", "20.0 mm 40.0 px", "from 2 mm"],
-        ["#image-1", "wide.jpg, region 1", "2.00 mm 4.0 px", "30.5 mm 61.0 px", "from 2 mm"],
-        ["report-2.html#image-2", "middle.jpg, region 1", "2.00 mm 4.0 px", "30.5 mm 60.0 px", "from 2 mm"],
+        ["#image-1-region-2", "wide.jpg, region 2", "4.00 mm 8.0 px", "20.0 mm 40.0 px", "from 2 mm"],
+        ["#image-1-region-1", "wide.jpg, region 1", "2.00 mm 4.0 px", "30.5 mm 61.0 px", "from 2 mm"],
+        ["report-2.html#image-2-region-1", "middle.jpg, region 1", "2.00 mm 4.0 px", "30.5 mm 60.0 px", "from 2 mm"],
     ]
     assert '<a href="#image-1">95th percentile, region 2 of wide.jpg</a>' in html
+    assert '<tr id="image-1-region-2"' in html
+    assert '<tr id="image-2-region-1"' in (tmp_path / "report-2.html").read_text()
     assert widest((tmp_path / "report-2.html").read_text()) == []
 
 
@@ -138,7 +140,7 @@ def test_the_probability_stands_on_each_card(tmp_path):
     assert html.count('<p class="remark">probability of Positive: 25.0 %, predicted: Negative</p>') == 1
     assert html.count("probability of Positive") == 2
     assert (
-        "The 12 largest regions of a photograph and its widest one are shown at their widest place, the 60 largest have a line"
+        "The 12 largest regions of a photograph and the widest ones are shown at their widest place, the 60 largest have a line"
         in html
     )
 
@@ -308,6 +310,19 @@ def test_the_widest_region_has_a_line_and_a_picture(tmp_path, place):
     assert html.count('<path class="line"') == len(found)
 
 
+def test_the_widest_of_all_have_lines_and_pictures(tmp_path):
+    small = [region(i + 1, (2 * i, 2 * i, 6, 6), crack(9.0, 3.0)) for i in range(finding_cards.LISTED + 5)]
+    for number in (20, 30, finding_cards.LISTED + 3):
+        small[number - 1]["crack"] = crack(9.0, 5.0)
+    one, other = (row(tmp_path, f"{name}.jpg", small, size=(200, 200)) for name in "ab")
+    html = written(tmp_path, [one, other]).read_text()
+    shown = [int(number) for number in re.findall(r'alt="region (\d+) at its widest place"', html)]
+    assert {20, 30, finding_cards.LISTED + 3} <= {*shown}
+    assert len(widest(html)) == flight.WIDEST
+    for link, *_ in widest(html):
+        assert f'<tr id="{link[1:]}"' in html
+
+
 @pytest.mark.parametrize(("ground", "line"), [(30, 12), (200, 12)])
 def test_a_detail_in_shadow_is_brightened(ground, line):
     pixels = np.full((300, 300, 3), ground, np.uint8)
@@ -396,9 +411,9 @@ def test_colors_of_the_map_follow_the_classes():
     assert drawn.legend == [
         (-1, "no findings"),
         (0, "width not known"),
-        (1, "below 0.20 mm"),
-        (2, "0.20 mm to 0.30 mm"),
-        (3, "from 0.30 mm"),
+        (1, "below 0.2 mm"),
+        (2, "0.2 to 0.3 mm"),
+        (3, "from 0.3 mm"),
     ]
     assert [dot.level for dot in drawn.dots] == sorted(dot.level for dot in drawn.dots)
 

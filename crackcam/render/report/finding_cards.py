@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -137,18 +137,22 @@ def finding_cards(flight: Flight, photographs: list[Photograph]) -> Iterator[Fin
     Raises:
         UserError: a file cannot be read any more.
     """
+    wide = {(found.photograph, found.region["number"]) for found in flight.widest}
     shown = _read([photograph.file for photograph in photographs], read_or_leave)
     for photograph, row, pixels in zip(photographs, flight.details(photographs), shown, strict=True):
+        numbers = {number for name, number in wide if name == photograph.name} | {photograph.widest}
         if isinstance(pixels, Windowed):
-            yield _card_of_orthomosaic(photograph, row, pixels.path, flight.metric)
+            yield _card_of_orthomosaic(numbers, row, pixels.path, flight.metric, photograph)
         else:
-            yield make_card(photograph, row, Decoded(pixels), flight.metric)
+            yield make_card(photograph, row, Decoded(pixels), flight.metric, numbers)
 
 
-def _card_of_orthomosaic(photograph: Photograph, row: Row, path: Path, metric: bool) -> FindingCard:
+def _card_of_orthomosaic(
+    wide: Collection[int | None], row: Row, path: Path, metric: bool, photograph: Photograph
+) -> FindingCard:
     try:
         with open_orthomosaic(path) as mosaic:
-            return make_card(photograph, row, mosaic, metric)
+            return make_card(photograph, row, mosaic, metric, wide)
     except ImageError as error:
         raise _unreadable(path, str(error)) from None
 
@@ -176,7 +180,9 @@ def _unreadable(path: Path, reason: str) -> UserError:
     return UserError(f"{path} was readable when the run started, and no longer is: {reason}")
 
 
-def make_card(photograph: Photograph, row: Row, original: Original, metric: bool) -> FindingCard:
+def make_card(
+    photograph: Photograph, row: Row, original: Original, metric: bool, wide: Collection[int | None] = ()
+) -> FindingCard:
     """The card of a photograph.
 
     Args:
@@ -184,12 +190,13 @@ def make_card(photograph: Photograph, row: Row, original: Original, metric: bool
         row: its whole row.
         original: as large as the row's regions were measured on.
         metric: whether filters compare mm; else pixels.
+        wide: numbers of regions that are shown and listed, however many are larger.
     """
     small = original.reduced(PHOTO_SIDE)
     size = small.shape[1::-1]
     regions = row["regions"]
     full = original.width, original.height
-    widest = [region for region in regions[DETAILS:] if region["number"] == photograph.widest]
+    widest = [region for region in regions[DETAILS:] if region["number"] in wide]
     listed = regions[:LISTED] + [region for region in widest if region not in regions[:LISTED]]
     numbers = [region["number"] for region in listed]
     labels = dict(zip(numbers, place_labels(listed, full), strict=True))

@@ -99,8 +99,12 @@ def _scale(document: dict, flight: Flight) -> str:
         return "not known: sizes are in pixels of the photographs"
     rest = ", of some photographs not known" if None in flight.scales else ""
     distance, sensor = document.get("distance"), document.get("sensor-width")
-    camera = f" (camera {distance:g} m from the surface, sensor {sensor:g} mm wide)" if distance and sensor else ""
-    return f"{_range(known)} mm per pixel{rest}{camera}"
+    if not distance or not sensor:
+        return f"{_range(known)} mm per pixel{rest}"
+    lens = f", focal length {_range(flight.focal_lengths)} mm" if flight.focal_lengths else ""
+    return (
+        f"{_range(known)} mm per pixel{rest} (camera {distance:g} m from the surface, sensor {sensor:g} mm wide{lens})"
+    )
 
 
 def _narrowest(document: dict, flight: Flight) -> str:

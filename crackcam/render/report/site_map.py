@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crackcam.render.report.flight import Photograph
-from crackcam.sizes import length_text, metric_text
+from crackcam.sizes import class_names, length_text, metric_text
 
 EARTH = 6_371_000.0  # metres
 WIDTH = 1000.0  # of the drawing, in units of its view box
@@ -136,6 +136,8 @@ def _levels(
     names = [(-1, "no findings"), (0, "width not known")]
     if not edges:
         return level, [*names, (1, "findings")]
+    if limits and metric and len(edges) == len(limits):
+        return level, [*names, *enumerate(class_names(limits), 1)]
     names.append((1, f"below {text(edges[0])}"))
     names += [(i, f"{text(low)} to {text(high)}") for i, (low, high) in enumerate(pairwise(edges), 2)]
     return level, [*names, (len(edges) + 1, f"from {text(edges[-1])}")]
