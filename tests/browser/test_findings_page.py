@@ -130,8 +130,11 @@ def test_the_widest_regions_lead_to_their_photographs(opened, page_file):
     assert table.get_by_role("link").first.text_content() == "wide.jpg, region 2"
     assert all(cell.bounding_box()["x"] + cell.bounding_box()["width"] <= 360 for cell in table.locator("td").all())
     table.get_by_role("link", name=NAMES[1]).click()
-    assert page.evaluate("location.hash") == "#image-2"
-    assert page.locator(":target").get_by_role("heading").text_content() == NAMES[1]
+    assert page.evaluate("location.hash") == "#image-2-region-1"
+    line = page.locator(":target")
+    assert line.get_by_role("rowheader").text_content() == "1"
+    assert line.bounding_box()["y"] < 800  # in the window, not below it
+    assert page.locator(".card:has(:target)").get_by_role("heading").text_content() == NAMES[1]
 
 
 def test_on_a_phone_each_region_is_read_without_scrolling(opened, page_file):
