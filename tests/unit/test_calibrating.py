@@ -18,6 +18,8 @@ from crackcam.training.calibration import (
     reliability,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def drawn(count, classes, seed=0):
     """Logits, and labels drawn from their own softmax: calibrated as they are."""

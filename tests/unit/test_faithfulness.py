@@ -14,6 +14,8 @@ from crackcam.evaluation.scores import rank_correlation
 from crackcam.models.loaded import LoadedModel
 from crackcam.types import ModelCard
 
+pytestmark = pytest.mark.slow
+
 
 class Corner(nn.Module):
     """Class 1 is brightness in the top left quarter."""

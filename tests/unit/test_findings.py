@@ -13,6 +13,8 @@ from crackcam.data import images
 from crackcam.errors import UserError
 from crackcam.render.report import finding_cards, findings, findings_content, flight, quantities, site_map
 
+pytestmark = pytest.mark.slow
+
 BOX = (10, 20, 60, 16)
 
 

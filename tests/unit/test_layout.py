@@ -14,6 +14,8 @@ from crackcam.data.splits import choose_split, plan_splits
 from crackcam.errors import UserError
 from crackcam.types import ModelCard
 
+pytestmark = pytest.mark.slow
+
 
 def photo(path, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)

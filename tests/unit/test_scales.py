@@ -24,6 +24,8 @@ from crackcam.models.target_layers import find_target_layers
 from crackcam.preprocessing import Preprocessing, squash
 from crackcam.types import ModelCard
 
+pytestmark = pytest.mark.slow
+
 
 def network_of(model, size, resize=None):
     card = ModelCard("own", ["a", "b", "c"], size, resize=resize)

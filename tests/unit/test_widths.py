@@ -14,6 +14,8 @@ from crackcam.evaluation.skeletons import skeleton_length
 from crackcam.evaluation.widths import measure_width
 from crackcam.sizes import CrackWidth, Scale, metric_text, width_class
 
+pytestmark = pytest.mark.slow
+
 SIDE = 160  # pixels
 
 
