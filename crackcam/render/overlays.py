@@ -117,8 +117,9 @@ def draw_regions(image: np.ndarray, measurement: Measurement, colormap: Colormap
     drawn = np.rint(shown * (1 - cover) + tint * cover).astype(np.uint8)
     width = max(2, round(side / 400))
     gap = width + 2
+    outlines = _around(cover[..., 0] > 0, gap)
     for color, thickness in (((0, 0, 0), width + 2), (tint.tolist(), width)):
-        cv2.drawContours(drawn, _around(cover[..., 0] > 0, gap), -1, color, thickness, cv2.LINE_AA)
+        cv2.drawContours(drawn, outlines, -1, color, thickness, cv2.LINE_AA)
     for box in measurement.boxes:
         corners = [round(scale * edge) for edge in _edges(box)]
         left, top = (max(0, corner - 2 * gap) for corner in corners[:2])

@@ -1,5 +1,6 @@
 """Command-line conventions: exit codes, messages, memory."""
 
+import gc
 import json
 import logging
 import os
@@ -24,6 +25,21 @@ def outcome(capsys, raised=None, code=0):
         return code
 
     return main([]), *capsys.readouterr()
+
+
+@pytest.mark.parametrize("body", ["import gc; enabled = gc.isenabled()", "raise ImportError"])
+def test_the_garbage_collector_rests_while_a_module_is_imported_and_no_longer(tmp_path, monkeypatch, body):
+    (tmp_path / "slow_module.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "slow_module", raising=False)
+    assert gc.isenabled()
+    if body == "raise ImportError":
+        with pytest.raises(ImportError):
+            console.import_without_collection("slow_module")
+    else:
+        assert not console.import_without_collection("slow_module").enabled
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 0
 
 
 @pytest.mark.parametrize(

@@ -484,3 +484,11 @@ def test_what_a_width_limit_needs_and_what_an_earlier_review_rejected(tmp_path):
     assert '<th scope="row">0.3 to 1 mm</th><td>0, measurable from 0.92 mm</td>' in html
     assert "0.46 mm per pixel (camera 2 m from the surface, sensor 13.2 mm wide)" in html
     assert tiles(html)["regions"] == ("1", "one crack may be several, 3 more rejected in review")
+
+
+@pytest.mark.parametrize(("sensor_width", "used"), [(13.2, 8.8), (36.0, 24)])
+def test_the_focal_length_is_the_one_that_the_scale_was_computed_with(tmp_path, sensor_width, used):
+    found = row(tmp_path, "a.jpg", [region(1, BOX, crack(61.0, 20.0))], mm_per_pixel=0.5)
+    found["capture"] = {**found["capture"], "focal_length_mm": 8.8, "focal_length_35mm": 24}
+    html = written(tmp_path, [found], **{"distance": 2.0, "sensor-width": sensor_width}).read_text()
+    assert f"sensor {sensor_width:g} mm wide, focal length {used} mm)" in html

@@ -142,13 +142,13 @@ def finding_cards(flight: Flight, photographs: list[Photograph]) -> Iterator[Fin
     for photograph, row, pixels in zip(photographs, flight.details(photographs), shown, strict=True):
         numbers = {number for name, number in wide if name == photograph.name} | {photograph.widest}
         if isinstance(pixels, Windowed):
-            yield _card_of_orthomosaic(numbers, row, pixels.path, flight.metric, photograph)
+            yield _card_of_orthomosaic(photograph, row, pixels.path, flight.metric, numbers)
         else:
             yield make_card(photograph, row, Decoded(pixels), flight.metric, numbers)
 
 
 def _card_of_orthomosaic(
-    wide: Collection[int | None], row: Row, path: Path, metric: bool, photograph: Photograph
+    photograph: Photograph, row: Row, path: Path, metric: bool, wide: Collection[int | None]
 ) -> FindingCard:
     try:
         with open_orthomosaic(path) as mosaic:
@@ -196,8 +196,7 @@ def make_card(
     size = small.shape[1::-1]
     regions = row["regions"]
     full = original.width, original.height
-    widest = [region for region in regions[DETAILS:] if region["number"] in wide]
-    listed = regions[:LISTED] + [region for region in widest if region not in regions[:LISTED]]
+    listed = regions[:LISTED] + [region for region in regions[LISTED:] if region["number"] in wide]
     numbers = [region["number"] for region in listed]
     labels = dict(zip(numbers, place_labels(listed, full), strict=True))
     outlines = [
@@ -209,7 +208,7 @@ def make_card(
         )
         for region in regions
     ]
-    detailed = {region["number"] for region in regions[:DETAILS] + widest}
+    detailed = {*numbers[:DETAILS], *wide}
     lines = [
         _line(
             region, row.get("mm_per_pixel"), metric, _detail(original, region) if region["number"] in detailed else ""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from crackcam.data.capture import Capture
 from crackcam.files import common_folder
 from crackcam.models.checkpoint import BUNDLED
 from crackcam.render.figures.layout import model_label
@@ -101,7 +102,9 @@ def _scale(document: dict, flight: Flight) -> str:
     distance, sensor = document.get("distance"), document.get("sensor-width")
     if not distance or not sensor:
         return f"{_range(known)} mm per pixel{rest}"
-    lens = f", focal length {_range(flight.focal_lengths)} mm" if flight.focal_lengths else ""
+    lenses = (Capture(focal_length_mm=real, focal_length_35mm=full) for real, full in flight.focal_lengths)
+    used = [length for lens in lenses if (length := lens.focal_length(sensor))]
+    lens = f", focal length {_range(used)} mm" if used else ""
     return (
         f"{_range(known)} mm per pixel{rest} (camera {distance:g} m from the surface, sensor {sensor:g} mm wide{lens})"
     )

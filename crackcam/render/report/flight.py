@@ -87,7 +87,7 @@ class Flight:
         targets: the classes of regions.
         thresholds: the detection thresholds that were used.
         scales: the scales of the photographs, mm per pixel; None: not known.
-        focal_lengths: in mm, those that EXIF knows.
+        focal_lengths: in mm, those that EXIF knows: the real one, and its equivalent for a sensor 36 mm wide.
     """
 
     rows: IO[bytes]
@@ -102,7 +102,7 @@ class Flight:
     targets: set[str] = field(default_factory=set)
     thresholds: set[float] = field(default_factory=set)
     scales: set[float | None] = field(default_factory=set)
-    focal_lengths: set[float] = field(default_factory=set)
+    focal_lengths: set[tuple[float | None, float | None]] = field(default_factory=set)
 
     @classmethod
     def read(cls, rows: Iterable[Row]) -> Flight:
@@ -128,8 +128,7 @@ class Flight:
         if row.get("threshold") is not None:
             self.thresholds.add(row["threshold"])
         self.scales.add(row.get("mm_per_pixel"))
-        if focal_length := photograph.capture.get("focal_length_mm"):
-            self.focal_lengths.add(focal_length)
+        self.focal_lengths.add((photograph.capture.get("focal_length_mm"), photograph.capture.get("focal_length_35mm")))
         for region in row["regions"]:
             measured, p95 = _measured(region), _width(region)[1]
             self.unmeasured += not measured
