@@ -70,7 +70,7 @@ def reports() -> None:
     run(f"xai.py --type Positive --method {REPORTED} --num 60 --masks data/masks --report --weights {DEMO}")
     page = "report.html"
     with sync_playwright() as playwright:
-        chromium = shutil.which("chromium")
+        chromium = shutil.which("chromium-headless-shell") or shutil.which("chromium")
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         take(browser, page, "report.jpg", (1180, 960), scrolled_to("#controls"))
         take(browser, page, "report_enlarged.jpg", (1180, 960), lambda p: p.locator(".card .stage").first.click())
