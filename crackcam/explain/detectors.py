@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from crackcam.explain.explanation import Explanation
 from crackcam.explain.heatmaps import Technique, engine_errors, show_progress
 from crackcam.methods import BEST, EVIDENCE, METHODS, method_class
 from crackcam.models import checkpoint, checks
+from crackcam.models.initialisation import ZerosForDraws
 from crackcam.models.loaded import LoadedModel
 from crackcam.models.pretrained import WeightsUnavailableError, download_weights
 from crackcam.models.registry import weights_entry
@@ -224,7 +226,8 @@ def load_detector(config: ModelConfig, runtime: Runtime, may_download: bool = Tr
     classes = ["background", *config.classes] if config.classes else list(entry.meta["categories"])
     source = _read_weights(config, entry, may_download)
     torch.manual_seed(seed)
-    model = torchvision.models.get_model(config.arch, weights=None, weights_backbone=None, num_classes=len(classes))
+    with nullcontext() if source.state is None else ZerosForDraws():
+        model = torchvision.models.get_model(config.arch, weights=None, weights_backbone=None, num_classes=len(classes))
     if source.state is not None:
         known = counted(len(classes) - 1, "class", "classes")
         checkpoint.fill(model, source.state, source.description, f"{config.arch} with {known}")

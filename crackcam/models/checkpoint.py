@@ -13,7 +13,7 @@ import logging
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,7 +29,7 @@ from crackcam.files import write_atomically
 from crackcam.limits import LARGEST_SIZE
 from crackcam.models.checks import check_finite, check_runs, to_device
 from crackcam.models.initialisation import ZerosForDraws
-from crackcam.models.pretrained import WeightsUnavailableError, build_classifier, imagenet_network
+from crackcam.models.pretrained import WeightsUnavailableError, build_classifier, load_imagenet_weights
 from crackcam.models.registry import create_imagenet_model, pretrained_config
 from crackcam.models.stages import with_maps
 from crackcam.models.tensors import KEY, read_tensors
@@ -216,8 +216,11 @@ def load_imagenet(arch: str, device: torch.device, random: bool, may_download: b
     Raises:
         UserError: unknown architecture, or its weights are not available.
     """
+    with nullcontext() if random else ZerosForDraws():
+        model = create_imagenet_model(arch)
     try:
-        model = create_imagenet_model(arch) if random else imagenet_network(arch, may_download)
+        if not random:
+            load_imagenet_weights(model, arch, may_download)
     except WeightsUnavailableError as reason:
         raise UserError(f"no ImageNet weights for {arch}: {reason}") from None
     config = pretrained_config(arch)

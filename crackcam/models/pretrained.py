@@ -71,8 +71,10 @@ def build_classifier(arch: str, classes: int) -> nn.Module:
 
 
 def imagenet_classifier(arch: str, classes: int, may_download: bool) -> nn.Module:
-    """A classifier with ImageNet weights in all layers but its fresh head; raises as :func:`imagenet_network`."""
-    return _with_head(imagenet_network(arch, may_download), classes)
+    """A classifier with ImageNet weights in all layers but its fresh head; raises as :func:`load_imagenet_weights`."""
+    model = create_imagenet_model(arch)
+    load_imagenet_weights(model, arch, may_download)
+    return _with_head(model, classes)
 
 
 def _with_head(model: nn.Module, classes: int) -> nn.Module:
@@ -150,22 +152,20 @@ def load_maps(model: Multiscale, path: Path) -> bool:
     return fits
 
 
-def imagenet_network(arch: str, may_download: bool) -> nn.Module:
-    """A classifier of the ImageNet classes as torchvision or timm have it.
+def load_imagenet_weights(model: nn.Module, arch: str, may_download: bool) -> None:
+    """Load the ImageNet weights of torchvision or timm.
 
     Args:
-        arch: name of the architecture.
+        model: see :func:`create_imagenet_model`; changed in place.
+        arch: name of its architecture.
         may_download: whether weights that are not cached may be downloaded.
 
     Raises:
-        UserError: unknown architecture.
         WeightsUnavailableError: the weights are not available.
     """
-    model = create_imagenet_model(arch)
     missing, _ = model.load_state_dict(imagenet_state(arch, may_download), strict=False)  # surplus: auxiliary heads
     if missing:
         raise WeightsUnavailableError(f"the file lacks {missing[0]} and {len(missing) - 1} more tensors")
-    return model
 
 
 def imagenet_state(arch: str, may_download: bool) -> dict[str, torch.Tensor]:

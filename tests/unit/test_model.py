@@ -14,7 +14,7 @@ import torchvision
 from narrow_resnet import NarrowResNet
 
 from crackcam.errors import UserError
-from crackcam.models import checks, heads, multiscale, pretrained, registry, stages, target_layers
+from crackcam.models import checkpoint, checks, heads, multiscale, pretrained, registry, stages, target_layers
 from crackcam.models.pretrained import WeightsOrigin
 
 pytestmark = pytest.mark.slow
@@ -232,6 +232,15 @@ def test_weights_are_downloaded_once_and_used(server):
     assert (cache / "hub/checkpoints" / name).is_file()
     (folder / name).unlink()
     pretrained.imagenet_classifier("squeezenet1_1", 2, may_download=True)
+
+
+def test_a_network_of_imagenet_is_its_weights_and_draws_none(server):
+    serve, state, *_ = server
+    serve()
+    before = torch.get_rng_state()
+    model, _ = checkpoint.load_imagenet("squeezenet1_1", torch.device("cpu"), random=False, may_download=True)
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_damaged_download_is_refused_and_not_kept(server):
