@@ -7,7 +7,8 @@
 
 Engines take turns, so that other jobs of the machine disturb all alike, and are compared within each round; medians
 over the rounds. The first columns are ratios to ``torch, eager``, the plain module: by the clock, and by processor time
-over all threads, which other jobs disturb less. ``torch`` is what the scripts do without --engine, batch norm folded.
+over all threads, which other jobs disturb less. ``torch`` is what the scripts do without --engine, batch norm folded;
+bf16 is asked for whether or not the processor has it natively, and OpenVINO computes in fp32 where it has not.
 A heatmap is prediction and evidence of a batch; ``--all`` decodes files, predicts, and writes the journal. int8 is
 calibrated on images of the validation split; there is no flag for it.
 
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,18 @@ def eager(network: crackcam.Classifier, calibration: torch.Tensor) -> LoadedMode
     return fixed(network, network.model)
 
 
+def bf16(network: crackcam.Classifier, calibration: torch.Tensor) -> LoadedModel:
+    return LoadedModel(network.model, network.card, replace(network.runtime, dtype=torch.bfloat16), network.path)
+
+
+def openvino_bf16(network: crackcam.Classifier, calibration: torch.Tensor) -> LoadedModel:
+    class Bfloat16(engines.OpenVino):
+        PRECISION = "bf16"
+
+    plain = engines.convert(network.model, network.preprocessing.size, OPENVINO)
+    return fixed(network, EngineModel(plain.model, plain.graph, plain.side, plain.any_size, Bfloat16))
+
+
 def compiled(network: crackcam.Classifier, calibration: torch.Tensor) -> LoadedModel:
     import torch._inductor.config as inductor
 
@@ -144,8 +157,10 @@ def openvino_int8(network: crackcam.Classifier, calibration: torch.Tensor) -> Lo
 CONTENDERS = {
     EAGER: eager,
     "torch": by_flag(TORCH),
+    "torch, bf16": bf16,
     ENGINES[ONNX].title: by_flag(ONNX),
     ENGINES[OPENVINO].title: by_flag(OPENVINO),
+    f"{ENGINES[OPENVINO].title}, bf16": openvino_bf16,
     f"{ENGINES[ONNX].title}, int8": onnx_int8,
     f"{ENGINES[OPENVINO].title}, int8": openvino_int8,
     "torch.compile, inductor, frozen": compiled,

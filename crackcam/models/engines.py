@@ -63,6 +63,8 @@ class OnnxRuntime:
 class OpenVino:
     """See :class:`Engine`."""
 
+    PRECISION = "f32"  # else OpenVINO chooses bf16 where that is native
+
     def __init__(self, graph: bytes, output: str, height: int, width: int) -> None:
         core = _openvino_core()
         model = self.model_of(core, graph)
@@ -70,7 +72,7 @@ class OpenVino:
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": self.PRECISION,
         }
         self.compiled, self.output = core.compile_model(model, "CPU", settings), output
 
