@@ -32,7 +32,7 @@ from crackcam.models.initialisation import ZerosForDraws
 from crackcam.models.pretrained import WeightsUnavailableError, build_classifier, load_imagenet_weights
 from crackcam.models.registry import create_imagenet_model, pretrained_config
 from crackcam.models.stages import with_maps
-from crackcam.models.tensors import KEY, read_tensors
+from crackcam.models.tensors import KEY, load_tensors, read_tensors
 from crackcam.models.tensors import read_pickle as read_pickle
 from crackcam.text import counted, normalized
 from crackcam.types import ModelCard
@@ -195,7 +195,7 @@ def fill(model: nn.Module, tensors: dict[str, torch.Tensor], source: str, expect
 def _load_state(model: nn.Module, tensors: dict[str, torch.Tensor], source: str, expected: str) -> None:
     complaint = f"{source} does not fit {expected}"
     try:
-        model.load_state_dict(tensors)
+        load_tensors(model, tensors)
     except RuntimeError as error:
         detail = str(error).split("\n")[1:2] or [str(error)]
         raise UserError(f"{complaint}: {detail[0].strip()[:200]}") from None

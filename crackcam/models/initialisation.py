@@ -21,7 +21,7 @@ DRAWS = {
 
 
 class ZerosForDraws(TorchFunctionMode):
-    """Context in which random initial weights of this thread are zeros; torch's random generator is left as it is.
+    """Context in which random initial weights of this thread are zeros; the random generator is not asked for them.
 
     Drawing them takes longer than reading a file: several seconds for a large vision transformer.
 

@@ -22,7 +22,7 @@ from crackcam.models.checks import check_finite
 from crackcam.models.heads import head_name, replace_head
 from crackcam.models.multiscale import Multiscale
 from crackcam.models.registry import TIMM, create_imagenet_model, weights_entry
-from crackcam.models.tensors import read_tensors
+from crackcam.models.tensors import load_tensors, read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def load_backbone(model: nn.Module, path: Path) -> None:
     unlike = [n for n in needed if n not in backbone or backbone[n].shape != own[n].shape]
     if unlike:
         raise UserError(f"{path} has another architecture: {min(unlike)} is missing or of another shape")
-    model.load_state_dict({n: backbone[n] for n in needed}, strict=False)
+    load_tensors(model, {n: backbone[n] for n in needed}, strict=False)
     check_finite(model, str(path))
 
 
@@ -147,7 +147,7 @@ def load_maps(model: Multiscale, path: Path) -> bool:
     # All of it: a decoder that the file lacks would stay random, and be trained as if it were not.
     fits = own.keys() == head.keys() and all(own[name].shape == head[name].shape for name in head)
     if fits:
-        model.load_state_dict(head, strict=False)
+        load_tensors(model, head, strict=False)
         check_finite(model, str(path))
     return fits
 
@@ -163,7 +163,7 @@ def load_imagenet_weights(model: nn.Module, arch: str, may_download: bool) -> No
     Raises:
         WeightsUnavailableError: the weights are not available.
     """
-    missing, _ = model.load_state_dict(imagenet_state(arch, may_download), strict=False)  # surplus: auxiliary heads
+    missing, _ = load_tensors(model, imagenet_state(arch, may_download), strict=False)  # surplus: auxiliary heads
     if missing:
         raise WeightsUnavailableError(f"the file lacks {missing[0]} and {len(missing) - 1} more tensors")
 

@@ -1,14 +1,17 @@
-"""Read the tensors of untrusted weights files; no code of a file is run."""
+"""Read the tensors of untrusted weights files, without running code of a file, and load tensors into a model."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
+from torchvision.models import MNASNet
 
 from crackcam.errors import UserError
 
@@ -42,6 +45,18 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     except SafetensorError as error:
         raise UserError(f"{path} is truncated or not a safetensors file ({error})") from None
     return _checked(tensors if own else unwrap(tensors, path), path)
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor], strict: bool = True) -> Any:
+    """``model.load_state_dict`` for tensors without the versions of layers, which only ``state_dict`` adds to them.
+
+    torchvision's MNASNet refuses those. They are of its second version, as its weights of ImageNet are.
+    """
+    state = OrderedDict(tensors)
+    state._metadata = {  # type: ignore[attr-defined]
+        name: {"version": 2} for name, module in model.named_modules() if isinstance(module, MNASNet)
+    }
+    return model.load_state_dict(state, strict=strict)
 
 
 def unwrap(document: Any, path: Path) -> dict[str, torch.Tensor]:

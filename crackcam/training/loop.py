@@ -28,6 +28,7 @@ from crackcam.data.synthetic.datasets import BlendedImages, SyntheticImages
 from crackcam.data.synthetic.sample import CRACKED
 from crackcam.errors import UserError
 from crackcam.models.loaded import LoadedModel
+from crackcam.models.tensors import load_tensors
 from crackcam.progress import Progress
 from crackcam.text import first_line
 from crackcam.training import parallel
@@ -130,13 +131,13 @@ class FineTuning:
                 if done.best:
                     best = copy_tensors(model)
                 if self.head_only and number == self.schedule.frozen_epochs:
-                    self.head_only.load_state_dict(copy_tensors(model))
+                    load_tensors(self.head_only, copy_tensors(model))
                 on_epoch(done)
             if distributed.is_main():
                 state.write(self._parts(), [asdict(epoch) for epoch in history], best)
         if self.head_only and best_epoch(history).epoch > self.schedule.frozen_epochs:
             best = midpoint(copy_tensors(self.head_only), best)
-        model.load_state_dict(best)
+        load_tensors(model, best)
         model.eval().requires_grad_(True)
         return best_epoch(history)
 
@@ -193,12 +194,15 @@ class FineTuning:
 
     def _load(self, resumed: dict) -> list[Epoch]:
         """Raises whatever does not fit."""
-        self.loaded.model.load_state_dict(resumed["best"])  # to check that it fits; replaced below
+        load_tensors(self.loaded.model, resumed["best"])  # to check that it fits; replaced below
         own = {name: type(value) for name, value in self.cycle.state_dict().items() if not callable(value)}
         if {name: type(value) for name, value in resumed["schedule"].items()} != own:
             raise ValueError("its schedule")
         for name, part in self._parts().items():
-            part.load_state_dict(resumed[name])
+            if isinstance(part, nn.Module):
+                load_tensors(part, resumed[name])
+            else:
+                part.load_state_dict(resumed[name])
         for parameter, moments in self.optimizer.state.items():
             if any(tensor.ndim and tensor.shape != parameter.shape for tensor in moments.values()):
                 raise ValueError("its optimizer")

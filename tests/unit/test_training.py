@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -238,3 +239,26 @@ def test_a_checkpoint_of_other_classes_is_kept(fresh, caplog):
     assert len([text for text in warnings if "keeping it as weights/model.previous.safetensors" in text]) == 1
     assert load().card.classes == ["Positive", "Sound"]
     assert {p.name for p in Path("weights").iterdir()} == {"model.safetensors", previous.name}
+
+
+def test_mnasnet_is_trained_resumed_and_read(fresh, without_figures, monkeypatch):
+    """It refuses tensors without the versions of layers, which no file has."""
+    config = tiny_config(arch="mnasnet0_5", image_size=32)
+    train_epoch = FineTuning.train_epoch
+
+    def killed(self, number):
+        if number == 2:
+            raise KeyboardInterrupt
+        return train_epoch(self, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FineTuning, "train_epoch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            crackcam.train(config)
+    result = crackcam.train(replace(config, resume=True))
+    assert [epoch.epoch for epoch in result.history] == [1, 2]
+    trained, read = (model.state_dict() for model in (result.classifier.model, load().model))
+    assert all(torch.equal(trained[name], tensor) for name, tensor in read.items())
+    other, origin = pretrained.initial_weights("mnasnet0_5", "weights/model.safetensors", 2, may_download=False)
+    assert origin.kind == "file"
+    assert all(torch.equal(trained[n], t) for n, t in other.state_dict().items() if not n.startswith("classifier."))
