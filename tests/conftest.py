@@ -1,10 +1,10 @@
 """Shared by all tests: a tiny generated data set, and a tiny network trained on it by the real train.py, once."""
 
 import contextlib
-import copy
 import gc
 import hashlib
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -19,6 +19,7 @@ from processes import run_python
 # torch and the library are imported where they are used: the process that only hands tests to others does without.
 
 ROOT = Path(__file__).parents[1]
+FIGURES = ["training_curves", "confusion_matrix", "reliability", "prediction_grid", "heatmap_grid", "comparison"]
 TINY_TRAINING = ["--pretrained", "none", "--image-size", "64", "--epochs", "2", "--batch-size", "8", "--workers", "0"]
 
 # pytest-xdist runs tests side by side: one thread each, also in the processes that they start. Before torch is imported.
@@ -154,8 +155,8 @@ def fresh(tiny_data, tmp_path, monkeypatch):
 
 @pytest.fixture
 def without_figures(monkeypatch):
-    """For tests of what train.py learns: its figures take as long as a short training."""
-    for name in ("training_curves", "confusion_matrix", "reliability"):
+    """For tests of what a script computes, not of what it draws: these figures take as long as a short training."""
+    for name in FIGURES:
         monkeypatch.setattr(f"crackcam.render.figures.{name}", lambda *_, **__: None)
 
 
@@ -201,8 +202,27 @@ def flight(flown, tmp_path, monkeypatch):
     return tmp_path / "place"
 
 
+class Remembered:
+    """Results that the processes of a run share, each in a file that is named by what it follows from."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def get(self, key, make):
+        path = self.folder / hashlib.sha1(repr(key).encode()).hexdigest()
+        if not path.exists():
+            part = path.with_suffix(f".{os.getpid()}")
+            part.write_bytes(pickle.dumps(make()))
+            part.replace(path)
+        return pickle.loads(path.read_bytes())
+
+
+@pytest.fixture(scope="session")
+def remembered(tmp_path_factory):
+    return Remembered(shared_by_run(tmp_path_factory, "remembered", lambda folder: None))
+
+
 LIBRARIES = {"torch", "torchvision", "timm", "crackcam", "narrow_resnet"}
-_examined: dict = {}
 
 
 def _architecture(model):
@@ -212,11 +232,11 @@ def _architecture(model):
         return None
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return None
-    return repr(model), *kinds
+    return repr(model), kinds
 
 
 @pytest.fixture
-def examined_once(monkeypatch):
+def examined_once(remembered, monkeypatch):
     """Which layers are grids takes seconds to tell: of an architecture it is told once in a test run.
 
     Tests of the examination itself, and of weights that make a difference to it, leave this out.
@@ -225,23 +245,17 @@ def examined_once(monkeypatch):
 
     examine = target_layers._examine
 
-    def remembered(model, image_size):
+    def recall(model, image_size):
         architecture = _architecture(model)
         if architecture is None:
             return examine(model, image_size)
-        key = image_size, architecture
-        if key not in _examined:
-            _examined[key] = examine(model, image_size)
-        return _examined[key]
+        return remembered.get((image_size, architecture), lambda: examine(model, image_size))
 
-    monkeypatch.setattr(target_layers, "_examine", remembered)
-
-
-_exported: dict = {}
+    monkeypatch.setattr(target_layers, "_examine", recall)
 
 
 @pytest.fixture
-def exported_once(monkeypatch):
+def exported_once(remembered, monkeypatch):
     """Exporting a graph takes seconds: those of the same models, for the same sizes, are made once in a test run."""
     import torch
 
@@ -255,15 +269,13 @@ def exported_once(monkeypatch):
             digest.update(name.encode())
             digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
         settings = [{k: v for k, v in vars(m).items() if isinstance(v, int | float | str)} for m in model.modules()]
-        return digest.digest(), str(settings)
+        return digest.hexdigest(), settings
 
-    def remembered(model, inputs, names):
+    def recall(model, inputs, names):
         key = identity(model), inputs.shape, names
-        if key not in _exported:
-            _exported[key] = export(model, inputs, names)
-        return copy.deepcopy(_exported[key])
+        return remembered.get(key, lambda: export(model, inputs, names))
 
-    monkeypatch.setattr(graphs, "export_graph", remembered)
+    monkeypatch.setattr(graphs, "export_graph", recall)
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,8 @@ import pytest
 import xai
 from crackcam.evaluation import regions
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 QUICK = ["--method", "gradcam", "--device", "cpu", "--style", "mask", "--num", "2"]
 
 

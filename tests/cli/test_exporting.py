@@ -13,6 +13,8 @@ import train
 import xai
 from crackcam.models import onnx
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 @pytest.fixture(scope="module")
 def exported(tiny_data, tmp_path_factory):

@@ -373,7 +373,7 @@ def test_a_clock_that_goes_backwards(flight, monkeypatch):
     assert Path("outputs/predictions_images.csv").read_bytes() == before
 
 
-def test_no_split_goes_through_shared_memory(fresh, monkeypatch):
+def test_no_split_goes_through_shared_memory(fresh, without_figures, monkeypatch):
     """Docker gives 64 MB of it, and Python 3.14 does not fork by default."""
     shared, this, share = [], os.getpid(), torch.UntypedStorage._share_fd_cpu_
 

@@ -17,6 +17,8 @@ from crackcam.data import images
 from crackcam.models import checkpoint
 from crackcam.models.multiscale import Multiscale
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 CPU = torch.device("cpu")
 
 
@@ -35,7 +37,7 @@ def test_a_trained_head_is_trained_on(fresh, capsys):
     torch.testing.assert_close(first.maps[3][1].weight, second.maps[3][1].weight, rtol=1e-3, atol=1e-5)
 
 
-def test_training_and_explaining_one(fresh, without_figures, capsys):
+def test_training_and_explaining_one(fresh, capsys):
     arguments = [*TINY_TRAINING, "--epochs", "1", "--arch", "timm/test_resnet"]
     assert train.main([*arguments, "--head", "multiscale", "--half", "--json"]) == 0
     capsys.readouterr()
@@ -66,7 +68,7 @@ def test_training_and_explaining_one(fresh, without_figures, capsys):
     assert "is the decision itself" in capsys.readouterr().err
 
 
-def test_small_images_are_scored_as_inference_sees_them(fresh, without_figures):
+def test_small_images_are_scored_as_inference_sees_them(fresh):
     """They are trained on at their own size, and padded to that of the network."""
     arguments = ["--pretrained", "none", "--arch", "timm/test_resnet", "--epochs", "1", "--workers", "0"]
     flags = ["--image-size", "288", "--head", "multiscale", "--mix-sample", "0", "--precision", "fp32"]

@@ -12,6 +12,8 @@ import train
 import xai
 from crackcam.models import checkpoint, pretrained
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 IMAGE = ["--image", "data/test/Positive"]
 TINY = ["--arch", "squeezenet1_1", "--image-size", "64", "--workers", "0"]
 
@@ -62,7 +64,7 @@ def test_offline_training_falls_back_to_random_weights_and_warns(fresh, no_netwo
     assert card.pretrained == json.loads(out)["pretrained"]
 
 
-def test_auto_takes_imagenet_weights_probes_and_tunes(fresh, without_figures, monkeypatch, capsys):
+def test_auto_takes_imagenet_weights_probes_and_tunes(fresh, monkeypatch, capsys):
     torch.manual_seed(5)
     state = torchvision.models.squeezenet1_1().state_dict()
     monkeypatch.setattr(pretrained, "imagenet_state", lambda arch, may_download: state)

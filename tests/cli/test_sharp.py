@@ -11,6 +11,8 @@ import xai
 from crackcam.data import images
 from crackcam.methods import METHODS
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 VIT = ["--arch", "timm/levit_128s", "--pretrained", "none"]  # takes images of one size only
 
 

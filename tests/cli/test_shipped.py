@@ -45,7 +45,7 @@ def test_it_is_small_and_names_no_folder():
     assert not [text for text in texts if text.startswith("/")]
 
 
-def test_it_is_used_where_there_is_no_other(sample_folder, monkeypatch, capsys):
+def test_it_is_used_where_there_is_no_other(sample_folder, without_figures, monkeypatch, capsys):
     root, masks = sample_folder
     monkeypatch.chdir(root)
     assert inference.main(["--all"]) == 0
@@ -90,8 +90,8 @@ def test_on_photographs_of_other_sites(real_data, tmp_path, monkeypatch, capsys)
     assert np.mean([row["predicted"] == row["true"] for row in rows]) >= ON_CONCRETE
 
 
-def test_methods_of_the_engine_lie_on_the_image_too(sample_folder, monkeypatch, capsys):
-    """The network's input is padded; what is compared and drawn is not."""
+def test_methods_of_the_engine_lie_on_the_image_too(sample_folder, without_figures, monkeypatch, capsys):
+    """The network's input is padded; its heatmaps are not."""
     root, _ = sample_folder
     monkeypatch.chdir(root)
     flags = ["--type", "Positive", "--num", "1", "--save-maps", "maps"]

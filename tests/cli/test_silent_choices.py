@@ -20,7 +20,7 @@ def lines_of(capsys):
 
 
 @pytest.mark.parametrize("main", [inference.main, lambda flags: xai.main([*flags, "--method", "gradcam"])])
-def test_a_folder_of_which_some_are_drawn(place, capsys, main):
+def test_a_folder_of_which_some_are_drawn(place, without_figures, capsys, main):
     assert main([*QUICK, "--image", "data/test", "--num", "3"]) == 0
     expected = "3 of 12 files, drawn by --seed 0: --num N draws more, --all takes every one"
     assert expected in lines_of(capsys)
@@ -60,7 +60,7 @@ def test_an_image_of_a_pixel(place, capsys):
         ]
 
 
-def test_one_probability_for_one_image(place, capsys, monkeypatch):
+def test_one_probability_for_one_image(place, without_figures, capsys, monkeypatch):
     """Also where the processor has bf16, which is left to --precision auto."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     flags = [*QUICK, "--num", "4"]

@@ -10,6 +10,7 @@ from processes import run_python
 from torch import nn
 from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 
 import crackcam
 from crackcam.config import ExplainConfig
@@ -79,7 +80,7 @@ def test_a_pyramid_that_ends_in_a_single_cell():
     assert torch.equal(pyramid_reshape_transform(levels["9"]), levels["9"])
 
 
-# -- a detector that has was trained ----------------------------------------------------------------------------
+# -- a detector that was trained ----------------------------------------------------------------------------
 
 
 def shapes(rng):
@@ -111,11 +112,12 @@ def taught():
     backbone.out_channels = 64
     model = FasterRCNN(
         backbone,
-        num_classes=3,
         min_size=96,
         max_size=96,
         rpn_anchor_generator=AnchorGenerator(((24,),), ((1.0,),)),
         box_roi_pool=torchvision.ops.MultiScaleRoIAlign(["0"], 5, 2),
+        box_head=TwoMLPHead(64 * 5 * 5, 128),
+        box_predictor=FastRCNNPredictor(128, 3),
         box_score_thresh=0.5,
         rpn_pre_nms_top_n_train=60,
         rpn_post_nms_top_n_train=30,
