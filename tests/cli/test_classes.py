@@ -84,7 +84,7 @@ def test_three_colours_are_learned(tmp_path, monkeypatch, capsys):
     for i, name in enumerate(["c", "a", "b"]):
         fill(Path("data/train", name), i / 3, 24, i)
         fill(Path("data/test", name), i / 3, 6, 10 + i)
-    result, _ = result_of(train.main, capsys, *FLAGS[:4], "--epochs", "10", *FLAGS[6:])
+    result, _ = result_of(train.main, capsys, *FLAGS, "--epochs", "10")
     assert result["test"]["accuracy"] >= 0.9
     found, _ = result_of(inference.main, capsys, "--type", "b")
     assert sum(row["predicted"] == "b" for row in found["pictures"]) >= 5
