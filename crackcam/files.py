@@ -99,6 +99,12 @@ def _system_error(error: Exception) -> int | None:
     return int(found[1]) if found else None
 
 
+def temporary_files(path: Path) -> list[Path]:
+    """What kills left of writing a file atomically, and files with the same name but for the suffix."""
+    ours = re.compile(rf"{re.escape(temporary_stem(path))}\d+\.\w+")
+    return [file for file in path.parent.iterdir() if ours.fullmatch(file.name)]
+
+
 def temporary_stem(path: Path) -> str:
     """Start of a file's temporary names; cut, because file systems limit the length of names."""
     return f".{path.stem[:50]}."

@@ -37,7 +37,7 @@ import numpy as np
 from crackcam.data import images
 from crackcam.distributed import all_gather, barrier, check_identical, rank, start, world_size
 from crackcam.errors import UserError
-from crackcam.files import write_json
+from crackcam.files import temporary_files, write_json
 from crackcam.progress import Progress
 from crackcam.text import counted
 
@@ -139,7 +139,7 @@ def stream(
         work: gets the readable images of a batch, and returns for each a function that makes its row, which runs in
             finishing threads.
         resume: continue an interrupted run.
-        folders: where ``work`` writes files; partial files that a kill left there are removed.
+        folders: where ``work`` writes files; partial files that a kill left there, or beside the table, are removed.
         read: what ``prepare`` gets of a file; runs in decoding threads.
 
     Raises:
@@ -157,6 +157,8 @@ def stream(
         if rank() == 0:
             for leftover in (path for folder in folders for path in folder.glob(TEMPORARY)):
                 leftover.unlink()
+            for leftover in temporary_files(run.table):
+                leftover.unlink(missing_ok=True)
         barrier()  # no journal holds rows of another run
         if rank() == 0:
             write_json(run.part / "run.json", run.identity)

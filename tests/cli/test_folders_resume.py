@@ -41,6 +41,7 @@ def test_torn_lines_are_cut_off(flight, capsys, monkeypatch, script):
     if script == "xai.py":
         Path("outputs/xai_images_gradcam/00000/.0000023_half.77.jpg").write_bytes(b"half")
         Path("outputs/xai_images_gradcam/00000/.keep").touch()  # none of ours
+        Path("outputs/.xai_images_gradcam.77.json").write_text("")
         whole["outputs/xai_images_gradcam/00000/.keep"] = b""
     monkeypatch.setattr(Preprocessing, "apply", real)
     code, _, err = run(capsys, script, "--resume")
