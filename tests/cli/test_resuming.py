@@ -263,6 +263,8 @@ def test_twenty_kills_at_random_moments(fresh):
     subprocess.run(command, capture_output=True, check=True)
     takes = time.perf_counter() - start
     assert_equal_runs(curve)
+    shutil.rmtree("outputs")
+    Path("weights/model.safetensors").unlink()  # a finished run is not resumed
     moments, kills, after = random.Random(0), 0, set()
     while kills < 20:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -276,7 +278,7 @@ def test_twenty_kills_at_random_moments(fresh):
             state = resume.read_state(STATE)
             after.add(len(state["history"]) if state else 0)
             continue
-        assert code == 0
+        assert code in (0, 2)  # the one before was killed behind its end: a finished run is refused
         assert_equal_runs(curve)
         shutil.rmtree("outputs")
         Path("weights/model.safetensors").unlink()

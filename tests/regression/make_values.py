@@ -77,7 +77,7 @@ CASES = {
     "scores": Case((f"xai.py {MULTISCALE} --num 4 --method gradcam,evidence --masks data/masks --metrics",), slow=True),
     "methods": Case((f"xai.py {LINEAR} --num 1 --method all --save-maps maps",), slow=True),
     "maps_smooth": Case(
-        (f"xai.py {LINEAR} --num 2 --method gradcam --aug-smooth --eigen-smooth --refine guided --save-maps maps",),
+        (f"xai.py {LINEAR} --num 2 --method gradcam --aug-smooth --eigen-smooth --refine lines --save-maps maps",),
         slow=True,
     ),
     "anatomy": Case((f"xai.py {LINEAR} --num 1 --anatomy",), slow=True),

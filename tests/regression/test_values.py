@@ -1,4 +1,4 @@
-"""The scripts still give the numbers that make_values.py stored before the code was restructured."""
+"""The scripts still give the numbers that make_values.py stored; what changes them on purpose stores them anew."""
 
 import json
 
