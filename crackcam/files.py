@@ -12,6 +12,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from crackcam.errors import UserError
@@ -99,10 +100,19 @@ def _system_error(error: Exception) -> int | None:
     return int(found[1]) if found else None
 
 
-def temporary_files(path: Path) -> list[Path]:
-    """What kills left of writing a file atomically, and files with the same name but for the suffix."""
-    ours = re.compile(rf"{re.escape(temporary_stem(path))}\d+\.\w+")
-    return [file for file in path.parent.iterdir() if ours.fullmatch(file.name)]
+def remove_temporary_files(path: Path, suffixes: Iterable[str], before: float) -> None:
+    """Remove what kills left of :func:`write_atomically`.
+
+    Args:
+        path: the file; its suffix does not count.
+        suffixes: of the files that were written, without the dot.
+        before: only what is older than this, in seconds since the epoch: another run may be writing now.
+    """
+    ours = re.compile(rf"{re.escape(temporary_stem(path))}\d+\.({'|'.join(suffixes)})")
+    for file in path.parent.iterdir():
+        with suppress(FileNotFoundError):
+            if ours.fullmatch(file.name) and file.stat().st_mtime < before:
+                file.unlink()
 
 
 def temporary_stem(path: Path) -> str:

@@ -24,6 +24,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,7 +38,7 @@ import numpy as np
 from crackcam.data import images
 from crackcam.distributed import all_gather, barrier, check_identical, rank, start, world_size
 from crackcam.errors import UserError
-from crackcam.files import temporary_files, write_json
+from crackcam.files import remove_temporary_files, write_json
 from crackcam.progress import Progress
 from crackcam.text import counted
 
@@ -145,6 +146,7 @@ def stream(
     Raises:
         UserError: another run is writing here; the interrupted run had other settings; or processes differ in them.
     """
+    begun = time.time()
     start(None)  # on GPUs too: processes exchange nothing but their progress
     resumed = resume and _may_resume(run)
     if not resumed and rank() == 0 and (run.part / "run.json").exists():
@@ -157,8 +159,7 @@ def stream(
         if rank() == 0:
             for leftover in (path for folder in folders for path in folder.glob(TEMPORARY)):
                 leftover.unlink()
-            for leftover in temporary_files(run.table):
-                leftover.unlink(missing_ok=True)
+            remove_temporary_files(run.table, ("csv", "jsonl", "json"), begun)
         barrier()  # no journal holds rows of another run
         if rank() == 0:
             write_json(run.part / "run.json", run.identity)

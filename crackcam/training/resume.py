@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -27,7 +26,7 @@ from crackcam.config import TrainConfig
 from crackcam.data.splits import DataSplits
 from crackcam.data.verdicts import VerdictFile
 from crackcam.errors import UserError
-from crackcam.files import temporary_stem, write_atomically
+from crackcam.files import remove_temporary_files, write_atomically
 from crackcam.models.checkpoint import read_pickle
 from crackcam.models.pretrained import WeightsOrigin
 from crackcam.text import counted
@@ -149,12 +148,7 @@ class StateFile:
         """Remove the states of a finished run, and the temporary files of killed ones."""
         for file in (self.path, self.previous):
             file.unlink(missing_ok=True)
-        ours = re.compile(rf"{re.escape(temporary_stem(self.path))}\d+\.({'|'.join(SUFFIXES)})")
-        for file in self.path.parent.iterdir():
-            with suppress(FileNotFoundError):
-                # Another run into the same file is writing younger ones now.
-                if ours.fullmatch(file.name) and file.stat().st_mtime < self.begun:
-                    file.unlink()
+        remove_temporary_files(self.path, SUFFIXES, self.begun)
 
 
 def _previous(path: Path) -> Path:

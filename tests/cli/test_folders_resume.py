@@ -1,5 +1,6 @@
 """inference.py --all and xai.py --all: what an interruption leaves, and --resume."""
 
+import os
 import random
 import shutil
 import time
@@ -42,6 +43,10 @@ def test_torn_lines_are_cut_off(flight, capsys, monkeypatch, script):
         Path("outputs/xai_images_gradcam/00000/.0000023_half.77.jpg").write_bytes(b"half")
         Path("outputs/xai_images_gradcam/00000/.keep").touch()  # none of ours
         Path("outputs/.xai_images_gradcam.77.json").write_text("")
+        younger = Path("outputs/.xai_images_gradcam.78.csv")  # of a run that is writing now
+        younger.touch()
+        os.utime(younger, (time.time() + 60,) * 2)
+        whole[str(younger)] = b""
         whole["outputs/xai_images_gradcam/00000/.keep"] = b""
     monkeypatch.setattr(Preprocessing, "apply", real)
     code, _, err = run(capsys, script, "--resume")
