@@ -281,6 +281,7 @@ class _Stream:
         paths = (self.run.files[place][1] for batch in self.batches for place in batch)
         reading = images.read_images(paths, prepare, self.threads, 2 * self.run.batch_size, read=read)
         # A thread that finishes images works on small tensors: threads of its own would only slow the model down.
+        torch.get_num_threads()  # asked once, a thread keeps its number, whatever others set for themselves
         self.pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
         with self.bar, contextlib.closing(cast(Generator, reading)), self.pool:
             for batch in self.batches:
